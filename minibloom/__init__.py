@@ -1,0 +1,33 @@
+"""minibloom: BLOOM, written from scratch as array code over NumPy and CuPy, forward and backward.
+
+    from minibloom import BloomForCausalLM, BloomTokenizerFast
+
+    tokenizer = BloomTokenizerFast.from_pretrained()      # the small BLOOM that ships with the package
+    model = BloomForCausalLM.from_pretrained()
+    out = model(**tokenizer("All human beings are", return_tensors="np"))
+"""
+
+from .backend import to_numpy
+from .cache import Cache
+from .config import BloomConfig
+from .errors import InputError
+from .models import BloomForCausalLM, BloomModel
+from .tokenizer import BloomTokenizerFast
+from .trace import Trace, step_names
+from .version import __version__
+from .walk import Walk, walk
+
+
+__all__ = [
+    "BloomConfig",
+    "BloomForCausalLM",
+    "BloomModel",
+    "BloomTokenizerFast",
+    "Cache",
+    "Trace",
+    "Walk",
+    "__version__",
+    "step_names",
+    "to_numpy",
+    "walk",
+]

@@ -1,0 +1,58 @@
+"""Which array library an array belongs to, and how arrays move between libraries.
+
+Every function of minibloom asks its argument for its namespace, `xp = namespace(x)`, and then writes
+`xp.exp(x)`: the same line runs on NumPy and on CuPy. Nothing is moved from one library to the other
+silently; only `asarray` and `to_numpy` move arrays, and they are called where a user can see it.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+import numpy
+
+from .errors import InputError, suggest
+
+Array = Any  # numpy.ndarray or cupy.ndarray: the two share the interface that is used here
+BACKENDS = ("numpy", "cupy")
+
+
+def namespace(*arrays: Array) -> ModuleType:
+    """The one array library (NumPy or CuPy) that all `arrays` belong to. Mixing libraries is an error."""
+    try:
+        first, *others = [array.__array_namespace__() for array in arrays]
+    except AttributeError:
+        kinds = ", ".join(f"{type(a).__module__}.{type(a).__qualname__}" for a in arrays)
+        raise InputError(f"expected NumPy or CuPy arrays, got {kinds}. Convert with numpy.asarray(...).") from None
+    for other in others:
+        if other is not first:
+            libraries = ", ".join(a.__array_namespace__().__name__ for a in arrays)
+            raise InputError(
+                f"arrays of different libraries meet in one call: {libraries}. Move them to one side first, "
+                "with minibloom.to_numpy(array) or cupy.asarray(array)."
+            )
+    return first
+
+
+def load(backend: str) -> ModuleType:
+    """The array library called `backend`: "numpy", or "cupy" where a CUDA device can be used."""
+    if backend == "numpy":
+        return numpy
+    if backend != "cupy":
+        raise InputError(f"backend={backend!r} is unknown, expected one of {BACKENDS}.{suggest(backend, BACKENDS)}")
+    try:
+        import cupy
+    except ImportError:
+        raise InputError(
+            "backend='cupy' needs CuPy, which is not installed: pip install 'minibloom[gpu]', "
+            "or use backend='numpy'."
+        ) from None
+    if not cupy.cuda.is_available():
+        raise InputError("backend='cupy' needs an NVIDIA GPU and its driver; none was found. Use backend='numpy'.")
+    return cupy
+
+
+def to_numpy(array: Array) -> numpy.ndarray:
+    """`array` in host memory: itself if it is NumPy's already, a copy if it is on a device."""
+    return array if isinstance(array, numpy.ndarray) else numpy.asarray(array.get())

@@ -1,0 +1,339 @@
+"""Checkpoints: a folder or a hub repository with configuration and parameters, read, written and described.
+
+Loading goes one way: `tensor_index` reads the headers, `match_names` holds them against the parameters that
+the configuration asks for, and only then `read_tensors` reads data, each tensor once, straight into the
+precision to compute in.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+from collections.abc import Callable, Collection, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy
+
+from .backend import Array
+from .config import BloomConfig, parameter_shapes
+from .errors import InputError, suggest
+from .files import fetch, make_folder, read_json, refuse_pickle, replacing, unreachable_errors
+from .tensor_file import (
+    CODES,
+    FLOATS,
+    Shape,
+    TensorEntry,
+    check_range,
+    itemsize,
+    read_header,
+    read_tensors,
+    same_values,
+    write_tensors,
+)
+
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+OURS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json")
+EMBEDDING, HEAD = "word_embeddings.weight", "lm_head.weight"
+PREFIX = "transformer."  # before the base model's names where a file holds a head too
+HEADS = (HEAD, "score.weight", "classifier.weight", "classifier.bias", "qa_outputs.weight", "qa_outputs.bias")
+
+
+# --- What is there ---
+
+
+def tensor_index(folder: str | Path) -> dict[str, TensorEntry]:
+    """Return every tensor of the checkpoint in `folder`, by its name there. Reads headers alone.
+
+    Reads `model.safetensors`, or the shards that `model.safetensors.index.json` names. Raises InputError if
+    a file is missing, truncated or corrupt, or the index names a file outside `folder`.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"{folder} is no folder, expected the folder of a checkpoint.")
+    if (folder / SINGLE).exists():
+        entries = read_header(folder / SINGLE)
+    elif (folder / INDEX).exists():
+        entries = _read_shards(folder)
+    else:
+        refuse_pickle((path.name for path in sorted(folder.iterdir())), folder)
+        raise InputError(f"{folder} holds neither {SINGLE} nor {INDEX}, expected one of them.")
+    if not entries:
+        raise InputError(f"{folder} holds a checkpoint without tensors.")
+    return entries
+
+
+def _read_shards(folder: Path) -> dict[str, TensorEntry]:
+    path = folder / INDEX
+    places = read_json(path).get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(shard, str) for shard in places.values()):
+        raise InputError(f"{path}: expected 'weight_map', a dictionary from tensor names to file names.")
+    entries: dict[str, TensorEntry] = {}
+    for shard in sorted(set(places.values())):
+        _check_inside(folder, shard)
+        for name, entry in read_header(folder / shard).items():
+            if places.get(name) != shard:
+                raise InputError(f"{entry} is not what {path} says: there it is in {places.get(name)!r}.")
+            entries[name] = entry
+    for name, shard in places.items():
+        if name not in entries:
+            raise InputError(f"{folder / shard} has no tensor {name!r}, expected one because {path} says so.")
+    return entries
+
+
+def _check_inside(folder: Path, shard: str) -> None:
+    """Refuse a shard outside `folder`: a downloaded index must not choose what is read on this machine."""
+    outside = f"{folder / INDEX} names {shard!r}, expected a .safetensors file in the same folder."
+    if re.search(r"[/\\:\0]", shard) or not shard.endswith(".safetensors"):
+        raise InputError(outside)
+    home = folder.resolve()
+    # The hub's cache keeps the data of `snapshots/COMMIT/name` in `blobs`, and a link in its place.
+    homes = [home, home.parent.parent / "blobs"] if home.parent.name == "snapshots" else [home]
+    if (folder / shard).resolve().parent not in homes:
+        raise InputError(f"{outside} It is a link that leads out of it: copy the file there.")
+
+
+# --- Names and shapes ---
+
+
+def parameter_names(entries: Mapping[str, TensorEntry]) -> dict[str, TensorEntry]:
+    """Return `entries` by parameter name: without the leading `transformer.` that a file may have."""
+    named: dict[str, TensorEntry] = {}
+    for name, entry in entries.items():
+        short = name.removeprefix(PREFIX)
+        if short in named:
+            raise InputError(f"{entry} is there twice, also as {named[short].name!r}. Delete one of them.")
+        named[short] = entry
+    return named
+
+
+def match_names(
+    entries: Mapping[str, TensorEntry], expected: Mapping[str, Shape], leave: Collection[str] = ()
+) -> dict[str, TensorEntry]:
+    """Return the entry of every parameter of `expected` (name -> shape), in its order.
+
+    A missing, extra or wrongly shaped tensor, or one that holds no floating point numbers, is an InputError.
+    Names in `leave` may be there and are not returned. Reads no data.
+    """
+    named = parameter_names(entries)
+    folder = next(iter(named.values())).file.parent if named else "the checkpoint"
+    missing = [name for name in expected if name not in named]
+    if missing:
+        raise InputError(f"{folder} has no tensor {_some(missing)}, expected by its config.json.")
+    extra = [name for name in named if name not in expected and name not in leave]
+    if extra:
+        message = f"{named[extra[0]].file} holds {_some(extra)}, which this model does not have."
+        raise InputError(message + suggest(extra[0], expected))
+    for name, shape in expected.items():
+        entry = named[name]
+        if entry.shape != shape:
+            raise InputError(f"{entry} has shape {list(entry.shape)}, expected {list(shape)} by config.json.")
+        if entry.dtype not in FLOATS:
+            raise InputError(f"{entry} has dtype {entry.dtype}, expected one of {', '.join(FLOATS)}.")
+    return {name: named[name] for name in expected}
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(map(repr, names[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+# --- In ---
+
+
+def load_params(
+    path_or_repo: str | Path,
+    shapes: Callable[[BloomConfig], dict[str, Shape]] = parameter_shapes,
+    dtype: str = "float32",
+    xp: Any = numpy,
+    revision: str | None = None,
+    config_changes: Mapping[str, Any] | None = None,
+) -> tuple[BloomConfig, dict[str, Array]]:
+    """Return configuration and parameters of the checkpoint in a folder or a hub repository.
+
+    shapes: the parameters that this kind of model has with a configuration.
+    dtype, xp: as in `read_tensors`; revision: as in `fetch`; config_changes: fields to change.
+    """
+    folder = fetch(path_or_repo, revision=revision)
+    config = BloomConfig.from_json_file(folder / "config.json").replace(**(config_changes or {}))
+    named = parameter_names(tensor_index(folder))
+    _find_tied(named, config)
+    untied = config.replace(tie_word_embeddings=False)
+    # Any kind of model may start from a language model's file, and the one without a head from every kind's.
+    leave = HEADS if shapes(untied).keys() == parameter_shapes(untied).keys() else (HEAD,)
+    matched = match_names(named, shapes(config), leave)
+    head_is_left = HEAD in named and HEAD in shapes(untied) and HEAD not in matched
+    if head_is_left and not same_values(named[HEAD], named[EMBEDDING]):
+        # The configuration says tied, the file holds another head: as in transformers 5, the file is right.
+        config, matched = untied, match_names(named, shapes(untied))
+    return config, read_tensors(matched, dtype, xp)
+
+
+def _find_tied(named: dict[str, TensorEntry], config: BloomConfig) -> None:
+    if config.tie_word_embeddings and HEAD in named:
+        named.setdefault(EMBEDDING, named[HEAD])  # of two equal tensors, some writers keep either one
+
+
+# --- Out ---
+
+
+def write_checkpoint(
+    folder: str | Path,
+    params: Mapping[str, Array],
+    config: BloomConfig,
+    dtype: str | None = None,
+    prefix: str = "",
+    max_shard_size: int = 5 * 10**9,
+) -> None:
+    """Write `config.json` and `model.safetensors` into `folder`, as transformers and `load_params` read them.
+
+    dtype: how numbers are stored ("float16", "bfloat16", "float32", "float64"); as they are by default.
+    prefix: put before the base model's names; transformers has "transformer." where the model has a head.
+    max_shard_size: bytes of data in a file; more are written as shards, with an index.
+
+    Everything is checked, then written to temporary names, then moved into place: an error, Ctrl-C or a full
+    disk while it writes leaves the checkpoint that was there. Raises InputError for parameters that do not
+    belong to `config`, and for numbers that are too large for `dtype`.
+    """
+    shapes = parameter_shapes(config)
+    for name in (*shapes, *params):
+        given = list(params[name].shape) if name in params else "missing"
+        expected = list(shapes[name]) if name in shapes else "a name of BLOOM's"
+        if given != expected and name not in HEADS:
+            raise InputError(f"params[{name!r}] is {given}, expected {expected}.{suggest(name, shapes)}")
+    stored = {name: dtype or array.dtype.name for name, array in params.items()}
+    for name, kind in stored.items():
+        if kind not in CODES:
+            raise InputError(f"dtype {kind!r} cannot be stored, expected one of {', '.join(CODES)}.")
+        check_range(name, params[name], kind)
+    sizes = {name: array.size * itemsize(stored[name]) for name, array in params.items()}
+    shards = _shards(sizes, max_shard_size)
+    count = len(shards)
+    shard_names = [f"model-{i:05}-of-{count:05}.safetensors" for i in range(1, count + 1)]
+    files = dict(zip([SINGLE] if count == 1 else shard_names, shards, strict=True))
+    in_file = {name: name if name in HEADS else prefix + name for name in params}
+
+    folder = make_folder(folder)
+    old = {path.name for path in folder.iterdir() if OURS.fullmatch(path.name)}
+    with ExitStack() as moves:  # leaves in reverse: weights move into place, then the index, then config.json
+        path = moves.enter_context(replacing(folder / "config.json"))
+        path.write_text(config.replace(dtype=stored[EMBEDDING]).to_json_string(), encoding="utf-8")
+        if count > 1:
+            old.discard(INDEX)
+            places = {in_file[name]: file for file, names in files.items() for name in names}
+            index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": places}
+            path = moves.enter_context(replacing(folder / INDEX))
+            path.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+        for file, names in files.items():
+            path = moves.enter_context(replacing(folder / file))
+            write_tensors(path, {in_file[name]: (params[name], stored[name]) for name in names})
+    for name in old.difference(files):  # an earlier checkpoint's, which a reader would take for this one's
+        (folder / name).unlink(missing_ok=True)
+
+
+def _shards(sizes: Mapping[str, int], limit: int) -> list[list[str]]:
+    """Split names, in order, into runs of at most `limit` bytes; a larger tensor stands alone."""
+    if not isinstance(limit, int) or limit < 1:
+        raise InputError(f"max_shard_size is {limit!r}, expected a number of bytes.")
+    shards: list[list[str]] = [[]]
+    filled = 0
+    for name, size in sizes.items():
+        if shards[-1] and filled + size > limit:
+            shards.append([])
+            filled = 0
+        shards[-1].append(name)
+        filled += size
+    return shards
+
+
+# --- What a checkpoint is ---
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointInfo:
+    """What a checkpoint is and what it needs, told from its configuration and headers alone."""
+
+    source: str
+    config: BloomConfig
+    parameters: int  # numbers that are learnt; a tied head counts once
+    dtypes: dict[str, int]  # how many numbers are stored in each precision
+    file_bytes: dict[str, int]  # data in each file
+    heads: list[str]  # names of tensors beyond the base model's
+
+    @property
+    def float32_bytes(self) -> int:
+        """Memory of the parameters as float32, which minibloom computes in."""
+        return 4 * self.parameters
+
+    @property
+    def cache_bytes_per_token(self) -> int:
+        """Memory of one token's keys and values in all blocks, as float32."""
+        return 4 * 2 * self.config.n_layer * self.config.hidden_size
+
+    def __str__(self) -> str:
+        c, token = self.config, self.cache_bytes_per_token
+        kinds = ", ".join(f"{count:,} as {name}" for name, count in self.dtypes.items())
+        tied = "the embedding matrix (tied)" if c.tie_word_embeddings else "none"
+        rows = {
+            "checkpoint": self.source,
+            "made as": ", ".join(c.architectures or ["(config.json does not say)"]),
+            "shape": f"{c.n_layer} blocks, {c.n_head} heads of {c.head_dim}, hidden size {c.hidden_size}",
+            "vocabulary": f"{c.vocab_size:,} rows",
+            "head": ", ".join(self.heads) or tied,
+            "parameters": f"{self.parameters:,}",
+            "stored": f"{kinds}; {size(sum(self.file_bytes.values()))} in {len(self.file_bytes)} file(s)",
+            "memory": f"{size(self.float32_bytes)} as float32, which minibloom computes in",
+            "and for context": f"{size(token)} a token, {size(2048 * token)} for 2,048 tokens",
+        }
+        return "\n".join(f"{name:<16} {value}" for name, value in rows.items())
+
+
+def size(count: int) -> str:
+    """Return a number of bytes in words: 1234567 -> "1.2 MB"."""
+    power = min(int(math.log(max(count, 1), 1000)), 4)
+    return f"{count / 1000**power:.{1 if power else 0}f} {('bytes', 'kB', 'MB', 'GB', 'TB')[power]}"
+
+
+def describe(path_or_repo: str | Path, revision: str | None = None) -> CheckpointInfo:
+    """Return what the checkpoint in a folder or a hub repository is. Only headers are read."""
+    local = Path(path_or_repo).expanduser().is_dir()
+    folder = fetch(path_or_repo, ["config.json"], revision)
+    config = BloomConfig.from_json_file(folder / "config.json")
+    entries = tensor_index(folder) if local else _remote_index(str(path_or_repo), revision, folder)
+    named = parameter_names(entries)
+    _find_tied(named, config)
+    base = parameter_shapes(config)
+    match_names(named, base, HEADS)
+    heads = [name for name in named if name not in base]
+    dtypes: dict[str, int] = {}
+    files: dict[str, int] = {}
+    for entry in entries.values():
+        kind = FLOATS.get(entry.dtype, entry.dtype)
+        dtypes[kind] = dtypes.get(kind, 0) + math.prod(entry.shape)
+        files[entry.file.name] = files.get(entry.file.name, 0) + entry.end - entry.begin
+    learnt = [name for name in named if not (name == HEAD and config.tie_word_embeddings)]
+    parameters = sum(math.prod(named[name].shape) for name in learnt)
+    return CheckpointInfo(str(path_or_repo), config, parameters, dtypes, files, heads)
+
+
+def _remote_index(repo: str, revision: str | None, folder: Path) -> dict[str, TensorEntry]:
+    """Return the tensors of a hub repository from its headers alone; out of reach, those of a download."""
+    from huggingface_hub import HfApi, errors
+
+    api = HfApi()
+    try:
+        found = api.get_safetensors_metadata(repo, revision=revision)
+    except errors.NotASafetensorsRepoError:
+        refuse_pickle(api.list_repo_files(repo, revision=revision), repo)
+        raise InputError(f"{repo} on the hub holds no model.safetensors, nor shards with an index.") from None
+    except errors.SafetensorsParsingError as error:
+        raise InputError(f"{repo} on the hub holds a corrupt file: {error}.") from None
+    except unreachable_errors():
+        return tensor_index(folder)
+    return {
+        name: TensorEntry(name, Path(file), info.dtype, tuple(info.shape), *info.data_offsets)
+        for file, header in found.files_metadata.items()
+        for name, info in header.tensors.items()
+    }

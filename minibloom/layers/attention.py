@@ -1,0 +1,111 @@
+"""Self-attention with ALiBi.
+
+    q, k, v = split(x W_qkvᵀ + b)                       the fused projection, interleaved per head: [H, 3, D]
+    scores  = q kᵀ / √D + alibi, hidden keys at -max    causal and padding mask
+    probs   = softmax(scores)                           each query's weights over the keys, sum 1
+    weights = probs * factors                           dropout and head mask; without them, probs
+    out     = merge(weights v) W_denseᵀ + b             the heads side by side again
+
+Backward, from the end. Each line is the linear rule (dA = dC Bᵀ, dB = Aᵀ dC) on one product of the forward:
+
+    dweights = dcontext vᵀ      dv = weightsᵀ dcontext
+    dprobs = dweights * factors
+    dscores = softmax_backward(dprobs)                  adding ALiBi and the mask passes gradients unchanged
+    dq = dscores k / √D         dk = dscoresᵀ q / √D
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, MutableMapping
+
+from ..backend import Array, namespace
+from .dropout import dropout_factors
+from .linear import linear, linear_backward, sliced_linear
+from .run import Run
+from .softmax import softmax, softmax_backward
+
+
+def split_heads(fused: Array, heads: int) -> tuple[Array, Array, Array]:
+    """`fused [B, S, 3E]` -> query, key, value `[B, H, S, D]` each, as views."""
+    B, S, width = fused.shape
+    split = fused.reshape(B, S, heads, 3, width // (3 * heads))  # BLOOM's layout: q, k, v side by side in each head
+    q, k, v = (split[:, :, :, i].transpose(0, 2, 1, 3) for i in range(3))  # [B, S, H, D] -> [B, H, S, D]
+    return q, k, v
+
+
+def merge_heads(x: Array) -> Array:
+    """`[B, H, S, D]` -> `[B, S, E]`."""
+    B, H, S, D = x.shape
+    return x.transpose(0, 2, 1, 3).reshape(B, S, H * D)
+
+
+def attention_scores(q: Array, k: Array, alibi: Array, visible: Array | None) -> Array:
+    """`q [B, H, S, D]`, `k [B, H, T, D]`, `alibi [B, H, 1, T]`, `visible [B or 1, 1, S, T]` -> `[B, H, S, T]`.
+
+    A hidden key gets the lowest finite number, not -inf: a row of padding, which sees nothing, then has equal
+    probabilities instead of NaN. No token ever reads such a row; the reference has the same.
+    """
+    xp = namespace(q, k)
+    scores = (q * (1.0 / math.sqrt(q.shape[-1]))) @ k.swapaxes(-1, -2)  # the scale does not touch ALiBi
+    scores += alibi
+    if visible is not None:
+        xp.copyto(scores, xp.finfo(scores.dtype).min, where=~visible)
+    return scores
+
+
+def self_attention(x: Array, params: Mapping[str, Array], layer: int, run: Run) -> Array:
+    """`x [B, S, E]` -> `[B, S, E]`. With `run.cache`, keys and values of earlier passes are seen too."""
+    name, watch = f"h.{layer}.self_attention", run.watch
+    fused = linear(x, params[f"{name}.query_key_value.weight"], params[f"{name}.query_key_value.bias"])
+    q, k, v = split_heads(watch(f"{name}.query_key_value", fused), run.config.n_head)  # [B, S, 3E] -> 3x [B, H, S, D]
+    if run.cache is not None:
+        k, v = run.cache.update(layer, k, v)  # [B, H, S, D] -> [B, H, T, D]
+    q, k, v = watch(f"{name}.query", q), watch(f"{name}.key", k), watch(f"{name}.value", v)
+
+    scores = watch(f"{name}.scores", attention_scores(q, k, run.alibi, run.visible))  # [B, H, S, T]
+    weights = probs = watch(f"{name}.probs", softmax(scores))
+    if run.rng is not None and run.config.attention_dropout:
+        weights = probs * watch(f"{name}.dropout", dropout_factors(probs, run.config.attention_dropout, run.rng))
+    if run.head_mask is not None:
+        weights = weights * watch(f"{name}.head_mask", run.head_mask[layer][:, None, None])  # [H, 1, 1]
+    weights = watch(f"{name}.weights", weights)
+    context = watch(f"{name}.context", merge_heads(weights @ v))  # [B, H, S, D] -> [B, S, E]
+
+    weight, bias = params[f"{name}.dense.weight"], params[f"{name}.dense.bias"]
+    out = linear(context, weight, bias) if run.slices == 1 else sliced_linear(context, weight, bias, run.slices)
+    return watch(f"{name}.dense", out)
+
+
+def self_attention_backward(
+    dy: Array,
+    x: Array,
+    params: Mapping[str, Array],
+    layer: int,
+    tape: Mapping[str, Array],
+    grads: MutableMapping[str, Array],
+) -> Array:
+    """Upstream `dy [B, S, E]` and the forward's `x` -> `dx [B, S, E]`; the weights' gradients go into `grads`."""
+    name = f"h.{layer}.self_attention"
+    dense, fused = f"{name}.dense", f"{name}.query_key_value"
+    q, k, v = tape[f"{name}.query"], tape[f"{name}.key"], tape[f"{name}.value"]
+    B, H, S, D = q.shape
+
+    context = tape[f"{name}.context"]
+    d, grads[f"{dense}.weight"], grads[f"{dense}.bias"] = linear_backward(dy, context, params[f"{dense}.weight"])
+    dcontext = d.reshape(B, S, H, D).transpose(0, 2, 1, 3)  # [B, S, E] -> [B, H, S, D]
+    dv = tape[f"{name}.weights"].swapaxes(-1, -2) @ dcontext  # [B, H, T, D]
+    dprobs = dcontext @ v.swapaxes(-1, -2)  # [B, H, S, T]
+    for factors in ("dropout", "head_mask"):
+        if f"{name}.{factors}" in tape:
+            dprobs *= tape[f"{name}.{factors}"]
+    dscores = softmax_backward(dprobs, tape[f"{name}.probs"])
+    dscores *= 1.0 / math.sqrt(D)
+    dq = dscores @ k  # [B, H, S, D]
+    dk = dscores.swapaxes(-1, -2) @ q  # [B, H, T, D]
+
+    past = k.shape[2] - S  # keys and values that came from a cache are constants
+    dfused = namespace(dq).stack([dq, dk[:, :, past:], dv[:, :, past:]], axis=3)  # [B, H, S, 3, D]
+    dfused = dfused.transpose(0, 2, 1, 3, 4).reshape(B, S, 3 * H * D)  # -> [B, S, H, 3, D] -> [B, S, 3E]
+    dx, grads[f"{fused}.weight"], grads[f"{fused}.bias"] = linear_backward(dfused, x, params[f"{fused}.weight"])
+    return dx

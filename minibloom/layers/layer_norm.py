@@ -1,0 +1,51 @@
+"""Layer normalisation: every position's vector is shifted to mean 0 and scaled to variance 1, then by weights.
+
+    n = (x - mean(x)) / sqrt(var(x) + eps)        y = n * weight + bias         over the last axis, E wide
+
+Backward. Let g = dy * weight be the gradient that arrives at n. n depends on x directly, through the mean
+and through the variance:
+
+    mean:      every x_j moves every n_i by -1/E      -> subtract the mean of g
+    variance:  every x_j moves every n_i by -n_i n_j/E -> subtract n times the mean of g * n
+
+    dx = (g - mean(g) - n * mean(g * n)) / sqrt(var + eps)
+    dweight = Σ dy * n        dbias = Σ dy            over all positions
+"""
+
+from __future__ import annotations
+
+from ..backend import Array, namespace
+
+
+def normalise(x: Array, eps: float) -> tuple[Array, Array]:
+    """`x [..., E]` -> `n [..., E]` of mean 0 and variance 1, and `1 / sqrt(var + eps)` `[..., 1]`."""
+    xp = namespace(x)
+    width = x.shape[-1]
+    n = x - x.sum(-1, keepdims=True) / width
+    rstd = 1.0 / xp.sqrt(xp.square(n).sum(-1, keepdims=True) / width + eps)  # the biased variance: / E, not / (E - 1)
+    n *= rstd
+    return n, rstd
+
+
+def layer_norm(x: Array, weight: Array, bias: Array, eps: float) -> Array:
+    """`x [..., E]`, `weight [E]`, `bias [E]` -> `[..., E]`."""
+    y, _ = normalise(x, eps)
+    y *= weight
+    y += bias
+    return y
+
+
+def layer_norm_backward(dy: Array, x: Array, weight: Array, eps: float) -> tuple[Array, Array, Array]:
+    """Upstream `dy [..., E]` and the forward's `x`, `weight` -> `dx [..., E]`, `dweight [E]`, `dbias [E]`."""
+    width = x.shape[-1]
+    n, rstd = normalise(x, eps)  # computed again: cheaper than keeping it from the forward pass
+    positions = tuple(range(x.ndim - 1))
+    dn = dy * n
+    dweight, dbias = dn.sum(positions), dy.sum(positions)
+    dn *= weight  # = g * n
+    g = dy * weight
+    g -= g.sum(-1, keepdims=True) / width
+    n *= dn.sum(-1, keepdims=True) / width
+    g -= n
+    g *= rstd
+    return g, dweight, dbias

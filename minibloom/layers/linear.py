@@ -1,0 +1,42 @@
+"""The linear layer: y = x Wᵀ + b.
+
+Backward. With y[n, o] = Σ_i x[n, i] W[o, i] + b[o], the chain rule gives sums over the index that the
+forward pass did not sum over:
+
+    dx[n, i] = Σ_o dy[n, o] W[o, i]      dW[o, i] = Σ_n dy[n, o] x[n, i]      db[o] = Σ_n dy[n, o]
+"""
+
+from __future__ import annotations
+
+from ..backend import Array
+
+
+def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
+    """`x [..., I]`, `weight [O, I]`, `bias [O]` -> `[..., O]`."""
+    # One product of two matrices: a batched product would read the whole weight once per batch row.
+    y = x.reshape(-1, x.shape[-1]) @ weight.T  # [..., I] -> [N, I] -> [N, O]
+    if bias is not None:
+        y += bias
+    return y.reshape(*x.shape[:-1], -1)  # [N, O] -> [..., O]
+
+
+def linear_backward(dy: Array, x: Array, weight: Array) -> tuple[Array, Array, Array]:
+    """Upstream `dy [..., O]` and the forward's `x [..., I]`, `weight [O, I]` -> `dx [..., I]`, `dweight`, `dbias`."""
+    dy2, x2 = dy.reshape(-1, dy.shape[-1]), x.reshape(-1, x.shape[-1])  # [..., O] -> [N, O], [..., I] -> [N, I]
+    return (dy2 @ weight).reshape(x.shape), dy2.T @ x2, dy2.sum(0)
+
+
+def sliced_linear(x: Array, weight: Array, bias: Array, slices: int) -> Array:
+    """`linear`, summed over `slices` parts of the input: config's `slow_but_exact`.
+
+    BLOOM was trained with each weight cut over `pretraining_tp` machines along its input, and the partial
+    products added between them. Adding in that order reproduces the rounding of training; in exact
+    arithmetic it changes nothing, so `linear_backward` is the backward of this function too.
+    """
+    width = x.shape[-1] // slices
+    parts = [slice(i * width, (i + 1) * width) for i in range(slices)]
+    y = linear(x[..., parts[0]], weight[:, parts[0]])
+    for part in parts[1:]:
+        y += linear(x[..., part], weight[:, part])
+    y += bias  # once, after the sum, as the machines did
+    return y

@@ -1,0 +1,85 @@
+"""The MLP: four times as wide inside, with the GELU between.
+
+    up = x W_upᵀ + b_up        act = gelu(up)        out = act W_downᵀ + b_down
+
+GELU (Hendrycks & Gimpel, 2016), by tanh as BLOOM was trained with it:
+
+    gelu(x) = x/2 (1 + tanh u)        u = c x (1 + a x²)        c = √(2/π)        a = 0.044715
+
+Backward, by the product rule, with tanh' = 1 - tanh² and u' = c (1 + 3 a x²):
+
+    gelu'(x) = (1 + tanh u)/2 + x/2 (1 - tanh² u) u'
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, MutableMapping
+
+from ..backend import Array, namespace
+from .linear import linear, linear_backward, sliced_linear
+from .run import Run
+
+C = 0.79788456  # √(2/π), with as many digits as the reference has
+A = 0.044715
+
+
+def gate(x: Array) -> Array:
+    """(1 + tanh u)/2, between 0 and 1: the share of x that gelu(x) lets through. In place, on one new array."""
+    g = x * x
+    g *= A
+    g += 1.0
+    g *= x
+    g *= C  # = u
+    namespace(g).tanh(g, out=g)
+    g += 1.0
+    g *= 0.5
+    return g
+
+
+def gelu(x: Array) -> Array:
+    """`x` of any shape -> gelu(x), elementwise."""
+    y = gate(x)
+    y *= x
+    return y
+
+
+def gelu_backward(dy: Array, x: Array) -> Array:
+    """Upstream `dy` and the forward's `x` -> `dx`, elementwise."""
+    g = gate(x)
+    slope = x * x  # grows into x/2 (1 - tanh²) u'  =  2 x g (1 - g) u'
+    slope *= 3.0 * A * C
+    slope += C  # = u'
+    slope *= x
+    slope *= g
+    slope *= 2.0
+    slope *= 1.0 - g
+    slope += g
+    slope *= dy
+    return slope
+
+
+def mlp(x: Array, params: Mapping[str, Array], layer: int, run: Run) -> Array:
+    """`x [B, S, E]` -> `[B, S, E]`."""
+    name, watch = f"h.{layer}.mlp", run.watch
+    up = linear(x, params[f"{name}.dense_h_to_4h.weight"], params[f"{name}.dense_h_to_4h.bias"])
+    up = watch(f"{name}.dense_h_to_4h", up)  # [B, S, 4E]
+    act = watch(f"{name}.gelu", gelu(up))  # [B, S, 4E]
+    weight, bias = params[f"{name}.dense_4h_to_h.weight"], params[f"{name}.dense_4h_to_h.bias"]
+    down = linear(act, weight, bias) if run.slices == 1 else sliced_linear(act, weight, bias, run.slices)
+    return watch(f"{name}.dense_4h_to_h", down)  # [B, S, E]
+
+
+def mlp_backward(
+    dy: Array,
+    x: Array,
+    params: Mapping[str, Array],
+    layer: int,
+    tape: Mapping[str, Array],
+    grads: MutableMapping[str, Array],
+) -> Array:
+    """Upstream `dy [B, S, E]` and the forward's `x` -> `dx [B, S, E]`; the weights' gradients go into `grads`."""
+    up, down, act = (f"h.{layer}.mlp.{step}" for step in ("dense_h_to_4h", "dense_4h_to_h", "gelu"))
+    d, grads[f"{down}.weight"], grads[f"{down}.bias"] = linear_backward(dy, tape[act], params[f"{down}.weight"])
+    d = gelu_backward(d, tape[up])
+    dx, grads[f"{up}.weight"], grads[f"{up}.bias"] = linear_backward(d, x, params[f"{up}.weight"])
+    return dx

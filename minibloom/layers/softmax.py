@@ -1,0 +1,28 @@
+"""Softmax over the last axis: p_i = exp(x_i) / Σ_j exp(x_j).
+
+The largest entry is subtracted first. It cancels in the fraction, and no exp can overflow.
+
+Backward. dp_i/dx_j = p_i (δ_ij - p_j), so
+
+    dx_j = Σ_i dp_i p_i (δ_ij - p_j) = p_j (dp_j - Σ_i dp_i p_i)
+"""
+
+from __future__ import annotations
+
+from ..backend import Array, namespace
+
+
+def softmax(x: Array) -> Array:
+    """`x [..., T]` -> `p [..., T]`, each row positive and of sum 1."""
+    xp = namespace(x)
+    p = x - x.max(-1, keepdims=True)
+    xp.exp(p, out=p)
+    p /= p.sum(-1, keepdims=True)
+    return p
+
+
+def softmax_backward(dp: Array, p: Array) -> Array:
+    """Upstream `dp [..., T]` and the forward's result `p [..., T]` -> `dx [..., T]`."""
+    dx = dp * p
+    dx -= p * dx.sum(-1, keepdims=True)
+    return dx

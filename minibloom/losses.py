@@ -1,0 +1,48 @@
+"""Losses: how far the model's answer is from the label. Forward and backward.
+
+Cross-entropy of a label y under logits z is the surprise -log softmax(z)_y, averaged over the labels that
+count; -100 marks those that don't.
+
+    loss = mean_n ( log Σ_v exp z[n, v] - z[n, y_n] )
+
+Backward. The gradient of log Σ exp is softmax itself, so each row's gradient is the probabilities, less 1 at
+the label:
+
+    dz[n, v] = (softmax(z[n])_v - [v = y_n]) / count
+"""
+
+from __future__ import annotations
+
+from .backend import Array, namespace
+
+IGNORE = -100  # a label that does not count
+
+
+def shift(labels: Array) -> Array:
+    """Labels `[B, S]`, each the id at its own position -> the id after each position; none after the last."""
+    after = namespace(labels).full_like(labels, IGNORE)
+    after[:, :-1] = labels[:, 1:]
+    return after
+
+
+def cross_entropy(logits: Array, labels: Array) -> tuple[Array, Array]:
+    """`logits [..., V]`, `labels [...]` -> the mean loss, a scalar, and its gradient `dlogits [..., V]`.
+
+    One function for both: the probabilities are the large array here, and both need them. Where every label
+    is ignored there is no mean: the loss is NaN, as in the reference, and the gradient 0.
+    """
+    xp = namespace(logits, labels)
+    z, y = logits.reshape(-1, logits.shape[-1]), labels.reshape(-1)  # [N, V], [N]
+    rows, counts = xp.arange(len(y)), y != IGNORE
+    y = xp.where(counts, y, 0)
+    count = counts.sum()
+    share = (counts / xp.maximum(count, 1)).astype(z.dtype)  # [N], what each row adds to the mean
+
+    top = z.max(-1)  # cancels, and keeps exp from overflowing
+    p = z - top[:, None]
+    xp.exp(p, out=p)
+    total = p.sum(-1)
+    loss = ((xp.log(total) + top - z[rows, y]) * share).sum() / (count > 0)
+    p *= (share / total)[:, None]  # = softmax(z) * share
+    p[rows, y] -= share
+    return loss, p.reshape(logits.shape)

@@ -1,0 +1,59 @@
+"""What a model returns: small dataclasses, read by attribute, by key, or by index."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import Any
+
+from .backend import Array
+from .cache import Cache
+from .errors import suggest
+
+
+class ModelOutput:
+    """`out.logits`, `out["logits"]` and `out[0]`: fields that are None are left out of keys and indices."""
+
+    def keys(self) -> list[str]:
+        return [f.name for f in fields(self) if getattr(self, f.name) is not None]  # type: ignore[arg-type]
+
+    def to_tuple(self) -> tuple[Any, ...]:
+        """All fields that are not None, in order: what `return_dict=False` gives."""
+        return tuple(getattr(self, name) for name in self.keys())
+
+    def __getitem__(self, key: str | int | slice) -> Any:
+        if isinstance(key, str):
+            if key not in self.keys():
+                raise KeyError(f"no {key!r} in this output, which has {self.keys()}.{suggest(key, self.keys())}")
+            return getattr(self, key)
+        return self.to_tuple()[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.keys())
+
+    def __len__(self) -> int:
+        return len(self.keys())
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.keys()
+
+
+@dataclass(eq=False)
+class BaseModelOutputWithPast(ModelOutput):
+    """`last_hidden_state [B, S, E]`; the cache; hidden states L+1 times `[B, S, E]`; attentions L times `[B, H, S, T]`."""
+
+    last_hidden_state: Array | None = None
+    past_key_values: Cache | None = None
+    hidden_states: tuple[Array, ...] | None = None
+    attentions: tuple[Array, ...] | None = None
+
+
+@dataclass(eq=False)
+class CausalLMOutputWithPast(ModelOutput):
+    """`loss`, a scalar; `logits [B, S, V]`; the cache; hidden states and attentions as in `BaseModelOutputWithPast`."""
+
+    loss: Array | None = None
+    logits: Array | None = None
+    past_key_values: Cache | None = None
+    hidden_states: tuple[Array, ...] | None = None
+    attentions: tuple[Array, ...] | None = None

@@ -1,0 +1,163 @@
+"""Looking inside: every step of the forward pass has a name, and a name can be watched or edited.
+
+    trace = Trace()                              # keep every step
+    model(input_ids, trace=trace)
+    trace["h.0.self_attention.probs"]            # one array
+    print(trace)                                 # all of them: name, formula, shape, dtype, values
+
+    Trace("*.probs")                             # keep only some
+    Trace(edits={"h.3.mlp": lambda x: 0 * x})    # change what flows on
+
+The names are those of the modules in a checkpoint, and of the arrays between them. Watching changes no bit
+of the result: a trace only keeps references. The table below is the one place where the steps and their formulas
+stand; a test holds it to what the forward pass really does.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from fnmatch import fnmatchcase
+
+from .backend import Array, to_numpy
+from .errors import InputError, suggest
+
+# Steps in forward order, with their formulas. Those of a block have "h.*" for its number.
+FORMULAS: dict[str, str] = {
+    "input_ids": "as given",
+    "word_embeddings": "E[ids]",
+    "word_embeddings_layernorm": "LayerNorm(word_embeddings)",
+    "alibi": "slope[head] * position(key)",
+    "h.*.input_layernorm": "a = LayerNorm(x)",
+    "h.*.self_attention.query_key_value": "a @ W_qkv.T + b_qkv",
+    "h.*.self_attention.query": "q, head by head",
+    "h.*.self_attention.key": "k, cached keys first",
+    "h.*.self_attention.value": "v, cached values first",
+    "h.*.self_attention.scores": "q @ k.T / sqrt(D) + alibi, masked",
+    "h.*.self_attention.probs": "softmax(scores)",
+    "h.*.self_attention.dropout": "0 or 1 / (1 - p), drawn",
+    "h.*.self_attention.head_mask": "as given, one factor a head",
+    "h.*.self_attention.weights": "probs, after dropout and head mask",
+    "h.*.self_attention.context": "heads side by side: weights @ v",
+    "h.*.self_attention.dense": "context @ W_dense.T + b_dense",
+    "h.*.self_attention.hidden_dropout": "0 or 1 / (1 - p), drawn",
+    "h.*.attention_residual": "x + dense",
+    "h.*.post_attention_layernorm": "m = LayerNorm(x)",
+    "h.*.mlp.dense_h_to_4h": "m @ W_up.T + b_up",
+    "h.*.mlp.gelu": "gelu(dense_h_to_4h)",
+    "h.*.mlp.dense_4h_to_h": "gelu @ W_down.T + b_down",
+    "h.*.mlp.hidden_dropout": "0 or 1 / (1 - p), drawn",
+    "h.*": "x + mlp",
+    "ln_f": "LayerNorm(x)",
+    "lm_head": "ln_f @ E.T, the logits",
+    "lm_head.grad": "(softmax(logits) - onehot(label)) / count: where backward starts",
+}
+AFTER_BLOCKS = ("ln_f", "lm_head", "lm_head.grad")
+UNUSED_BY_BACKWARD = ("alibi", ".query_key_value", ".scores", ".dense", ".dense_4h_to_h", "lm_head")
+
+
+def step_names(layers: int) -> list[str]:
+    """The names of all steps of a model of `layers` blocks, in forward order, those of training included."""
+    inside = [name for name in FORMULAS if name.startswith("h.*")]
+    before = [name for name in FORMULAS if name not in inside and name not in AFTER_BLOCKS]
+    return [*before, *(name.replace("*", str(i), 1) for i in range(layers) for name in inside), *AFTER_BLOCKS]
+
+
+def formula(name: str) -> str:
+    """The formula of the step called `name`."""
+    return FORMULAS.get(re.sub(r"^h\.\d+", "h.*", name), "")
+
+
+class Trace(Mapping[str, Array]):
+    """The steps of a forward pass, by name, in the order in which they were computed.
+
+    `patterns` (shell style, `*` for anything) say which steps to keep; none means all. `edits` maps patterns
+    to functions from a step's array to the array, of the same shape and dtype, that flows on in its place.
+    """
+
+    def __init__(self, *patterns: str, edits: Mapping[str, Callable[[Array], Array]] | None = None) -> None:
+        self.patterns = patterns or ("*",)
+        self.edits = dict(edits or {})
+        self._steps: dict[str, Array] = {}
+
+    def check(self, layers: int) -> None:
+        """Raise if a pattern matches no step of a model of `layers` blocks."""
+        names = step_names(layers)
+        for pattern in (*self.patterns, *self.edits):
+            if not any(fnmatchcase(name, pattern) for name in names):
+                raise InputError(
+                    f"no step is called {pattern!r} in a model of {layers} blocks.{suggest(pattern, names)} "
+                    "minibloom.step_names(layers) lists them."
+                )
+
+    def __call__(self, name: str, value: Array) -> Array:
+        """Called by the forward pass at each step; returns what flows on."""
+        for pattern, edit in self.edits.items():
+            if fnmatchcase(name, pattern):
+                edited = edit(value)
+                if getattr(edited, "shape", None) != value.shape or edited.dtype != value.dtype:
+                    raise InputError(
+                        f"the edit of {name!r} returned {_kind(edited)}, expected {_kind(value)} like the step itself."
+                    )
+                value = edited
+        if any(fnmatchcase(name, pattern) for pattern in self.patterns):
+            self._steps[name] = value
+        return value
+
+    def __getitem__(self, name: str) -> Array:
+        try:
+            return self._steps[name]
+        except KeyError:
+            raise KeyError(f"no step {name!r} was kept.{suggest(name, self._steps)}") from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._steps)
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+    def __str__(self) -> str:
+        return "\n".join(describe(name, value) for name, value in self.items())
+
+    def __repr__(self) -> str:
+        return f"Trace({len(self)} steps)"
+
+
+class Tape(Trace):
+    """The steps that backward reads: a trace that keeps those, and shows every step to the caller's trace first."""
+
+    def __init__(self, seen_by: Trace | None = None) -> None:
+        super().__init__()
+        self.seen_by = seen_by
+        if seen_by is not None and seen_by.edits:
+            raise InputError("a trace with edits cannot be used with value_and_grad: backward knows nothing of edits.")
+
+    def check(self, layers: int) -> None:
+        if self.seen_by is not None:
+            self.seen_by.check(layers)
+
+    def __call__(self, name: str, value: Array) -> Array:
+        if self.seen_by is not None:
+            self.seen_by(name, value)
+        if not name.endswith(UNUSED_BY_BACKWARD):
+            self._steps[name] = value
+        return value
+
+
+def describe(name: str, value: Array) -> str:
+    """One step in two lines that fit a terminal: name and formula; shape, dtype and a summary of the values."""
+    return f"{name:<42} {formula(name)}\n    {list(value.shape)!s:<18} {value.dtype!s:<8} {summary(value)}"
+
+
+def summary(x: Array) -> str:
+    """Mean, spread and range of an array's numbers, in one line. Masked scores, at the lowest float, are left out."""
+    values = to_numpy(x)
+    if values.size == 0:
+        return "empty"
+    if values.dtype.kind == "f":
+        values = values[values > -1e30]
+    return f"mean {values.mean():+.3g}  std {values.std():.3g}  min {values.min():+.3g}  max {values.max():+.3g}"
+
+
+def _kind(x: object) -> str:
+    return f"{getattr(x, 'dtype', type(x).__name__)}{list(getattr(x, 'shape', ()))}"
