@@ -1,10 +1,10 @@
 """minibloom: BLOOM, written from scratch as array code over NumPy and CuPy, forward and backward.
 
-    from minibloom import BloomForCausalLM, BloomTokenizerFast
+from minibloom import BloomForCausalLM, BloomTokenizerFast
 
-    tokenizer = BloomTokenizerFast.from_pretrained()      # the small BLOOM that ships with the package
-    model = BloomForCausalLM.from_pretrained()
-    out = model(**tokenizer("All human beings are", return_tensors="np"))
+tokenizer = BloomTokenizerFast.from_pretrained()  # the small BLOOM that ships with the package
+model = BloomForCausalLM.from_pretrained()
+out = model(**tokenizer("All human beings are", return_tensors="np"))
 """
 
 from .backend import to_numpy
@@ -17,13 +17,16 @@ from .trace import Trace, step_names
 from .version import __version__
 from .walk import Walk, walk
 
+AutoTokenizer = BloomTokenizerFast  # the documentation's examples import it under this name
 
 __all__ = [
+    "AutoTokenizer",
     "BloomConfig",
     "BloomForCausalLM",
     "BloomModel",
     "BloomTokenizerFast",
     "Cache",
+    "InputError",
     "Trace",
     "Walk",
     "__version__",

@@ -2,7 +2,7 @@
 
 Every function of minibloom asks its argument for its namespace, `xp = namespace(x)`, and then writes
 `xp.exp(x)`: the same line runs on NumPy and on CuPy. Nothing is moved from one library to the other
-silently; only `asarray` and `to_numpy` move arrays, and they are called where a user can see it.
+silently: an array of the wrong one is an error that says how to move it.
 """
 
 from __future__ import annotations
@@ -45,14 +45,27 @@ def load(backend: str) -> ModuleType:
         import cupy
     except ImportError:
         raise InputError(
-            "backend='cupy' needs CuPy, which is not installed: pip install 'minibloom[gpu]', "
-            "or use backend='numpy'."
+            "backend='cupy' needs CuPy, which is not installed: pip install 'minibloom[gpu]', or use backend='numpy'."
         ) from None
     if not cupy.cuda.is_available():
         raise InputError("backend='cupy' needs an NVIDIA GPU and its driver; none was found. Use backend='numpy'.")
     return cupy
 
 
+def asarray(given: Any, xp: ModuleType, name: str) -> Array:
+    """`given`, an array of the library `xp` or nested lists, as an array; an InputError calls it `name`."""
+    library = getattr(given, "__array_namespace__", lambda: xp)()
+    if library is not xp:
+        raise InputError(
+            f"{name} is an array of {library.__name__}, the model computes with {xp.__name__}. "
+            "Move it first, with minibloom.to_numpy(array) or cupy.asarray(array)."
+        )
+    try:
+        return xp.asarray(given)
+    except ValueError:
+        raise InputError(f"{name} has rows of different lengths, expected a rectangle: pad the short ones.") from None
+
+
 def to_numpy(array: Array) -> numpy.ndarray:
     """`array` in host memory: itself if it is NumPy's already, a copy if it is on a device."""
-    return array if isinstance(array, numpy.ndarray) else numpy.asarray(array.get())
+    return numpy.asarray(array.get() if hasattr(array, "get") else array)

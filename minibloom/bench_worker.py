@@ -54,8 +54,9 @@ class Transformers:
         from transformers import BloomConfig, BloomForCausalLM
 
         torch.set_num_threads(threads)
-        self.torch = torch
-        self.model = BloomForCausalLM(BloomConfig(**config)).eval()
+        self.torch: Any = torch
+        self.model: Any = BloomForCausalLM(BloomConfig(**config))
+        self.model.eval()  # type: ignore[no-untyped-call]
 
     def prefill(self, ids: numpy.ndarray) -> Any:
         with self.torch.inference_mode():
@@ -66,8 +67,8 @@ class Transformers:
             return self.model(self.torch.tensor(ids), past_key_values=cache, use_cache=True).past_key_values
 
     def train(self, ids: numpy.ndarray) -> None:
-        ids = self.torch.tensor(ids)
-        self.model(ids, labels=ids, use_cache=False).loss.backward()
+        rows = self.torch.tensor(ids)
+        self.model(rows, labels=rows, use_cache=False).loss.backward()
         self.model.zero_grad()
 
 

@@ -30,7 +30,7 @@ class Cache:
 
     def __getitem__(self, layer: int) -> tuple[Array, Array]:
         keys, values = self._keys[layer], self._values[layer]
-        if keys is None or values is None:
+        if keys is None or values is None or not self.length:
             raise InputError("the cache is empty: no forward pass has filled it yet.")
         return keys[:, :, : self.length], values[:, :, : self.length]
 
@@ -43,7 +43,7 @@ class Cache:
     @property
     def batch_size(self) -> int | None:
         """Rows in the batch, or None while the cache is empty."""
-        return None if self._keys[0] is None else self._keys[0].shape[0]
+        return self[0][0].shape[0] if self.length else None
 
     @property
     def nbytes(self) -> int:
@@ -87,11 +87,12 @@ class Cache:
 
     def _room(self, buffer: Array | None, new: Array, end: int) -> Array:
         """`buffer`, or a copy of it with room for `end` positions. Doubling keeps the copies rare."""
-        if buffer is not None and buffer.shape[2] >= end:
-            return buffer
         B, H, _, D = new.shape
-        capacity = end if buffer is None else max(end, 2 * buffer.shape[2])
-        larger = namespace(new).empty((B, H, capacity, D), dtype=new.dtype)
-        if buffer is not None:
-            larger[:, :, : self.length] = buffer[:, :, : self.length]
+        xp = namespace(new)
+        if buffer is None or not self.length:  # a pass that failed may have left a buffer of other rows
+            return xp.empty((B, H, end, D), dtype=new.dtype)
+        if buffer.shape[2] >= end:
+            return buffer
+        larger = xp.empty((B, H, max(end, 2 * buffer.shape[2]), D), dtype=new.dtype)
+        larger[:, :, : self.length] = buffer[:, :, : self.length]
         return larger

@@ -84,7 +84,7 @@ def fetch(path_or_repo: str | Path, names: list[str] | None = None, revision: st
     An InputError says so if there is nothing of that name, or the hub is out of reach and was so before.
     """
     given = os.fspath(path_or_repo)
-    path = Path(given).expanduser()
+    path = Path(os.path.expanduser(given))
     if given and path.is_dir():
         return path
     if path.is_file():
@@ -127,7 +127,7 @@ def _download(repo: str, names: list[str], revision: str | None) -> Path:
         problem = f"{where} it has no revision {revision!r}."
     except errors.HFValidationError as error:
         problem = f"{repo!r} is no folder here, and no name of a repository: {_first_line(error)}."
-    except (*unreachable_errors(), errors.EntryNotFoundError) as error:
+    except unreachable_errors() as error:
         problem = unreachable + "Check the connection, or give the path of a folder."
         if not unreachable:
             problem = f"{where} it cannot be downloaded ({_first_line(error)}). Try again."

@@ -10,14 +10,16 @@ fast the weights can be read from memory.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy
 
+from . import backend as backends
 from .backend import Array, namespace, to_numpy
-from .errors import InputError
+from .errors import InputError, suggest
 from .layers.softmax import softmax
 
 if TYPE_CHECKING:
@@ -53,6 +55,13 @@ def keep_top_p(logits: Array, p: float) -> Array:
     return xp.where(ruled_out, -math.inf, logits)
 
 
+def processed(logits: Array, temperature: float = 1.0, top_k: int = 50, top_p: float = 1.0) -> Array:
+    """The logits whose softmax the next id is drawn with. `top_k` 0 and `top_p` 1 are off."""
+    logits = logits / temperature
+    logits = keep_top_k(logits, top_k) if top_k else logits
+    return keep_top_p(logits, top_p) if top_p < 1 else logits
+
+
 def draw(logits: Array, rng: numpy.random.Generator) -> Array:
     """One id a row `[B]`, drawn with the probabilities softmax(logits).
 
@@ -80,6 +89,7 @@ def generate_steps(
     eos_token_id: int | Sequence[int] | None = None,
     pad_token_id: int | None = None,
     suppress_tokens: Sequence[int] | None = None,
+    **unknown: Any,
 ) -> Iterator[Array]:
     """Yield the next id of each row, `[B]`, until every row has ended or `max_new_tokens` are there.
 
@@ -88,26 +98,27 @@ def generate_steps(
     temperature (1.0): logits are divided by it: below 1 sharper, above 1 flatter.
     top_k (50), top_p (1.0): draw only from the k likeliest; from the likeliest that hold p together. 0 and 1: off.
     seed: of the draws.
-    eos_token_id, pad_token_id: what ends a row, and what fills it from there on; config's if None.
+    eos_token_id, pad_token_id: what ends a row ([]: nothing does), what fills it from there on; config's if None.
     suppress_tokens: ids that are never chosen, such as those past the tokenizer's vocabulary.
 
     The arguments mean what they mean in transformers' `generate`, with its defaults.
     """
-    c, xp = model.config, model.xp
-    _check_settings(max_new_tokens, do_sample, temperature, top_k, top_p, seed)
+    c, xp, V = model.config, model.xp, model.config.vocab_size
+    for name in unknown:
+        raise InputError(f"generate has no setting {name!r}. It has {', '.join(SETTINGS)}.{suggest(name, SETTINGS)}")
+    check_settings(max_new_tokens, do_sample, temperature, top_k, top_p, seed)
     ids = model.check_ids(input_ids)
-    mask = None if attention_mask is None else xp.asarray(attention_mask)
-    if mask is not None and mask.shape == ids.shape and not bool(mask[:, -1].all()):
-        raise InputError("attention_mask ends in 0: pad prompts on the left, for what is generated follows their end.")
-    if mask is not None and bool(mask.all()) and mask.shape == ids.shape:
-        mask = None  # the same, and cheaper
-    ends = numpy.atleast_1d(_first(eos_token_id, c.eos_token_id, [])).tolist()
-    pad = _first(pad_token_id, c.pad_token_id, ends[0] if ends else 0)
-    forbidden = None if suppress_tokens is None else xp.asarray(list(suppress_tokens), dtype="int64")
-    if forbidden is not None and len(forbidden) >= c.vocab_size:
+    mask = None if attention_mask is None else _check_mask(attention_mask, ids, xp)
+    ends = _token_ids("eos_token_id", eos_token_id, V)
+    if eos_token_id is None:
+        ends = numpy.atleast_1d(_first(c.eos_token_id, [])).tolist()
+    pads = [c.pad_token_id, *ends, 0] if pad_token_id is None else _token_ids("pad_token_id", [pad_token_id], V)
+    pad = next(one for one in pads if one is not None and one < V)  # a config's defaults may lie past a small V
+    forbidden = _token_ids("suppress_tokens", suppress_tokens, V)
+    if len(set(forbidden)) == V:
         raise InputError("suppress_tokens leaves no token to choose.")
     return _loop(
-        model, ids, mask, max_new_tokens, ends, pad, forbidden,
+        model, ids, mask, max_new_tokens, ends, pad, xp.asarray(forbidden, dtype="int64") if forbidden else None,
         numpy.random.default_rng(seed) if do_sample else None,
         _first(temperature, 1.0), _first(top_k, 50), _first(top_p, 1.0),
     )  # fmt: skip
@@ -133,13 +144,7 @@ def _loop(
         cache, logits = out.past_key_values, out.logits[:, -1]  # [B, V]
         if forbidden is not None:
             logits = suppress(logits, forbidden)
-        if rng is None:
-            chosen = logits.argmax(-1)
-        else:
-            logits = logits / temperature
-            logits = keep_top_k(logits, top_k) if top_k else logits
-            logits = keep_top_p(logits, top_p) if top_p < 1 else logits
-            chosen = draw(logits, rng)
+        chosen = logits.argmax(-1) if rng is None else draw(processed(logits, temperature, top_k, top_p), rng)
         chosen = xp.where(ended, pad, chosen)
         yield chosen
         for end in ends:
@@ -152,10 +157,10 @@ def _loop(
 
 
 def generate(model: BloomForCausalLM, input_ids: Any, **settings: Any) -> Array:
-    """Prompt and continuation as ids `[B, S + new]`. Settings as in `generate_steps`."""
+    """Prompt and continuation as ids `[B, S + new]`, int64. Settings as in `generate_steps`."""
     steps = generate_steps(model, input_ids, **settings)
-    ids = model.check_ids(input_ids)
-    return model.xp.concatenate([ids, *(chosen[:, None].astype(ids.dtype) for chosen in steps)], axis=1)
+    ids = model.check_ids(input_ids).astype("int64")  # an id may be too large for the prompt's own dtype
+    return model.xp.concatenate([ids, *(chosen[:, None] for chosen in steps)], axis=1)
 
 
 def stream_text(model: BloomForCausalLM, tokenizer: BloomTokenizerFast, prompt: str, **settings: Any) -> Iterator[str]:
@@ -166,13 +171,23 @@ def stream_text(model: BloomForCausalLM, tokenizer: BloomTokenizerFast, prompt: 
     ids = tokenizer(prompt)["input_ids"]
     if not ids:
         raise InputError("the prompt is empty: give at least one character.")
-    settings.setdefault("suppress_tokens", range(len(tokenizer), model.config.vocab_size) or None)
+    V = model.config.vocab_size
+    given = _token_ids("suppress_tokens", settings.get("suppress_tokens"), V)
+    settings["suppress_tokens"] = [*given, *range(len(tokenizer), V)]
+    steps = generate_steps(model, [ids], **settings)
     stream = tokenizer.stream()
-    for chosen in generate_steps(model, [ids], **settings):
-        if piece := stream.put(int(to_numpy(chosen)[0])):
+
+    def pieces() -> Iterator[str]:  # a function of its own: what stands above runs at the call
+        for chosen in steps:
+            if piece := stream.put(int(to_numpy(chosen)[0])):
+                yield piece
+        if piece := stream.end():
             yield piece
-    if piece := stream.end():
-        yield piece
+
+    return pieces()
+
+
+# --- checks ---
 
 
 def _first(*values: Any) -> Any:
@@ -180,7 +195,31 @@ def _first(*values: Any) -> Any:
     return next(value for value in values if value is not None)
 
 
-def _check_settings(
+def _check_mask(attention_mask: Any, ids: Array, xp: Any) -> Array | None:
+    """The prompts' mask `[B, S]`; None where it is all ones, which is the same and cheaper."""
+    mask = backends.asarray(attention_mask, xp, "attention_mask")
+    if mask.shape != ids.shape:
+        raise InputError(f"attention_mask has shape {list(mask.shape)}, expected {list(ids.shape)} like input_ids.")
+    if not bool(((mask == 0) | (mask == 1)).all()):
+        raise InputError("attention_mask holds other numbers than 0 (padding) and 1 (token).")
+    if not bool(mask[:, -1].all()):
+        raise InputError("attention_mask ends in 0: pad prompts on the left, for what is generated follows their end.")
+    return None if bool(mask.all()) else mask
+
+
+def _token_ids(name: str, given: Any, vocab_size: int) -> list[int]:
+    """The token ids that the setting `name` holds, one or several, as a list."""
+    ids = [] if given is None else [given] if _is_whole(given) else given
+    try:
+        wrong = [i for i in ids if not _is_whole(i) or not 0 <= i < vocab_size]
+    except TypeError:
+        wrong = [given]
+    if wrong:
+        raise InputError(f"{name} holds {wrong[0]!r}, expected ids from 0 to {vocab_size - 1}.")
+    return [int(i) for i in ids]
+
+
+def check_settings(
     max_new_tokens: int,
     do_sample: bool,
     temperature: float | None,
@@ -188,16 +227,28 @@ def _check_settings(
     top_p: float | None,
     seed: int | None,
 ) -> None:
-    if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, int) or max_new_tokens < 1:
+    """Raise an InputError that names the setting that cannot be used. Needs no model."""
+    if not _is_whole(max_new_tokens) or max_new_tokens < 1:
         raise InputError(f"max_new_tokens is {max_new_tokens!r}, expected a whole number of at least 1.")
     for name, value in {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}.items():
         if value is not None and not do_sample:
             raise InputError(f"{name} is {value} but do_sample is False: greedy decoding draws nothing.")
-    if temperature is not None and not 0 < temperature < math.inf:
-        raise InputError(f"temperature is {temperature}, expected a number above 0. Greedy is do_sample=False.")
-    if top_k is not None and (not isinstance(top_k, int) or top_k < 0):
+    if temperature is not None and not (_is_real(temperature) and 0 < temperature < math.inf):
+        raise InputError(f"temperature is {temperature!r}, expected a number above 0. Greedy is do_sample=False.")
+    if top_k is not None and (not _is_whole(top_k) or top_k < 0):
         raise InputError(f"top_k is {top_k!r}, expected a whole number of at least 0 (0 is off).")
-    if top_p is not None and not 0 < top_p <= 1:
-        raise InputError(f"top_p is {top_p}, expected a number above 0 and at most 1 (1 is off).")
-    if seed is not None and (not isinstance(seed, int) or seed < 0):
+    if top_p is not None and not (_is_real(top_p) and 0 < top_p <= 1):
+        raise InputError(f"top_p is {top_p!r}, expected a number above 0 and at most 1 (1 is off).")
+    if seed is not None and (not _is_whole(seed) or seed < 0):
         raise InputError(f"seed is {seed!r}, expected a whole number of at least 0.")
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int | numpy.integer) and not isinstance(value, bool)
+
+
+def _is_real(value: Any) -> bool:
+    return _is_whole(value) or isinstance(value, float | numpy.floating)
+
+
+SETTINGS = tuple(inspect.signature(generate_steps).parameters)[2:-1]  # without model, input_ids and **unknown

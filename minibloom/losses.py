@@ -42,7 +42,7 @@ def cross_entropy(logits: Array, labels: Array) -> tuple[Array, Array]:
     p = z - top[:, None]
     xp.exp(p, out=p)
     total = p.sum(-1)
-    loss = ((xp.log(total) + top - z[rows, y]) * share).sum() / (count > 0)
+    loss = xp.where(count > 0, ((xp.log(total) + top - z[rows, y]) * share).sum(), xp.nan)
     p *= (share / total)[:, None]  # = softmax(z) * share
     p[rows, y] -= share
     return loss, p.reshape(logits.shape)

@@ -8,6 +8,8 @@ computed is computed by the functions in `minibloom.layers`; what stands here jo
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar, TypeVar
@@ -19,23 +21,17 @@ from .backend import Array
 from .cache import Cache
 from .config import BloomConfig, parameter_shapes
 from .errors import InputError, suggest
+from .files import SHIPPED
 from .layers.alibi import alibi_bias
-from .layers.block import block, block_backward
-from .layers.embedding import embedding, embedding_backward
-from .layers.layer_norm import layer_norm, layer_norm_backward
 from .layers.linear import linear, linear_backward
 from .layers.run import Run, Watch, unwatched
+from .layers.transformer import transformer, transformer_backward
 from .losses import IGNORE, cross_entropy, shift
 from .outputs import BaseModelOutputWithPast, CausalLMOutputWithPast, ModelOutput
 from .trace import Tape, Trace
 
-SHIPPED = Path(__file__).parent / "pretrained"  # the small BLOOM that comes with the package
 DTYPES = ("float32", "float64")  # to compute in; files may hold float16 and bfloat16 too
 
-OPTIONS = (
-    "input_ids", "past_key_values", "attention_mask", "head_mask", "inputs_embeds", "labels", "use_cache",
-    "output_attentions", "output_hidden_states", "return_dict", "logits_to_keep", "train", "seed", "trace",
-)  # fmt: skip
 RETIRED = {
     "position_ids": "BLOOM has no position embeddings; ALiBi takes positions from attention_mask.",
     "token_type_ids": "BLOOM has no token types.",
@@ -56,10 +52,10 @@ class PreTrainedModel:
 
     def __init__(self, config: BloomConfig, seed: int = 0, dtype: str = "float32", backend: str = "numpy") -> None:
         xp, dtype = backends.load(backend), checked_dtype(dtype)
-        self._assign(config, initial_params(self.shapes(config), config, seed, dtype, xp), dtype, xp)
+        self._assign(config, initial_params(self.shapes(config), config, seed, dtype, xp), dtype)
 
-    def _assign(self, config: BloomConfig, params: dict[str, Array], dtype: str, xp: ModuleType) -> None:
-        self.config, self.params, self.dtype, self.xp = config, params, dtype, xp
+    def _assign(self, config: BloomConfig, params: dict[str, Array], dtype: str) -> None:
+        self.config, self.params, self.dtype = config, params, dtype
 
     @classmethod
     def shapes(cls, config: BloomConfig) -> dict[str, tuple[int, ...]]:
@@ -87,7 +83,7 @@ class PreTrainedModel:
         place = SHIPPED if path_or_repo is None else path_or_repo
         config, params = load_params(place, cls.shapes, dtype, xp, revision, config_changes)
         model = cls.__new__(cls)
-        model._assign(config, params, dtype, xp)
+        model._assign(config, params, dtype)
         return model
 
     def save_pretrained(self, folder: str | Path, dtype: str | None = None, max_shard_size: int = 5 * 10**9) -> None:
@@ -99,6 +95,11 @@ class PreTrainedModel:
 
         config = self.config.replace(architectures=[type(self).__name__])
         write_checkpoint(folder, self.params, config, dtype or self.dtype, self.prefix, max_shard_size)
+
+    @property
+    def xp(self) -> ModuleType:
+        """The array library of the parameters, as a module."""
+        return backends.namespace(self.params["ln_f.weight"])
 
     @property
     def backend(self) -> str:
@@ -116,7 +117,7 @@ class PreTrainedModel:
             f"hidden size {c.hidden_size}, vocabulary {c.vocab_size:,}; {self.dtype}, {self.backend})"
         )
 
-    # --- the pass, and its backward ---
+    # --- the pass that all heads start from ---
 
     def _base(
         self,
@@ -134,30 +135,28 @@ class PreTrainedModel:
         **unknown: Any,
     ) -> tuple[BaseModelOutputWithPast, Watch]:
         """The base model's output, and the watch that a head must show its own steps to."""
-        _refuse(unknown)
-        c, p = self.config, self.params
-        if (input_ids is None) == (inputs_embeds is None):
-            raise InputError(f"expected input_ids or inputs_embeds, got {'neither' if input_ids is None else 'both'}.")
+        if unknown:
+            raise _unknown(next(iter(unknown)), self._arguments())
+        c = self.config
+        x = self._check_input(input_ids, inputs_embeds)
         if seed is not None and not train:
             raise InputError(f"seed is {seed} without train=True: only dropout draws numbers in a forward pass.")
         if trace is not None:
-            trace.check(c.n_layer)
-        x = self.check_ids(input_ids) if inputs_embeds is None else self._check_embeds(inputs_embeds)
+            trace.start(c.n_layer)
         B, S = x.shape[:2]
         cache = past_key_values
         if cache is None and _or(use_cache, c.use_cache):
             cache = Cache(c.n_layer)
         if cache is not None:
-            _check_cache(cache, c, B)
+            _check_cache(cache, c, B, self.dtype)
         mask, visible = self._masks(attention_mask, B, S, 0 if cache is None else cache.length)
 
-        hidden_names, attention_names = [], []  # of the steps that the caller wants to have back
+        hidden_names, attention_names = [], []  # of the steps that the caller wants back
         if _or(output_hidden_states, c.output_hidden_states):
             hidden_names = ["word_embeddings_layernorm", *(f"h.{i}" for i in range(c.n_layer - 1)), "ln_f"]
         if _or(output_attentions, c.output_attentions):
             attention_names = [f"h.{i}.self_attention.weights" for i in range(c.n_layer)]
-        wanted = hidden_names + attention_names
-        kept = Trace(*wanted) if wanted else None
+        kept: dict[str, Array] = dict.fromkeys(hidden_names + attention_names)
 
         run = Run(
             config=c,
@@ -166,45 +165,37 @@ class PreTrainedModel:
             cache=cache,
             head_mask=None if head_mask is None else self._check_head_mask(head_mask),
             rng=numpy.random.default_rng(seed) if train else None,
-            watch=_chain(trace, kept),
+            watch=_watch(trace, kept),
         )
-        if inputs_embeds is None:
-            x = embedding(run.watch("input_ids", x), p["word_embeddings.weight"])  # [B, S] -> [B, S, E]
-        x = run.watch("word_embeddings", x)
-        norm = "word_embeddings_layernorm"  # BLOOM's own: it kept the training of 176 billion parameters stable
-        x = run.watch(norm, layer_norm(x, p[f"{norm}.weight"], p[f"{norm}.bias"], c.layer_norm_epsilon))
-        run.alibi = run.watch("alibi", run.alibi)
-        for layer in range(c.n_layer):
-            x = block(x, p, layer, run)
-        x = run.watch("ln_f", layer_norm(x, p["ln_f.weight"], p["ln_f.bias"], c.layer_norm_epsilon))
+        ids, embeds = (x, None) if inputs_embeds is None else (None, x)
+        hidden = transformer(ids, embeds, self.params, run)
         if cache is not None:
             cache.advance(S)
 
-        hidden_states = tuple(kept[name] for name in hidden_names) if kept is not None else ()
-        attentions = tuple(kept[name] for name in attention_names) if kept is not None else ()
-        return BaseModelOutputWithPast(x, cache, hidden_states or None, attentions or None), run.watch
-
-    def _base_backward(self, d: Array, tape: Tape, grads: dict[str, Array]) -> None:
-        """Upstream `d [B, S, E]` at the last hidden state -> every parameter's gradient, into `grads`."""
-        c, p = self.config, self.params
-        norm, eps = "word_embeddings_layernorm", c.layer_norm_epsilon
-        inputs = [norm, *(f"h.{i}" for i in range(c.n_layer))]  # of block 0, 1, ... and of the last norm
-
-        d, grads["ln_f.weight"], grads["ln_f.bias"] = layer_norm_backward(d, tape[inputs[-1]], p["ln_f.weight"], eps)
-        for layer in reversed(range(c.n_layer)):
-            d = block_backward(d, tape[inputs[layer]], p, layer, c, tape, grads)
-        d, grads[f"{norm}.weight"], grads[f"{norm}.bias"] = layer_norm_backward(
-            d, tape["word_embeddings"], p[f"{norm}.weight"], eps
-        )
-        table = grads.setdefault("word_embeddings.weight", self.xp.zeros_like(p["word_embeddings.weight"]))
-        if "input_ids" in tape:
-            embedding_backward(d, tape["input_ids"], table)  # added onto the tied head's gradient, if there is one
+        hidden_states = tuple(kept[name] for name in hidden_names)
+        attentions = tuple(kept[name] for name in attention_names)
+        return BaseModelOutputWithPast(hidden, cache, hidden_states or None, attentions or None), run.watch
 
     # --- the border: what a caller gave is checked here, before any work is done ---
 
+    def _arguments(self) -> list[str]:
+        """Names of what a call of this model accepts, in order."""
+        named = [*inspect.signature(type(self).__call__).parameters][1:-1]  # without self and **options
+        return [*named, "train", "seed", "trace"]
+
+    def _by_name(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        return {**dict(zip(self._arguments(), args, strict=False)), **kwargs}
+
+    def _check_input(self, input_ids: Any, inputs_embeds: Any) -> Array:
+        """The one of both that is given: ids `[B, S]` or embeddings `[B, S, E]`."""
+        if (input_ids is None) == (inputs_embeds is None):
+            given = "neither" if input_ids is None else "both"
+            raise InputError(f"expected input_ids or inputs_embeds, got {given}.")
+        return self.check_ids(input_ids) if inputs_embeds is None else self._check_embeds(inputs_embeds)
+
     def check_ids(self, input_ids: Any) -> Array:
         """`input_ids` as an integer array `[B, S]`; an InputError says what is wrong with it."""
-        ids, V = self.xp.asarray(input_ids), self.config.vocab_size
+        ids, V = backends.asarray(input_ids, self.xp, "input_ids"), self.config.vocab_size
         if ids.ndim != 2 or ids.size == 0:
             raise InputError(
                 f"input_ids has shape {list(ids.shape)}, expected [batch, length] with at least one token"
@@ -221,13 +212,15 @@ class PreTrainedModel:
         return ids
 
     def _check_embeds(self, inputs_embeds: Any) -> Array:
-        embeds, E = self.xp.asarray(inputs_embeds), self.config.hidden_size
+        embeds, E = backends.asarray(inputs_embeds, self.xp, "inputs_embeds"), self.config.hidden_size
         if embeds.ndim != 3 or embeds.shape[2] != E or embeds.size == 0:
             raise InputError(f"inputs_embeds has shape {list(embeds.shape)}, expected [batch, length, {E}].")
+        if embeds.dtype.kind not in "fiu":
+            raise InputError(f"inputs_embeds holds {embeds.dtype}, expected numbers.")
         return embeds.astype(self.dtype, copy=False)
 
     def _check_head_mask(self, head_mask: Any) -> Array:
-        factors, L, H = self.xp.asarray(head_mask), self.config.n_layer, self.config.n_head
+        factors, L, H = backends.asarray(head_mask, self.xp, "head_mask"), self.config.n_layer, self.config.n_head
         if factors.shape not in ((H,), (L, H)):
             raise InputError(
                 f"head_mask has shape {list(factors.shape)}, expected [{H}], for every block, or [{L}, {H}]."
@@ -240,7 +233,7 @@ class PreTrainedModel:
         causal = xp.arange(T) <= xp.arange(past, T)[:, None]  # [S, T]: no query sees a later key
         if attention_mask is None:
             return xp.ones((1, T), dtype="int64"), None if S == 1 else causal[None, None]
-        mask = xp.asarray(attention_mask)
+        mask = backends.asarray(attention_mask, xp, "attention_mask")
         if mask.shape != (B, T):
             cached = f": {past} cached and {S} new positions" if past else ""
             raise InputError(f"attention_mask has shape {list(mask.shape)}, expected [{B}, {T}]{cached}.")
@@ -289,13 +282,15 @@ class BloomModel(PreTrainedModel):
 
         `upstream [B, S, E]`: a bare model has no loss, so its backward starts from a gradient that is given.
         """
-        tape = Tape(trace)
-        out, _ = self._base(*args, **{"use_cache": False, **_without_return_dict(kwargs)}, trace=tape)
-        d, shape = self.xp.asarray(upstream), out.last_hidden_state.shape
+        given = self._by_name(args, kwargs)
+        x = self._check_input(given.get("input_ids"), given.get("inputs_embeds"))
+        d, shape = backends.asarray(upstream, self.xp, "upstream"), (*x.shape[:2], self.config.hidden_size)
         if d.shape != shape:
             raise InputError(f"upstream has shape {list(d.shape)}, expected {list(shape)} like last_hidden_state.")
+        tape = Tape(trace)
+        out = self(*args, **{"use_cache": False, **kwargs, "trace": tape, "return_dict": True})
         grads: dict[str, Array] = {}
-        self._base_backward(d.astype(self.dtype), tape, grads)
+        transformer_backward(d.astype(self.dtype), self.params, self.config, tape, grads)
         return out, {name: grads[name] for name in self.params}
 
 
@@ -336,8 +331,8 @@ class BloomForCausalLM(PreTrainedModel):
         Returns `CausalLMOutputWithPast`, or with `return_dict=False` the tuple of its fields that are not None.
         """
         labels = None if labels is None else self._check_labels(labels, input_ids, inputs_embeds, logits_to_keep)
-        if logits_to_keep < 0:
-            raise InputError(f"logits_to_keep is {logits_to_keep}, expected 0 (all) or a number of positions.")
+        if not isinstance(logits_to_keep, int) or logits_to_keep < 0:
+            raise InputError(f"logits_to_keep is {logits_to_keep!r}, expected 0 (all) or a number of positions.")
         base, watch = self._base(
             input_ids, past_key_values, attention_mask, head_mask, inputs_embeds,
             use_cache, output_attentions, output_hidden_states, **options,
@@ -353,27 +348,27 @@ class BloomForCausalLM(PreTrainedModel):
 
     def value_and_grad(self, *args: Any, trace: Trace | None = None, **kwargs: Any) -> Any:
         """The output of the same call, `labels` included, and the gradient of its loss by parameter name."""
-        if kwargs.get("labels") is None and len(args) < 6:
+        if self._by_name(args, kwargs).get("labels") is None:
             raise InputError("value_and_grad needs labels: the gradient is that of the loss.")
         tape = Tape(trace)
-        out = self(*args, **{"use_cache": False, **_without_return_dict(kwargs)}, trace=tape, return_dict=True)
+        out = self(*args, **{"use_cache": False, **kwargs, "trace": tape, "return_dict": True})
         grads: dict[str, Array] = {}
         d, grads[self.head], _ = linear_backward(tape["lm_head.grad"], tape["ln_f"], self.params[self.head])
-        self._base_backward(d, tape, grads)
+        transformer_backward(d, self.params, self.config, tape, grads)
         return out, {name: grads[name] for name in self.params}
 
     def generate(self, input_ids: Any, **settings: Any) -> Array:
         """Prompt `[B, S]` and continuation as ids `[B, S + new]`. Settings as in `minibloom.generation.generate_steps`.
 
-            model.generate(input_ids, attention_mask=mask, max_new_tokens=50, do_sample=True, top_p=0.9, seed=0)
+        model.generate(input_ids, attention_mask=mask, max_new_tokens=50, do_sample=True, top_p=0.9, seed=0)
         """
         from .generation import generate
 
         return generate(self, input_ids, **settings)
 
     def _check_labels(self, labels: Any, input_ids: Any, inputs_embeds: Any, logits_to_keep: int) -> Array:
-        labels, V = self.xp.asarray(labels), self.config.vocab_size
-        expected = self.xp.asarray(input_ids if inputs_embeds is None else inputs_embeds).shape[:2]
+        labels, V = backends.asarray(labels, self.xp, "labels"), self.config.vocab_size
+        expected = self._check_input(input_ids, inputs_embeds).shape[:2]
         if labels.shape != expected:
             raise InputError(f"labels has shape {list(labels.shape)}, expected {list(expected)} like the input.")
         if labels.dtype.kind not in "iu":
@@ -383,7 +378,7 @@ class BloomForCausalLM(PreTrainedModel):
             raise InputError(f"labels holds {int(wrong[0])}, expected ids from 0 to {V - 1}, or {IGNORE} to ignore.")
         if logits_to_keep:
             raise InputError("logits_to_keep cannot be used with labels: the loss needs the logits of all positions.")
-        return labels
+        return labels.astype("int64", copy=False)  # -100 must fit, and unsigned ids have no room for it
 
 
 # --- small helpers ---
@@ -418,7 +413,7 @@ def checked_dtype(dtype: Any) -> str:
     return name
 
 
-def _check_cache(cache: Any, config: BloomConfig, batch: int) -> None:
+def _check_cache(cache: Any, config: BloomConfig, batch: int, dtype: str) -> None:
     if not isinstance(cache, Cache):
         raise InputError(f"past_key_values is a {type(cache).__name__}, expected a minibloom Cache.")
     if len(cache) != config.n_layer:
@@ -426,33 +421,32 @@ def _check_cache(cache: Any, config: BloomConfig, batch: int) -> None:
     if cache.batch_size not in (None, batch):
         raise InputError(f"past_key_values holds a batch of {cache.batch_size}, the input one of {batch}.")
     if cache.length:
-        H, D = cache[0][0].shape[1], cache[0][0].shape[3]
-        if (H, D) != (config.n_head, config.head_dim):
-            raise InputError(
-                f"past_key_values holds {H} heads of size {D}, expected {config.n_head} of size {config.head_dim}: "
-                "it belongs to another model."
-            )
+        keys, _ = cache[0]
+        given = f"{keys.shape[1]} heads of size {keys.shape[3]} in {keys.dtype}"
+        expected = f"{config.n_head} heads of size {config.head_dim} in {dtype}"
+        if given != expected:
+            raise InputError(f"past_key_values holds {given}, expected {expected}: it belongs to another model.")
 
 
-def _refuse(unknown: dict[str, Any]) -> None:
-    for name in unknown:
-        why = RETIRED.get(name) or f"The arguments are {', '.join(OPTIONS)}.{suggest(name, OPTIONS)}"
-        raise InputError(f"there is no argument {name!r}. {why}")
+def _unknown(name: str, known: Sequence[str]) -> InputError:
+    why = RETIRED.get(name) or f"The arguments are {', '.join(known)}.{suggest(name, known)}"
+    return InputError(f"there is no argument {name!r}. {why}")
 
 
 def _or(given: bool | None, default: bool) -> bool:
     return default if given is None else given
 
 
-def _chain(*traces: Trace | None) -> Watch:
-    """One watch that shows each step to all traces in turn; what one returns, the next sees."""
-    present = [trace for trace in traces if trace is not None]
-    if len(present) <= 1:
-        return present[0] if present else unwatched
+def _watch(trace: Trace | None, kept: dict[str, Array]) -> Watch:
+    """A watch that shows each step to the caller's trace, and fills the names in `kept` with what flows on."""
+    seen = unwatched if trace is None else trace
+    if not kept:
+        return seen
 
     def watch(name: str, value: Array) -> Array:
-        for trace in present:
-            value = trace(name, value)
+        value = seen(name, value)
+        if name in kept:
+            kept[name] = value
         return value
 
     return watch
@@ -460,7 +454,3 @@ def _chain(*traces: Trace | None) -> Watch:
 
 def _returned(out: ModelOutput, return_dict: bool | None, config: BloomConfig) -> Any:
     return out if _or(return_dict, config.return_dict) else out.to_tuple()
-
-
-def _without_return_dict(kwargs: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in kwargs.items() if name != "return_dict"}

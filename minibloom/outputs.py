@@ -40,9 +40,9 @@ class ModelOutput:
 
 @dataclass(eq=False)
 class BaseModelOutputWithPast(ModelOutput):
-    """`last_hidden_state [B, S, E]`; the cache; hidden states L+1 times `[B, S, E]`; attentions L times `[B, H, S, T]`."""
+    """`last_hidden_state [B, S, E]`; the cache; L + 1 hidden states `[B, S, E]`; L attentions `[B, H, S, T]`."""
 
-    last_hidden_state: Array | None = None
+    last_hidden_state: Array = None
     past_key_values: Cache | None = None
     hidden_states: tuple[Array, ...] | None = None
     attentions: tuple[Array, ...] | None = None
@@ -53,7 +53,7 @@ class CausalLMOutputWithPast(ModelOutput):
     """`loss`, a scalar; `logits [B, S, V]`; the cache; hidden states and attentions as in `BaseModelOutputWithPast`."""
 
     loss: Array | None = None
-    logits: Array | None = None
+    logits: Array = None
     past_key_values: Cache | None = None
     hidden_states: tuple[Array, ...] | None = None
     attentions: tuple[Array, ...] | None = None

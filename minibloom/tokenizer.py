@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import codecs
 import copy
-import importlib.resources
 import json
 import operator
 import reprlib
@@ -33,16 +32,17 @@ import numpy
 
 from .backend import load
 from .errors import InputError, suggest
-from .files import make_folder, read_json, replacing
+from .fields import choice, optional, whole
+from .files import SHIPPED, fetch, make_folder, read_json, replacing
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
 
 # The real pattern: `(`, `|` and `)` end a run too, though it hardly meant to; `[` and `]` do not.
-SPLIT = r" ?[^(\s|[.,!?…。，、।۔،])]+"  # noqa: RUF001
+SPLIT = r" ?[^(\s|[.,!?…。，、।۔،])]+"
 SPECIAL = ("<unk>", "<s>", "</s>", "<pad>")  # ids 0 to 3
 NAMED = ("bos_token", "eos_token", "unk_token", "pad_token")
-SIDES, ERRORS = ("left", "right"), ("replace", "strict", "ignore", "backslashreplace", "surrogateescape")
+SURROGATE = "half of a surrogate pair is no character, and has no bytes in UTF-8."
 NO_LIMIT = int(1e30)  # transformers' model_max_length where there is no limit
 OPTIONS: dict[str, Any] = {
     "errors": "replace",  # what decoding does with bytes that are no UTF-8: see bytes.decode
@@ -54,6 +54,8 @@ OPTIONS: dict[str, Any] = {
     "name_or_path": "",
     "tokenizer_object": None,  # a tokenizers.Tokenizer, in place of files
 }
+SIDE, COUNT = choice("left", "right"), whole(1)
+ERRORS = choice("replace", "strict", "ignore", "backslashreplace", "surrogateescape")
 PAD_VALUES = {"attention_mask": 0, "token_type_ids": 0, "special_tokens_mask": 1}
 CLEAN_UP = {" .": ".", " ?": "?", " !": "!", " ,": ",", " ' ": "'"} | {
     f" {end}": end for end in ("n't", "'m", "'s", "'ve", "'re")
@@ -138,24 +140,22 @@ class BloomTokenizerFast:
     ) -> None:
         _refuse_unknown("BloomTokenizerFast", kwargs, OPTIONS)
         options = OPTIONS | kwargs
-        self.errors = _one_of("errors", options["errors"], ERRORS)
-        self.padding_side = _one_of("padding_side", options["padding_side"], SIDES)
-        self.truncation_side = _one_of("truncation_side", options["truncation_side"], SIDES)
-        self.model_max_length = _whole("model_max_length", options["model_max_length"])
+        self.errors = ERRORS.check("errors", options["errors"])
+        self.padding_side = SIDE.check("padding_side", options["padding_side"])
+        self.truncation_side = SIDE.check("truncation_side", options["truncation_side"])
+        self.model_max_length = whole(1, NO_LIMIT).check("model_max_length", options["model_max_length"])
         self.name_or_path = options["name_or_path"]
         self.clean_up_tokenization_spaces = bool(clean_up_tokenization_spaces)
         self.unk_token, self.bos_token = _content("unk_token", unk_token), _content("bos_token", bos_token)
         self.eos_token, self.pad_token = _content("eos_token", eos_token), _content("pad_token", pad_token)
-        more = [_content("additional_special_tokens", one) for one in options["additional_special_tokens"]]
+        more = [_content("additional_special_tokens", one) for one in options["additional_special_tokens"] or ()]
         self.additional_special_tokens = more
 
         self._backend = _backend(vocab_file, merges_file, tokenizer_file, options["tokenizer_object"])
-        to_bytes, last = _byte_step(self._backend), self._backend.post_processor
-        self.add_prefix_space = bool(_first(add_prefix_space, to_bytes.add_prefix_space))
-        to_bytes.add_prefix_space = self.add_prefix_space
-        self.trim_offsets = bool(_first(options["trim_offsets"], getattr(last, "trim_offsets", False)))
-        if hasattr(last, "trim_offsets"):
-            last.trim_offsets = False  # `_offsets` trims instead: it is right after a prefix space too
+        self.add_prefix_space = _switch(self._backend, "pre_tokenizer", "add_prefix_space", add_prefix_space)
+        self.trim_offsets = _switch(self._backend, "post_processor", "trim_offsets", options["trim_offsets"])
+        # `_offsets` trims; the library's own trimming takes a letter off where a prefix space was put in.
+        _switch(self._backend, "post_processor", "trim_offsets", False)
         tokens = [getattr(self, name) for name in NAMED] + more
         self._backend.add_special_tokens([token for token in tokens if token is not None])
         self._added = dict(sorted(self._backend.get_added_tokens_decoder().items()))  # id -> AddedToken
@@ -171,12 +171,7 @@ class BloomTokenizerFast:
         """
         from tokenizers import models, pre_tokenizers, trainers
 
-        smallest = len(SPECIAL) + len(BYTE_OF)
-        if _whole("vocab_size", vocab_size) < smallest:
-            raise InputError(
-                f"vocab_size is {vocab_size}, expected at least {smallest}: "
-                f"{len(SPECIAL)} special tokens and {len(BYTE_OF)} bytes."
-            )
+        vocab_size = whole(len(SPECIAL) + len(BYTE_OF)).check("vocab_size", vocab_size)
         trainer = trainers.BpeTrainer(
             vocab_size=vocab_size,
             min_frequency=2,  # a pair that occurs once is not worth a token
@@ -185,7 +180,10 @@ class BloomTokenizerFast:
             show_progress=False,
         )
         backend = _pipeline(models.BPE())
-        backend.train_from_iterator(_strings(texts), trainer)
+        try:
+            backend.train_from_iterator(_strings(texts), trainer)
+        except UnicodeEncodeError:
+            raise InputError(f"texts: {SURROGATE}") from None
         return cls(tokenizer_object=backend)
 
     @classmethod
@@ -196,18 +194,12 @@ class BloomTokenizerFast:
 
         Keywords are those of the class; they win over what `tokenizer_config.json` says.
         """
-        if path_or_repo is None:
-            folder = Path(str(importlib.resources.files(__package__) / "pretrained"))
-        elif Path(path_or_repo).is_dir():
-            folder = Path(path_or_repo)
-        else:
-            from .checkpoint import fetch
-
-            folder = fetch(str(path_or_repo), ["tokenizer.json", "tokenizer_config.json"], revision)
+        names = ["tokenizer.json", "tokenizer_config.json"]
+        folder = SHIPPED if path_or_repo is None else fetch(path_or_repo, names, revision)
         config_file = folder / "tokenizer_config.json"
         config = read_json(config_file) if config_file.exists() else {}
         known = (OPTIONS.keys() | {"add_prefix_space", "clean_up_tokenization_spaces"}) - {"tokenizer_object"}
-        options: dict[str, Any] = {name: config[name] for name in NAMED if name in config}  # None: no such token
+        options: dict[str, Any] = {name: config[name] for name in NAMED if name in config}  # None is no token
         options |= {name: config[name] for name in known if config.get(name) is not None}
         options = {"add_prefix_space": None} | options | {"name_or_path": str(path_or_repo or "")}
         return cls(tokenizer_file=folder / "tokenizer.json", **options | kwargs)
@@ -217,8 +209,7 @@ class BloomTokenizerFast:
         content = json.loads(self._backend.to_str())
         merges = content["model"]["merges"]  # as strings, for the older `tokenizers` of transformers 4
         content["model"]["merges"] = [pair if isinstance(pair, str) else " ".join(pair) for pair in merges]
-        if "trim_offsets" in (content["post_processor"] or {}):
-            content["post_processor"]["trim_offsets"] = self.trim_offsets
+        _byte_step(content["post_processor"] or {})["trim_offsets"] = self.trim_offsets
         names = ["add_prefix_space", "clean_up_tokenization_spaces", "errors", "model_max_length"]
         names += ["padding_side", "trim_offsets", "truncation_side"]
         tokens = {name: getattr(self, name) for name in (*NAMED, "additional_special_tokens")}
@@ -273,34 +264,34 @@ class BloomTokenizerFast:
         - `return_offsets_mapping`: `offset_mapping`, where each token begins and ends in its text (or word).
         - `return_token_type_ids`: 1 in a second text. `return_special_tokens_mask`: 1 for padding.
         - `return_length`: tokens in each row, padding included.
-        - `add_special_tokens`: changes nothing, as BLOOM's pipeline adds none.
+        - `add_special_tokens`: changes nothing in BLOOM's pipeline, which adds none.
         """
         _refuse_unknown("tokenizer(...)", unknown, type(self).__call__.__kwdefaults__ or ())
         xp = _library(return_tensors)
         if is_split_into_words and not self.add_prefix_space:
             raise InputError("is_split_into_words=True needs a tokenizer made with add_prefix_space=True.")
         samples, batched = _samples(text, text_pair, is_split_into_words)
+        strategy, side, multiple = self._padding(padding, padding_side, pad_to_multiple_of)
         if truncation is None:
             truncation = max_length is not None and padding is False
         cut = _strategy("truncation", truncation, ("longest_first", "only_first", "only_second"))
-        limit = self.model_max_length if max_length is None else _whole("max_length", max_length)
+        limit = self._limit(max_length)
+        cut = cut if limit < NO_LIMIT else None
+        if cut:
+            whole(0, limit - 1).check("stride", stride)
         if cut == "only_second" and text_pair is None:
             raise InputError("truncation='only_second' needs a text_pair.")
-        if cut and not (isinstance(stride, int) and 0 <= stride < limit):
-            raise InputError(f"stride is {stride!r}, expected a whole number less than max_length={limit}.")
-        if cut and limit < NO_LIMIT and padding and limit % (pad_to_multiple_of or 1):
-            raise InputError(f"max_length={limit} is no multiple of pad_to_multiple_of={pad_to_multiple_of}.")
+        if cut and strategy and limit % multiple:
+            raise InputError(f"max_length={limit} is no multiple of pad_to_multiple_of={multiple}.")
 
-        rows = self._encode(samples, is_split_into_words, cut if limit < NO_LIMIT else None, limit, stride)
+        rows = self._encode(samples, add_special_tokens, is_split_into_words, cut, limit, stride)
         origins = list(range(len(rows)))  # which sample each row is from
         if return_overflowing_tokens:
             origins = [i for i, row in enumerate(rows) for _ in range(1 + len(row.overflowing))]
             rows = [part for row in rows for part in (row, *row.overflowing)]
-        length = self._padded_length(map(len, rows), padding, max_length, pad_to_multiple_of)
-        if length is not None:
-            side, pad_id, pad_token = self._side(padding_side), self._pad_id(), self.pad_token
-            for row in rows:
-                row.pad(length, direction=side, pad_id=pad_id, pad_token=pad_token)
+        length = _padded_length(strategy, map(len, rows), limit, multiple)
+        for row in rows if length else ():
+            row.pad(length, direction=side, pad_id=self.pad_token_id, pad_token=self.pad_token)
 
         columns: dict[str, list[Any]] = {"input_ids": [row.ids for row in rows]}
         if return_token_type_ids:
@@ -324,7 +315,7 @@ class BloomTokenizerFast:
 
     def tokenize(self, text: Any, pair: Any = None, **options: Any) -> list[str]:
         """Return the tokens of one text as the vocabulary writes them: "Ġworld" for " world"."""
-        return self(text, pair, **options).tokens()
+        return self(text, pair, **{"add_special_tokens": False} | options).tokens()
 
     def pad(
         self,
@@ -342,6 +333,7 @@ class BloomTokenizerFast:
         `special_tokens_mask` are padded.
         """
         xp = _library(return_tensors)
+        strategy, side, multiple = self._padding(padding, padding_side, pad_to_multiple_of)
         if not isinstance(encoded_inputs, Mapping):
             names = list(dict.fromkeys(name for one in encoded_inputs for name in one))
             if any(name not in one for one in encoded_inputs for name in names):
@@ -355,17 +347,16 @@ class BloomTokenizerFast:
             columns = {name: [column] for name, column in columns.items()}
         if return_attention_mask is not False:
             columns.setdefault("attention_mask", [[1] * len(row) for row in columns["input_ids"]])
-        length = self._padded_length(map(len, columns["input_ids"]), padding, max_length, pad_to_multiple_of)
-        if length is not None:
-            left, values = self._side(padding_side) == "left", PAD_VALUES | {"input_ids": self._pad_id()}
-            for name in values.keys() & columns.keys():
-                fills = [[values[name]] * (length - len(row)) for row in columns[name]]
-                both = zip(fills, columns[name], strict=True)
-                columns[name] = [fill + row if left else row + fill for fill, row in both]
+        length = _padded_length(strategy, map(len, columns["input_ids"]), self._limit(max_length), multiple)
+        values = PAD_VALUES | {"input_ids": self.pad_token_id}
+        for name in values.keys() & columns.keys() if length else ():
+            fills = [[values[name]] * (length - len(row)) for row in columns[name]]
+            both = zip(fills, columns[name], strict=True)
+            columns[name] = [fill + row if side == "left" else row + fill for fill, row in both]
         return _result(columns, (), batched, xp)
 
     def _encode(
-        self, samples: list[tuple[Any, ...]], split: bool, cut: str | None, limit: int, stride: int
+        self, samples: list[tuple[Any, ...]], add: bool, split: bool, cut: str | None, limit: int, stride: int
     ) -> list[Encoding]:
         """Run the four steps on samples (text,) or (text, pair), and truncate if `cut` names a strategy."""
         inputs = [sample if len(sample) == 2 else sample[0] for sample in samples]
@@ -373,9 +364,9 @@ class BloomTokenizerFast:
             if cut:
                 side = self.truncation_side
                 self._backend.enable_truncation(limit, stride=stride, strategy=cut, direction=side)
-            return self._backend.encode_batch(inputs, is_pretokenized=split)
+            return self._backend.encode_batch(inputs, is_pretokenized=split, add_special_tokens=add)
         except TypeError:
-            raise InputError("text holds half of a surrogate pair: that is no character.") from None
+            raise InputError(f"text: {SURROGATE}") from None
         except Exception as error:  # the library has no types of its own
             if not cut:
                 raise
@@ -396,25 +387,16 @@ class BloomTokenizerFast:
             trimmed.append((begin, end))
         return trimmed
 
-    def _padded_length(
-        self, lengths: Iterable[int], padding: bool | str, max_length: int | None, multiple: int | None
-    ) -> int | None:
-        """The length to which rows of these `lengths` are padded, or None if they stay as they are."""
+    def _padding(self, padding: Any, side: str | None, multiple: int | None) -> tuple[str | None, str, int]:
+        """The strategy that `padding` names, the side, and the number that a padded length is a multiple of."""
         strategy = _strategy("padding", padding, ("longest", "max_length"))
-        multiple = 1 if multiple is None else _whole("pad_to_multiple_of", multiple)
-        limit = self.model_max_length if max_length is None else _whole("max_length", max_length)
-        if strategy is None or (strategy == "max_length" and limit >= NO_LIMIT):
-            return None
-        length = limit if strategy == "max_length" else max(lengths)
-        return -(-length // multiple) * multiple
-
-    def _side(self, padding_side: str | None) -> str:
-        return _one_of("padding_side", padding_side or self.padding_side, SIDES)
-
-    def _pad_id(self) -> int:
-        if self.pad_token is None:
+        if strategy and self.pad_token_id is None:
             raise InputError("padding needs a padding token: set tokenizer.pad_token = tokenizer.eos_token.")
-        return self.pad_token_id
+        multiple = 1 if multiple is None else COUNT.check("pad_to_multiple_of", multiple)
+        return strategy, SIDE.check("padding_side", side or self.padding_side), multiple
+
+    def _limit(self, max_length: int | None) -> int:
+        return self.model_max_length if max_length is None else COUNT.check("max_length", max_length)
 
     # --- Ids to text ---
 
@@ -552,7 +534,7 @@ def _pipeline(model: Any) -> Tokenizer:
     backend = Tokenizer(model)
     pieces = pre_tokenizers.Split(Regex(SPLIT), behavior="isolated")
     symbols = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    backend.pre_tokenizer = pre_tokenizers.Sequence([pieces, symbols])  # type: ignore[assignment]
+    backend.pre_tokenizer = pre_tokenizers.Sequence([pieces, symbols])
     backend.post_processor = processors.ByteLevel(trim_offsets=False, use_regex=False)
     backend.decoder = decoders.ByteLevel()
     return backend
@@ -571,9 +553,14 @@ def _backend(vocab_file: Any, merges_file: Any, tokenizer_file: Any, given: Toke
     if two_files:
         return _pipeline(_read(models.BPE.from_file, vocab_file=vocab_file, merges_file=merges_file))
     backend = copy.deepcopy(given) if given else _read(Tokenizer.from_file, tokenizer_file=tokenizer_file)
-    if not isinstance(backend.model, models.BPE) or not isinstance(backend.decoder, decoders.ByteLevel):
-        found = f"{type(backend.model).__name__} with decoder {type(backend.decoder).__name__}"
-        raise InputError(f"{tokenizer_file or given} is {found}, expected BPE with decoder ByteLevel.")
+    reads_bytes = isinstance(backend.decoder, decoders.ByteLevel) and _byte_step(_state(backend.pre_tokenizer))
+    if not isinstance(backend.model, models.BPE) or not reads_bytes:
+        parts = (backend.model, backend.pre_tokenizer, backend.decoder)
+        model, pre_tokenizer, decoder = (type(part).__name__ for part in parts)
+        raise InputError(
+            f"{tokenizer_file or 'tokenizer_object'} has model {model}, pre_tokenizer {pre_tokenizer} and decoder "
+            f"{decoder}; expected BPE on bytes, with a ByteLevel step both ways, as BLOOM has it."
+        )
     backend.no_truncation()
     backend.no_padding()
     return backend
@@ -591,15 +578,27 @@ def _read(reader: Any, **files: Any) -> Any:
         raise InputError(f"{' and '.join(paths)} cannot be read as {' and '.join(files)}: {error}.") from None
 
 
-def _byte_step(backend: Tokenizer) -> Any:
-    """Step 3 of a pipeline, which has the switch `add_prefix_space`."""
-    from tokenizers import pre_tokenizers
+def _state(part: Any) -> dict[str, Any]:
+    """One part of a pipeline as tokenizer.json has it."""
+    return {} if part is None else json.loads(part.__getstate__())
 
-    steps: Any = backend.pre_tokenizer
-    for step in steps if isinstance(steps, pre_tokenizers.Sequence) else [steps]:  # type: ignore[union-attr]
-        if isinstance(step, pre_tokenizers.ByteLevel):
-            return step
-    raise InputError("the tokenizer's pre_tokenizer has no ByteLevel step, expected BLOOM's pipeline.")
+
+def _byte_step(state: Mapping[str, Any]) -> dict[str, Any]:
+    """The ByteLevel step (number 3) in the state of one part of a pipeline; empty if there is none."""
+    steps = state.get("pretokenizers") or state.get("processors") or [state]
+    return next((step for step in steps if step.get("type") == "ByteLevel"), {})
+
+
+def _switch(backend: Tokenizer, part_name: str, name: str, value: bool | None) -> bool:
+    """Set a switch of the ByteLevel step in one part of a pipeline, and return it; None leaves it as it is."""
+    part = getattr(backend, part_name)
+    state = _state(part)
+    step = _byte_step(state)
+    if step and value is not None:
+        step[name] = bool(value)
+        part.__setstate__(json.dumps(state).encode())
+        setattr(backend, part_name, part)  # older versions of the library hand out copies
+    return bool(_first(value, step.get(name), False))
 
 
 # --- Checks, and the shapes of what comes and goes ---
@@ -616,24 +615,19 @@ def _refuse_unknown(where: str, given: Mapping[str, Any], known: Iterable[str]) 
             raise InputError(f"{where} has no argument {name!r}.{suggest(name, known)}")
 
 
-def _one_of(name: str, value: Any, choices: Sequence[Any]) -> Any:
-    if value not in choices:
-        hint = suggest(value, map(str, choices))
-        raise InputError(f"{name} is {value!r}, expected one of {choices}.{hint}")
-    return value
-
-
 def _strategy(name: str, value: Any, choices: Sequence[str]) -> str | None:
     """The strategy that `padding=` or `truncation=` names; True is the first of `choices`."""
     if value is False or value is None or value in ("do_not_pad", "do_not_truncate"):
         return None
-    return choices[0] if value is True else _one_of(name, value, choices)
+    return choices[0] if value is True else choice(*choices).check(name, value)
 
 
-def _whole(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise InputError(f"{name} is {value!r}, expected a whole number of at least 1.")
-    return value
+def _padded_length(strategy: str | None, lengths: Iterable[int], limit: int, multiple: int) -> int:
+    """The length to which rows of these `lengths` are padded, or 0 if they stay as they are."""
+    if strategy is None or (strategy == "max_length" and limit >= NO_LIMIT):
+        return 0
+    length = limit if strategy == "max_length" else max(lengths)
+    return -(-length // multiple) * multiple
 
 
 def _content(name: str, token: Any) -> Any:
@@ -645,7 +639,7 @@ def _content(name: str, token: Any) -> Any:
 
 
 def _strings(texts: Iterable[str]) -> Iterator[str]:
-    for text in [None] if isinstance(texts, str) else texts:
+    for text in texts if isinstance(texts, Iterable) and not isinstance(texts, str) else [None]:
         if not isinstance(text, str):
             raise InputError(f"texts: expected an iterable of strings, got {reprlib.repr(texts)}.")
         yield text
@@ -684,9 +678,8 @@ def _listed(value: Any) -> Any:
 
 def _library(return_tensors: str | None) -> Any:
     """The array library that a call asks for, or None for lists."""
-    libraries = {None: None, "np": "numpy", "cp": "cupy"}
-    name = libraries[_one_of("return_tensors", return_tensors, tuple(libraries))]
-    return load(name) if name else None
+    optional(choice("np", "cp")).check("return_tensors", return_tensors)
+    return return_tensors and load({"np": "numpy", "cp": "cupy"}[return_tensors])
 
 
 def _result(columns: dict[str, Any], rows: Sequence[Encoding], batched: bool, xp: Any) -> BatchEncoding:

@@ -6,7 +6,7 @@
     print(trace)                                 # all of them: name, formula, shape, dtype, values
 
     Trace("*.probs")                             # keep only some
-    Trace(edits={"h.3.mlp": lambda x: 0 * x})    # change what flows on
+    Trace(edits={"h.3.mlp.gelu": lambda x: 0 * x})    # change what flows on
 
 The names are those of the modules in a checkpoint, and of the arrays between them. Watching changes no bit
 of the result: a trace only keeps references. The table below is the one place where the steps and their formulas
@@ -18,6 +18,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from fnmatch import fnmatchcase
+
+import numpy
 
 from .backend import Array, to_numpy
 from .errors import InputError, suggest
@@ -80,8 +82,8 @@ class Trace(Mapping[str, Array]):
         self.edits = dict(edits or {})
         self._steps: dict[str, Array] = {}
 
-    def check(self, layers: int) -> None:
-        """Raise if a pattern matches no step of a model of `layers` blocks."""
+    def start(self, layers: int) -> None:
+        """Called when a pass begins: forget the last one. A pattern without a step to match is an InputError."""
         names = step_names(layers)
         for pattern in (*self.patterns, *self.edits):
             if not any(fnmatchcase(name, pattern) for name in names):
@@ -89,6 +91,7 @@ class Trace(Mapping[str, Array]):
                     f"no step is called {pattern!r} in a model of {layers} blocks.{suggest(pattern, names)} "
                     "minibloom.step_names(layers) lists them."
                 )
+        self._steps.clear()
 
     def __call__(self, name: str, value: Array) -> Array:
         """Called by the forward pass at each step; returns what flows on."""
@@ -109,6 +112,9 @@ class Trace(Mapping[str, Array]):
             return self._steps[name]
         except KeyError:
             raise KeyError(f"no step {name!r} was kept.{suggest(name, self._steps)}") from None
+
+    def __contains__(self, name: object) -> bool:  # Mapping's would search for a suggestion on every miss
+        return name in self._steps
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._steps)
@@ -132,9 +138,10 @@ class Tape(Trace):
         if seen_by is not None and seen_by.edits:
             raise InputError("a trace with edits cannot be used with value_and_grad: backward knows nothing of edits.")
 
-    def check(self, layers: int) -> None:
+    def start(self, layers: int) -> None:
+        self._steps.clear()
         if self.seen_by is not None:
-            self.seen_by.check(layers)
+            self.seen_by.start(layers)
 
     def __call__(self, name: str, value: Array) -> Array:
         if self.seen_by is not None:
@@ -150,12 +157,12 @@ def describe(name: str, value: Array) -> str:
 
 
 def summary(x: Array) -> str:
-    """Mean, spread and range of an array's numbers, in one line. Masked scores, at the lowest float, are left out."""
+    """Mean, spread and range of an array's numbers, in one line. Masked scores are left out."""
     values = to_numpy(x)
-    if values.size == 0:
-        return "empty"
     if values.dtype.kind == "f":
-        values = values[values > -1e30]
+        values = values[values != numpy.finfo(values.dtype).min]
+    if values.size == 0:
+        return "all masked"
     return f"mean {values.mean():+.3g}  std {values.std():.3g}  min {values.min():+.3g}  max {values.max():+.3g}"
 
 

@@ -31,6 +31,7 @@ from .files import make_folder, replacing
 from .models import BloomForCausalLM
 from .tokenizer import BloomTokenizerFast
 
+LOWEST = {"seed": 0, "warmup_steps": 0, "context_length": 2}  # a single token has no next one to predict
 STATE = "training.safetensors"  # parameters, the optimiser's state and the settings, in one file: whole or not there
 
 
@@ -60,14 +61,16 @@ class TrainingSettings:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             whole = field.type == "int"
-            low = 0 if field.name in ("seed", "warmup_steps") or not whole else 1
-            kinds: tuple[type, ...] = (int,) if whole else (int, float)
-            if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value < math.inf:
+            low: float = LOWEST.get(field.name, 1) if whole else 0
+            kinds = (int,) if whole else (int, float)
+            if isinstance(value, bool) or not isinstance(value, kinds) or not low <= float(value) < math.inf:
                 expected = f"a whole number of at least {low}" if whole else "a number of at least 0"
                 raise InputError(f"{field.name} is {value!r}, expected {expected}.")
-        for name in ("beta1", "beta2", "final_rate"):
-            if not getattr(self, name) <= 1 or (name != "final_rate" and getattr(self, name) == 1):
+        for name in ("beta1", "beta2"):
+            if getattr(self, name) >= 1:
                 raise InputError(f"{name} is {getattr(self, name)!r}, expected a number below 1.")
+        if self.final_rate > 1:
+            raise InputError(f"final_rate is {self.final_rate!r}, expected a number of at most 1.")
 
 
 # --- the optimiser ---
@@ -141,11 +144,13 @@ def read_documents(folder: str | Path) -> dict[str, str]:
         if not path.is_file() or any(part.startswith(".") for part in inside.parts):
             continue
         try:
-            text = path.read_bytes().decode("utf-8")
+            text = path.read_bytes().decode("utf-8-sig")  # the mark that some editors put first is no text
         except UnicodeDecodeError as error:
             raise InputError(f"{path} is not UTF-8 text (byte {error.start}). Convert it, or move it away.") from None
+        except OSError as error:
+            raise InputError(f"{path} cannot be read: {error.strerror}.") from None
         if text.strip():
-            documents[str(inside)] = text
+            documents[inside.as_posix()] = text
     if not documents:
         raise InputError(f"{root} holds no text. Put at least one file of plain text in UTF-8 there.")
     return documents
@@ -161,39 +166,45 @@ def batches(documents: Sequence[Array], s: TrainingSettings, start: int = 0) -> 
     """An endless run of batches `[batch_size, context_length]`, from batch number `start` on.
 
     In each epoch the documents are shuffled, joined to one stream, and cut into rows, which are shuffled again.
-    The end of the stream that fills no batch is left out of this epoch.
+    The end of the stream that fills no batch is left out of this epoch. Too little text for one batch is an
+    InputError.
     """
     width = s.context_length
     per_epoch = sum(map(len, documents)) // width // s.batch_size
     if per_epoch == 0:
         raise InputError(
-            f"the text has {sum(map(len, documents)):,} tokens, too few for one batch of {s.batch_size} rows of {width}. "
-            "Give more text, or a smaller batch size or context length."
+            f"the text has {sum(map(len, documents)):,} tokens, too few for one batch of {s.batch_size} rows of "
+            f"{width}. Give more text, or a smaller batch size or context length."
         )
-    while True:
+
+    def endless() -> Iterator[Array]:  # a function of its own: what stands above runs at the call
         epoch, within = divmod(start, per_epoch)
-        order = numpy.random.default_rng([s.seed, 1, epoch]).permutation(len(documents))
-        stream = numpy.concatenate([documents[i] for i in order])[: per_epoch * s.batch_size * width]
-        rows = stream.reshape(-1, width)
-        rows = rows[numpy.random.default_rng([s.seed, 2, epoch]).permutation(len(rows))]
-        yield from rows.reshape(per_epoch, s.batch_size, width)[within:]
-        start = (epoch + 1) * per_epoch
+        while True:
+            order = numpy.random.default_rng([s.seed, 1, epoch]).permutation(len(documents))
+            stream = numpy.concatenate([documents[i] for i in order])[: per_epoch * s.batch_size * width]
+            rows = stream.reshape(-1, width)
+            rows = rows[numpy.random.default_rng([s.seed, 2, epoch]).permutation(len(rows))]
+            yield from rows.reshape(per_epoch, s.batch_size, width)[within:]
+            epoch, within = epoch + 1, 0
+
+    return endless()
 
 
 def evaluate(model: BloomForCausalLM, documents: Sequence[Array], context_length: int) -> tuple[float, int]:
-    """Mean loss in nats a token over whole documents, each read from its start, and how many tokens that were.
+    """The loss over whole documents, in nats, summed; and how many tokens that were.
 
-    A document longer than the context is read in windows; the first token of each window is not predicted.
+    Each document is read after an end-of-sequence token, as in training, so that its first token counts too. A
+    document longer than the context is read in windows, each starting with the token that the last one ended on.
     """
     total, count = 0.0, 0
     for document in documents:
-        for i in range(0, len(document) - 1, context_length):
-            window = document[None, i : i + context_length + 1]
-            if window.shape[1] < 2:
-                continue
-            loss = float(model(window, labels=window, use_cache=False).loss)
-            total, count = total + loss * (window.shape[1] - 1), count + window.shape[1] - 1
-    return (total / count if count else math.nan), count
+        stream = numpy.append(document[-1:], document).astype("int64")  # a document's last token ends it
+        for i in range(0, len(document), context_length):
+            window = model.xp.asarray(stream[None, i : i + context_length + 1])
+            predicted = window.shape[1] - 1
+            total += float(model(window, labels=window, use_cache=False).loss) * predicted
+            count += predicted
+    return total, count
 
 
 # --- the loop ---
@@ -212,19 +223,17 @@ def train(
     """Train `model` in place on tokenized `documents`; returns one record a step: step, loss, rate, norm.
 
     Every `save_every` steps, at the end, and on Ctrl-C, the state is written to `folder`, with the model and the
-    tokenizer as a checkpoint that `from_pretrained` loads. With `resume`, the run in `folder` goes on to the
-    same result, bit for bit, as if it had not been stopped.
+    tokenizer as a checkpoint that `from_pretrained` loads. `validation` is measured every `save_every` steps and
+    at the end: the record has a validation_loss then. With `resume`, the run in `folder` goes on to the same
+    result as if it had not been stopped: bit for bit, on the same machine with the same number of threads.
     """
     folder, s = Path(folder), settings
-    identity = fingerprint(model, documents, s)
+    check_run(folder, resume)
+    identity = fingerprint(model, documents, s, tokenizer)
     optimizer = AdamW(model.params, s.beta1, s.beta2)
-    history: list[dict[str, float]] = []
-    if (folder / STATE).exists():
-        if not resume:
-            raise InputError(f"{folder} already holds a training run. Resume it with --resume, or choose another folder.")
-        history = _load_state(folder / STATE, model, optimizer, identity)
-    elif resume:
-        raise InputError(f"{folder} holds no training run to resume: there is no {STATE} in it.")
+    history = _load_state(folder / STATE, model, optimizer, identity) if resume else []
+    start = saved = optimizer.t
+    source = batches(documents, s, start * s.accumulation)
     make_folder(folder)
 
     def save() -> None:
@@ -233,11 +242,9 @@ def train(
         model.save_pretrained(folder)
         _save_state(folder / STATE, model, optimizer, identity, history)
 
-    start = optimizer.t
-    source = batches(documents, s, start * s.accumulation)
     with _stop_on_ctrl_c() as stopped, _bar(s, start, progress) as show:
         for step in range(start, s.steps):
-            loss, grads = 0.0, {}
+            loss, grads = 0.0, dict[str, Array]()
             for part in range(s.accumulation):
                 rows = model.xp.asarray(next(source), dtype="int64")
                 out, new = model.value_and_grad(rows, labels=rows, train=True, seed=[s.seed, 3, step, part])
@@ -246,17 +253,33 @@ def train(
             if s.accumulation > 1:
                 grads = {name: g / s.accumulation for name, g in grads.items()}
             rate, norm = learning_rate(step, s), clip_gradients(grads, s.clip)
+            if not math.isfinite(norm):
+                raise InputError(
+                    f"the gradients of step {step + 1} are no longer finite (loss {loss:.3g}). What was saved at step "
+                    f"{saved} stands. Start anew with a smaller learning rate."
+                )
             optimizer.step(model.params, grads, rate, s.weight_decay)
             history.append({"step": step + 1, "loss": loss, "rate": rate, "norm": norm})
-            last = step + 1 == s.steps
-            if last or stopped() or (step + 1) % s.save_every == 0:
-                if len(validation):
-                    history[-1]["validation_loss"] = evaluate(model, validation, s.context_length)[0]
+            due, stop = step + 1 == s.steps or (step + 1) % s.save_every == 0, stopped()
+            if due and len(validation):
+                nats, count = evaluate(model, validation, s.context_length)
+                history[-1]["validation_loss"] = nats / count
+            if due or stop:
                 save()
-            show(history[-1])
-            if stopped():
+                saved = step + 1
+            show(history[-1], saved)
+            if stop:
                 break
     return history
+
+
+def check_run(folder: str | Path, resume: bool) -> None:
+    """Raise an InputError if `folder` holds a run that is not to be resumed, or none that is."""
+    there = (Path(folder) / STATE).exists()
+    if there and not resume:
+        raise InputError(f"{folder} already holds a training run. Resume it with --resume, or choose another folder.")
+    if resume and not there:
+        raise InputError(f"{folder} holds no training run to resume: there is no {STATE} in it.")
 
 
 def train_folder(
@@ -275,9 +298,12 @@ def train_folder(
     `hidden_size`, `n_layer`, `n_head`. The embedding gets rows up to the next multiple of 128, as BLOOM's has.
     """
     texts, out = Path(texts), Path(out)
+    check_run(out, resume)
     split = (texts / "train").is_dir() and (texts / "validation").is_dir()
-    documents = read_documents(texts / "train" if split else texts)
-    held_out = read_documents(texts / "validation") if split else {}
+    sources = [texts / "train", texts / "validation"] if split else [texts]
+    if any(out.resolve().is_relative_to(source.resolve()) for source in sources):
+        raise InputError(f"{out} lies in the folder of text, and would be read as text too: choose another folder.")
+    documents, held_out = read_documents(sources[0]), read_documents(sources[1]) if split else {}
     config = BloomConfig(
         vocab_size=-(-vocab_size // 128) * 128, pad_token_id=3, unk_token_id=0,
         hidden_dropout=dropout, attention_dropout=dropout, **shape,
@@ -292,17 +318,32 @@ def train_folder(
 # --- stopping, resuming, showing ---
 
 
-def fingerprint(model: BloomForCausalLM, documents: Sequence[Array], settings: TrainingSettings) -> dict[str, Any]:
+def fingerprint(
+    model: BloomForCausalLM,
+    documents: Sequence[Array],
+    settings: TrainingSettings,
+    tokenizer: BloomTokenizerFast | None = None,
+) -> dict[str, Any]:
     """What must be the same for a run to go on bit for bit: settings, configuration, and the text itself."""
     digest = hashlib.sha256()
     for document in documents:
         digest.update(document.tobytes() + b"|")
     config = model.config.replace(architectures=None).to_dict()
     same = dataclasses.asdict(settings) | {"save_every": None}  # how often is no part of the result
-    return {"settings": same, "config": config, "dtype": model.dtype, "text": digest.hexdigest()}
+    vocabulary = "not given" if tokenizer is None else f"{len(tokenizer)} tokens"
+    identity = {
+        "settings": same,
+        "config": config,
+        "dtype": model.dtype,
+        "tokenizer": vocabulary,
+        "text": digest.hexdigest(),  # as token ids
+    }
+    return json.loads(json.dumps(identity))  # as it comes back from a file: JSON has only strings for keys
 
 
-def _save_state(path: Path, model: BloomForCausalLM, optimizer: AdamW, identity: dict, history: list) -> None:
+def _save_state(
+    path: Path, model: BloomForCausalLM, optimizer: AdamW, identity: dict[str, Any], history: list[Any]
+) -> None:
     from safetensors.numpy import save_file
 
     parts = {"params": model.params, "m": optimizer.m, "v": optimizer.v}
@@ -312,38 +353,44 @@ def _save_state(path: Path, model: BloomForCausalLM, optimizer: AdamW, identity:
         save_file(tensors, temporary, metadata={key: json.dumps(value) for key, value in notes.items()})
 
 
-def _load_state(path: Path, model: BloomForCausalLM, optimizer: AdamW, identity: dict) -> list[dict[str, float]]:
+def _load_state(
+    path: Path, model: BloomForCausalLM, optimizer: AdamW, identity: dict[str, Any]
+) -> list[dict[str, float]]:
     """Fill model and optimiser from `path`; returns the history so far."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="numpy") as file:
             notes = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
-            for part, was in notes["identity"].items():
-                if was != identity[part]:
-                    raise InputError(
-                        f"{path.parent} holds a run with other {part}, so it cannot be resumed: {_difference(was, identity[part])}. "
-                        "Give what it was started with, or choose another folder."
-                    )
+            changed = [
+                f"{part} ({_difference(was, identity.get(part))})"
+                for part, was in notes["identity"].items()
+                if was != identity.get(part)
+            ]
+            if changed:
+                raise InputError(
+                    f"{path.parent} holds a run that was started otherwise, so it cannot be resumed: "
+                    f"{', '.join(changed)}. Give what it was started with, or choose another folder."
+                )
             parts = {"params": model.params, "m": optimizer.m, "v": optimizer.v}
             for part, arrays in parts.items():
                 for name in arrays:
                     arrays[name] = model.xp.asarray(file.get_tensor(f"{part}/{name}"))
+            optimizer.t, history = notes["step"], notes["history"]
     except (SafetensorError, KeyError, json.JSONDecodeError, OSError) as error:
         raise InputError(f"{path} cannot be read ({error}). Choose another folder to start anew.") from None
-    optimizer.t = notes["step"]
-    return notes["history"]
+    return history
 
 
 def _difference(was: Any, now: Any) -> str:
     if isinstance(was, dict) and isinstance(now, dict):
         return ", ".join(f"{key} was {was.get(key)!r}, now {now[key]!r}" for key in now if was.get(key) != now[key])
-    return f"was {str(was)[:12]}, now {str(now)[:12]}"
+    return f"was {str(was)[:16]}, now {str(now)[:16]}"
 
 
 @contextmanager
 def _stop_on_ctrl_c() -> Iterator[Any]:
-    """Between steps, the block asks whether Ctrl-C was pressed; a step is never cut in two. A second one is not held."""
+    """The block asks between steps whether Ctrl-C was pressed: no step is cut in two. A second Ctrl-C stops at once."""
     pressed = threading.Event()
 
     def first(*_: Any) -> None:
@@ -369,9 +416,9 @@ def _bar(s: TrainingSettings, start: int, progress: bool) -> Iterator[Any]:
     layout = "{percentage:3.0f}%|{bar}| step {n_fmt}/{total_fmt}, {remaining} left{postfix}"
     with tqdm(total=s.steps, initial=start, disable=not progress, bar_format=layout, mininterval=0.5) as bar:
 
-        def show(record: Mapping[str, float]) -> None:
+        def show(record: Mapping[str, float], saved: int) -> None:
             speed = (record["step"] - start) * tokens / (time.perf_counter() - began)
-            note = f"loss {record['loss']:.3f}, {speed:,.0f} tokens/s"
+            note = f"loss {record['loss']:.3f}, {speed:,.0f} tokens/s, saved at step {saved}"
             if "validation_loss" in record:
                 note += f", validation {record['validation_loss']:.3f}"
             bar.set_postfix_str(note, refresh=False)

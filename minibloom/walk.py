@@ -1,6 +1,6 @@
 """A walk through the forward pass: what each step does to one's own prompt, and what comes next.
 
-    print(walk("All human beings"))
+print(walk("All human beings"))
 """
 
 from __future__ import annotations
@@ -39,11 +39,14 @@ class Walk:
 def walk(
     prompt: str, model: BloomForCausalLM | None = None, tokenizer: BloomTokenizerFast | None = None, top: int = 5
 ) -> Walk:
-    """Run `prompt` through `model` (the shipped one, if None) and keep every step."""
-    if top < 1:
-        raise InputError(f"top is {top}, expected at least 1.")
-    model = model or BloomForCausalLM.from_pretrained()
-    tokenizer = tokenizer or BloomTokenizerFast.from_pretrained()
+    """Run `prompt` through `model` and keep every step. Without model and tokenizer: those that ship."""
+    if not isinstance(top, int) or top < 1:
+        raise InputError(f"top is {top!r}, expected a whole number of at least 1.")
+    if (model is None) != (tokenizer is None):
+        missing = "model" if model is None else "tokenizer"
+        raise InputError(f"{missing} is missing: give both, as ids mean nothing without their tokenizer, or neither.")
+    if model is None or tokenizer is None:
+        model, tokenizer = BloomForCausalLM.from_pretrained(), BloomTokenizerFast.from_pretrained()
     ids = tokenizer(prompt)["input_ids"]
     if not ids:
         raise InputError("the prompt is empty: give at least one character.")

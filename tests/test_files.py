@@ -81,7 +81,10 @@ def test_a_folder_is_taken_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert fetch("~") == tmp_path
 
 
-@pytest.mark.parametrize("given", ["", "./nowhere", "../nowhere", "/nowhere", "~/nowhere", "a/b/c", "a b", Path("a/b")])
+PATHS = ["", "./nowhere", "../nowhere", "/nowhere", "~/nowhere", "~nobody/here", "a/b/c", "a b", Path("a/b")]
+
+
+@pytest.mark.parametrize("given", PATHS)
 def test_a_path_that_is_not_there_is_never_looked_for_on_the_hub(given: str | Path) -> None:
     with pytest.raises(InputError, match="does not exist, expected the folder of a checkpoint or a repository"):
         fetch(given)
@@ -199,7 +202,7 @@ def ask(endpoint: str, home: Path, *calls: tuple[str, str, str | None], **env: s
         env=settings,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
@@ -246,4 +249,4 @@ def test_a_hub_out_of_reach_is_an_error_within_seconds(tmp_path: Path, offline: 
     for answer in ask(NOWHERE, tmp_path, ("load", "some/whole", None), ("info", "some/whole", None), **offline):
         assert "'some/whole' is no folder here" in answer and "cannot be reached" in answer
         assert "give the path of a folder" in answer
-    assert time.monotonic() - start < 20
+    assert time.monotonic() - start < 40  # one round of retries takes 23 seconds a call

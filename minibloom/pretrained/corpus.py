@@ -201,9 +201,7 @@ def article_one(folder: Path) -> dict[str, str]:
     for language, codes in VERSIONS.items():
         file = _train_folder(Path(folder), language, codes[0]) / "01.txt"
         if not file.is_file():
-            raise InputError(
-                f"{file} is missing: {folder} is not a whole corpus. Write one with write_corpus."
-            )
+            raise InputError(f"{file} is missing: {folder} is not a whole corpus. Write one with write_corpus.")
         texts[language] = file.read_bytes().decode("utf-8")
     return texts
 
@@ -214,9 +212,7 @@ def article_one(folder: Path) -> dict[str, str]:
 # Left over from how the package was made: "&1" for a paragraph that is not there (pan, lug, bam, tso_ZW),
 # headings marked up as paragraphs (tso_ZW), numbers in list items that the markup numbers too (run, sot).
 _DEBRIS = re.compile(r"&\d+$|Xiphemu xa \d+$|\d+\. ?")
-_LONGEST_HEADING = (
-    100  # in tso_ZW, Article 24 and the first paragraph of Article 25 are marked up as headings
-)
+_LONGEST_HEADING = 100  # in tso_ZW, Article 24 and the first paragraph of Article 25 are marked up as headings
 
 
 class _DeclarationParser(HTMLParser):
@@ -270,9 +266,7 @@ def _write_declaration(files: dict[str, bytes], folder: Path) -> None:
         for code in codes:
             articles = parse_declaration(files[f"package/declaration/{code}.html"].decode("utf-8"))
             if list(articles) != list(range(31)):
-                raise InputError(
-                    f"{code}.html has articles {list(articles)}, expected the preamble and 1 to 30."
-                )
+                raise InputError(f"{code}.html has articles {list(articles)}, expected the preamble and 1 to 30.")
             held_out = articles.pop(HELD_OUT_ARTICLE)
             if code == codes[0]:
                 _write(folder / "validation/udhr" / language / f"{HELD_OUT_ARTICLE}.txt", held_out)
@@ -378,9 +372,7 @@ class _Fetcher:
             content = _run(["dpkg-deb", "--fsys-tarfile", str(archive)], self._folder)
         files = _read_tar(content, package.files)
         if not files:
-            raise InputError(
-                f"{archive.name} has no file that matches {package.files!r}: the package has changed."
-            )
+            raise InputError(f"{archive.name} has no file that matches {package.files!r}: the package has changed.")
         return files
 
     def _npm(self, package: Package) -> Path:
@@ -399,9 +391,7 @@ class _Fetcher:
         except InputError:
             name = self._present_name(package)
             _run([*command, name], folder)
-            warnings.warn(
-                f"{package.name} {package.version} is not available, took {name} as it is.", stacklevel=2
-            )
+            warnings.warn(f"{package.name} {package.version} is not available, took {name} as it is.", stacklevel=2)
         return _only(folder, "*.orig.tar.*" if source else "*.deb")
 
     def _present_name(self, package: Package) -> str:

@@ -1,0 +1,57 @@
+"""The whole stack: ids to hidden states, and back as gradients.
+
+x = LayerNorm(E[ids])             BLOOM's own: this norm kept the training of 176 billion parameters stable
+x = block_0(x) ... block_{L-1}(x)
+hidden = LayerNorm_f(x)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, MutableMapping
+from typing import Any
+
+from ..backend import Array, namespace
+from .block import block, block_backward
+from .embedding import embedding, embedding_backward
+from .layer_norm import layer_norm, layer_norm_backward
+from .run import Run
+
+FIRST_NORM, LAST_NORM = "word_embeddings_layernorm", "ln_f"
+
+
+def transformer(ids: Array | None, embeds: Array | None, params: Mapping[str, Array], run: Run) -> Array:
+    """Ids `[B, S]`, or in their place embeddings `[B, S, E]` -> hidden states `[B, S, E]`."""
+    eps, watch = run.config.layer_norm_epsilon, run.watch
+    if embeds is None:
+        embeds = embedding(watch("input_ids", ids), params["word_embeddings.weight"])  # [B, S] -> [B, S, E]
+    x = watch("word_embeddings", embeds)
+    x = watch(FIRST_NORM, layer_norm(x, params[f"{FIRST_NORM}.weight"], params[f"{FIRST_NORM}.bias"], eps))
+    run.alibi = watch("alibi", run.alibi)
+    for layer in range(run.config.n_layer):
+        x = block(x, params, layer, run)
+    return watch(LAST_NORM, layer_norm(x, params[f"{LAST_NORM}.weight"], params[f"{LAST_NORM}.bias"], eps))
+
+
+def transformer_backward(
+    d: Array, params: Mapping[str, Array], config: Any, tape: Mapping[str, Array], grads: MutableMapping[str, Array]
+) -> None:
+    """Upstream `d [B, S, E]` at the hidden states -> every parameter's gradient, into `grads`.
+
+    What a tied head has already put there for the embedding matrix stays, and is added to.
+    """
+    eps = config.layer_norm_epsilon
+    inputs = [FIRST_NORM, *(f"h.{i}" for i in range(config.n_layer))]  # of block 0, 1, ... and of the last norm
+
+    def through_norm(d: Array, x: Array, norm: str) -> Array:
+        dx, grads[f"{norm}.weight"], grads[f"{norm}.bias"] = layer_norm_backward(d, x, params[f"{norm}.weight"], eps)
+        return dx
+
+    d = through_norm(d, tape[inputs[-1]], LAST_NORM)
+    for layer in reversed(range(config.n_layer)):
+        d = block_backward(d, tape[inputs[layer]], params, layer, config, tape, grads)
+    d = through_norm(d, tape["word_embeddings"], FIRST_NORM)
+    table = "word_embeddings.weight"
+    if table not in grads:
+        grads[table] = namespace(d).zeros_like(params[table])
+    if "input_ids" in tape:
+        embedding_backward(d, tape["input_ids"], grads[table])

@@ -1,0 +1,73 @@
+"""Outputs of either library under the same names, and how far one is from the other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy
+
+from minibloom import Cache
+
+
+def named(out: Any) -> dict[str, Any]:
+    """An output of either library as a flat dictionary: "logits", "hidden_states.0", "attentions.1", "keys.0", ...
+
+    Arrays are NumPy's. The cache itself stays under "past_key_values", for the next call.
+    """
+    arrays: dict[str, Any] = {}
+    for field in list(out.keys()):
+        found = out[field]
+        if field == "past_key_values":
+            arrays[field] = found
+            for i, (key, value) in enumerate(_keys_and_values(found)):
+                arrays |= {f"keys.{i}": _array(key), f"values.{i}": _array(value)}
+        elif isinstance(found, tuple):
+            arrays |= {f"{field}.{i}": _array(x) for i, x in enumerate(found)}
+        else:
+            arrays[field] = _array(found)
+    return arrays
+
+
+def _keys_and_values(cache: Any) -> Sequence[tuple[Any, Any]]:
+    return list(cache) if isinstance(cache, Cache) else [(layer.keys, layer.values) for layer in cache.layers]
+
+
+def _array(x: Any) -> numpy.ndarray:
+    return x.detach().numpy() if hasattr(x, "detach") else numpy.asarray(x)
+
+
+def error(got: Any, expected: Any) -> float:
+    """The largest difference, relative to the largest magnitude of the oracle's `expected`."""
+    got, expected = numpy.asarray(got), numpy.asarray(expected)
+    assert got.shape == expected.shape, f"shape {list(got.shape)}, the oracle's is {list(expected.shape)}"
+    assert got.dtype == expected.dtype, f"{got.dtype}, the oracle's is {expected.dtype}"
+    difference, scale = abs(got - expected).max(initial=0), abs(expected).max(initial=0)
+    return float(difference / scale) if scale else float(difference)
+
+
+def assert_close(got: Mapping[str, Any], expected: Mapping[str, Any], tolerance: float) -> None:
+    """The same names, and under each a relative `error` of at most `tolerance`."""
+    assert got.keys() == expected.keys()
+    errors = {name: error(got[name], expected[name]) for name in expected}
+    off = {name: f"{e:.1e}" for name, e in errors.items() if not e <= tolerance}  # NaN is off too
+    assert not off, f"relative errors above {tolerance:.0e}: {off}"
+
+
+def rows(arrays: Mapping[str, Any], mask: numpy.ndarray) -> dict[str, Any]:
+    """The output's rows that are tokens by `mask [B, T]`, under the array's name, and those that are padding.
+
+    Each kind is compared relative to its own largest magnitude: padding cannot hide an error in a token.
+    """
+    split = {}
+    for name, x in arrays.items():
+        if name == "past_key_values":
+            continue
+        if x.ndim == 0:
+            split[name] = x  # the loss
+            continue
+        by_head = name.startswith(("attentions", "keys", "values"))  # [B, H, S, ...]
+        x = x.swapaxes(1, 2) if by_head else x  # -> [B, S, ...]
+        tokens = mask[:, mask.shape[1] - x.shape[1] :].astype(bool)  # [B, T] -> [B, S], the newest
+        split |= {name: x[tokens], f"{name} (padding)": x[~tokens]}
+    return split

@@ -1,0 +1,82 @@
+"""Arrays carry their library; two libraries in one call are an error, never a silent copy."""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType, SimpleNamespace
+
+import numpy
+import pytest
+
+from minibloom import BloomConfig, BloomModel, InputError, to_numpy
+from minibloom.backend import asarray, load, namespace
+
+from .strategies import ArrayElsewhere
+
+
+def test_arrays_name_their_library():
+    assert namespace(numpy.ones(3)) is numpy
+    assert namespace(numpy.ones(3), numpy.zeros((), dtype="int8"), numpy.float32(1)) is numpy
+
+
+def test_two_libraries_in_one_call_are_an_error_that_names_both():
+    with pytest.raises(InputError, match=r"different libraries.*numpy, elsewhere.*to_numpy"):
+        namespace(numpy.ones(3), ArrayElsewhere())
+
+
+def test_what_is_no_array_is_named():
+    with pytest.raises(InputError, match=r"expected NumPy or CuPy arrays, got builtins\.list.*asarray"):
+        namespace([1, 2, 3])
+
+
+def test_lists_become_arrays_and_arrays_stay_what_they_are():
+    x = numpy.ones(3)
+    assert asarray(x, numpy, "x") is x
+    assert asarray([[1, 2]], numpy, "x").tolist() == [[1, 2]]
+
+
+def test_an_array_of_another_library_is_not_moved():
+    with pytest.raises(InputError, match=r"labels is an array of elsewhere, the model computes with numpy.*to_numpy"):
+        asarray(ArrayElsewhere(), numpy, "labels")
+
+
+def test_rows_of_different_lengths_are_no_array():
+    with pytest.raises(InputError, match="input_ids has rows of different lengths.*pad"):
+        asarray([[1, 2], [3]], numpy, "input_ids")
+
+
+def test_to_numpy_takes_arrays_of_both_libraries_and_scalars():
+    x = numpy.ones(3)
+    assert to_numpy(x) is x
+    assert to_numpy(numpy.float32(2.5)) == 2.5
+    assert to_numpy(SimpleNamespace(get=lambda: x)) is x  # CuPy's name for the copy to the host
+
+
+def test_numpy_is_there():
+    assert load("numpy") is numpy
+    assert BloomModel(BloomConfig(vocab_size=5), backend="numpy").backend == "numpy"
+
+
+@pytest.mark.parametrize("backend", ["cupi", "torch", "NumPy", ""])
+def test_an_unknown_backend_is_an_error(backend):
+    with pytest.raises(InputError, match=f"backend={backend!r} is unknown, expected one of .*numpy.*cupy"):
+        BloomModel(BloomConfig(vocab_size=5), backend=backend)
+
+
+def test_a_misspelt_backend_gets_a_suggestion():
+    with pytest.raises(InputError, match="Did you mean 'cupy'?"):
+        load("cupi")
+
+
+def test_cupy_that_is_not_installed_says_how_to_install_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", None)  # importing it now fails
+    with pytest.raises(InputError, match=r"CuPy, which is not installed: pip install 'minibloom\[gpu\]'"):
+        BloomModel(BloomConfig(vocab_size=5), backend="cupy")
+
+
+def test_cupy_without_a_device_is_an_error(monkeypatch):
+    cupy = ModuleType("cupy")
+    cupy.cuda = SimpleNamespace(is_available=lambda: False)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    with pytest.raises(InputError, match="needs an NVIDIA GPU and its driver; none was found"):
+        BloomModel(BloomConfig(vocab_size=5), backend="cupy")

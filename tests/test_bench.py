@@ -1,0 +1,56 @@
+"""`minibloom bench`: it measures what it says, compares like with like, and keeps its figures."""
+
+import json
+
+import pytest
+
+from minibloom import bench
+from minibloom.bench import Figure, in_turns, table
+from minibloom.cli import main
+
+TINY = {"vocab_size": 64, "hidden_size": 16, "n_layer": 1, "n_head": 2}
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    monkeypatch.setitem(bench.SHAPES, "tiny", TINY)
+    for kind, length in (("prefill", 8), ("decode", 4), ("train", 8)):
+        monkeypatch.setitem(bench.WORK, f"tiny-{kind}", ("tiny", kind, 2, length))
+
+
+def test_each_piece_of_work_is_measured_once_more_than_it_counts(tiny):
+    figures = list(in_turns(["minibloom"], "tiny", ["tiny-prefill", "tiny-decode", "tiny-train"], repeats=3, threads=1))
+    assert [f.work for f in figures] == ["tiny-prefill", "tiny-decode", "tiny-train"]
+    for figure in figures:
+        assert len(figure.values) == 3 and min(figure.values) > 0  # the first measurement warms up and is left out
+        assert figure.memory_peak > 10**6
+
+
+def test_both_contestants_work_on_the_same(tiny):
+    pytest.importorskip("transformers")
+    figures = list(in_turns(["minibloom", "transformers"], "tiny", ["tiny-prefill"], repeats=1, threads=1))
+    assert [f.peer for f in figures] == ["minibloom", "transformers"]
+
+
+def test_a_ratio_says_how_many_times_as_fast_as_transformers():
+    figures = [Figure("prefill", "minibloom", "s", [1.0, 2.0, 9.0]), Figure("prefill", "transformers", "s", [5.0])]
+    ours, theirs = table(figures).splitlines()[1:]
+    assert "2 s" in ours and "1 to 9" in ours and "2.50x as fast" in ours  # medians 2 and 5
+    assert "as fast" not in theirs
+
+
+def test_json_holds_every_measurement(tiny, tmp_path, capsys):
+    file = tmp_path / "figures.json"
+    assert main(["bench", "tiny-decode", "--repeats", "1", "--threads", "1", "--json", str(file)]) == 0
+    report = json.loads(file.read_text())
+    assert report["figures"][0]["work"] == "tiny-decode" and len(report["figures"][0]["values"]) == 1
+    assert "tiny-decode" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [(["prefil-512"], "prefill-512"), (["import", "--repeats", "0"], "repeats"), (["import", "--threads", "0"], "threads")],
+)
+def test_what_cannot_be_measured_is_said_before_anything_runs(arguments, says, capsys):
+    assert main(["bench", *arguments]) == 2
+    assert says in capsys.readouterr().err

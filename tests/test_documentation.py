@@ -1,0 +1,104 @@
+"""The examples of the documentation that minibloom implements, with only the import changed and tensors as "np".
+
+They stand as they are printed there, but for the name of the checkpoint: a tiny one takes the hub's place.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy
+import pytest
+
+from . import tiny
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.checkpoint(tmp_path_factory.mktemp("bloom-560m"))
+
+
+def test_bloom_config():
+    from minibloom import BloomConfig, BloomModel
+
+    # Initializing a Bloom configuration
+    configuration = BloomConfig()
+
+    # Initializing a model (with random weights) from the configuration
+    model = BloomModel(configuration)
+
+    # Accessing the model configuration
+    configuration = model.config
+
+    documented = {
+        "vocab_size": 250880,
+        "hidden_size": 64,
+        "n_layer": 2,
+        "n_head": 8,
+        "layer_norm_epsilon": 1e-5,
+        "initializer_range": 0.02,
+        "use_cache": True,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "apply_residual_connection_post_layernorm": False,
+        "hidden_dropout": 0.0,
+        "attention_dropout": 0.0,
+        "pretraining_tp": 1,
+        "slow_but_exact": False,
+    }
+    assert {name: getattr(configuration, name) for name in documented} == documented
+    assert model.params["word_embeddings.weight"].shape == (250880, 64)
+
+
+def test_bloom_tokenizer_fast(checkpoint):
+    from minibloom import BloomTokenizerFast
+
+    tokenizer = BloomTokenizerFast.from_pretrained(checkpoint)
+    first = tokenizer("the cat")["input_ids"]
+    second = tokenizer(" the cat")["input_ids"]
+
+    assert isinstance(first, list) and all(isinstance(one, int) for one in first)
+    assert first != second  # a word is encoded otherwise at the beginning of a text ...
+    assert first[-1] == second[-1]  # ... and the same behind a space
+
+
+def test_bloom_tokenizer_fast_of_words(checkpoint):
+    from minibloom import BloomTokenizerFast
+
+    tokenizer = BloomTokenizerFast.from_pretrained(checkpoint, add_prefix_space=True)
+    words = tokenizer(["the", "cat"], is_split_into_words=True)["input_ids"]
+    assert words == tokenizer("the cat")["input_ids"] == tokenizer(" the cat")["input_ids"]
+
+
+def test_bloom_model(checkpoint):
+    from minibloom import BloomModel
+    from minibloom import BloomTokenizerFast as AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    model = BloomModel.from_pretrained(checkpoint)
+
+    inputs = tokenizer("Hello, my dog is cute", return_tensors="np")
+    outputs = model(**inputs)
+
+    last_hidden_states = outputs.last_hidden_state
+
+    assert last_hidden_states.shape == (*inputs["input_ids"].shape, model.config.hidden_size)
+    assert numpy.isfinite(last_hidden_states).all()
+
+
+def test_bloom_for_causal_lm(checkpoint):
+    from minibloom import BloomForCausalLM
+    from minibloom import BloomTokenizerFast as AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    model = BloomForCausalLM.from_pretrained(checkpoint)
+
+    inputs = tokenizer("Hello, my dog is cute", return_tensors="np")
+    outputs = model(**inputs, labels=inputs["input_ids"])
+    loss = outputs.loss
+    logits = outputs.logits
+
+    ids = inputs["input_ids"]
+    assert logits.shape == (*ids.shape, model.config.vocab_size)
+    each = numpy.log(numpy.exp(logits).sum(-1))[0, :-1] - logits[0, numpy.arange(ids.shape[1] - 1), ids[0, 1:]]
+    assert float(loss) == pytest.approx(float(each.mean()), rel=1e-5)  # the labels are shifted inside

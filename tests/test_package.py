@@ -1,0 +1,117 @@
+"""The package as a whole: what importing it costs, what it must never import, and that data and imports go one way."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import minibloom
+
+from . import tiny
+
+PACKAGE = Path(minibloom.__file__).parent
+ORACLES = {"torch", "transformers", "jax", "flax", "tensorflow"}
+HEAVY = ORACLES | {"tokenizers", "safetensors", "huggingface_hub", "matplotlib", "cupy", "tqdm"}
+
+# Ground floor first; modules in one line share a floor, and a module imports only from floors below its own.
+FLOORS = [
+    ["errors", "version"],
+    ["backend", "fields"],
+    ["files"],
+    ["config"],
+    ["tokenizer"],
+    ["layers"],
+    ["losses", "cache"],
+    ["outputs", "trace"],
+    ["tensor_file"],
+    ["checkpoint"],
+    ["models"],
+    ["generation"],
+    ["training", "walk"],
+    ["bench_worker"],
+    ["bench"],
+    ["cli", "pretrained"],
+]
+FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
+UPWARD = {("models", "generation")}  # so that `model.generate(...)` is there; imported when it is called
+MAY_RUN_ORACLES = {"bench_worker.py": "Transformers"}  # file -> what inside it
+
+
+def modules() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def imports(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Level (0 for absolute) and dotted name of everything that is imported, inside functions too."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((0, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.level, node.module
+        elif isinstance(node, ast.ImportFrom):  # from . import x
+            yield from ((node.level, alias.name) for alias in node.names)
+
+
+def without_type_checking(tree: ast.Module) -> ast.Module:
+    """`tree` without what only type checkers read."""
+    tree.body = [
+        node for node in tree.body if not (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test))
+    ]
+    return tree
+
+
+def test_importing_minibloom_imports_numpy_and_nothing_heavy():
+    code = "import minibloom, sys; print(*sys.modules)"
+    environment = os.environ | tiny.ENVIRONMENT
+    loaded = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    top = {name.partition(".")[0] for name in loaded.stdout.split()}
+    assert "numpy" in top
+    assert not top & HEAVY
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_no_module_imports_an_oracle(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    allowed = MAY_RUN_ORACLES.get(path.name)
+    tree.body = [node for node in tree.body if getattr(node, "name", "") != allowed or allowed is None]
+    assert not {name.partition(".")[0] for _, name in imports(tree)} & ORACLES
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_module_imports_only_from_floors_below(path):
+    inside = path.relative_to(PACKAGE).with_suffix("").parts  # ("layers", "linear"), ("cli",), ("__init__",)
+    own = inside[0]
+    if own == "__init__":
+        return
+    assert own in FLOOR, f"give {own} a floor in {__file__}"
+    for level, name in imports(without_type_checking(ast.parse(path.read_text(encoding="utf-8")))):
+        if level == 0 and not name.startswith("minibloom"):
+            continue
+        if level == 0:
+            name, level = name.removeprefix("minibloom").lstrip("."), len(inside)
+        if level < len(inside):  # of the same folder, as layers/attention.py imports layers/linear.py
+            continue
+        other = name.partition(".")[0]
+        assert FLOOR[other] < FLOOR[own] or (own, other) in UPWARD, f"{own} imports {other}, which stands above it"
+
+
+def test_layers_import_no_layer_that_imports_them():
+    graph = {
+        path.stem: {n for level, n in imports(ast.parse(path.read_text(encoding="utf-8"))) if level == 1}
+        for path in (PACKAGE / "layers").glob("*.py")
+    }
+    while graph:
+        ground = {name for name, needs in graph.items() if not needs & graph.keys()}
+        assert ground, f"a circle among {sorted(graph)}"
+        graph = {name: needs for name, needs in graph.items() if name not in ground}
+
+
+def test_the_package_is_typed_and_all_it_names_is_there():
+    assert (PACKAGE / "py.typed").exists()
+    assert all(hasattr(minibloom, name) for name in minibloom.__all__)
