@@ -122,6 +122,11 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--resume", action="store_true", help="go on with the run in --out, bit for bit as if it had not stopped"
     )
+    sub.add_argument(
+        "--start-from",
+        metavar="PATH_OR_REPO",
+        help="a checkpoint whose model and tokenizer go on learning, in place of new ones",
+    )
     sub.add_argument("--vocab-size", type=int, default=4000, help="of the tokenizer (default 4000)")
     sub.add_argument("--hidden-size", type=int, default=256, help="E (default 256)")
     sub.add_argument("--layers", type=int, default=4, help="blocks (default 4)")
@@ -130,8 +135,11 @@ def parser() -> argparse.ArgumentParser:
     from .training import TrainingSettings
 
     for field in dataclasses.fields(TrainingSettings):
-        kind = int if field.type == "int" else float
         option = "--" + field.name.replace("_", "-")
+        if field.type == "bool":
+            sub.add_argument(option, action="store_true", help=field.metadata["help"])
+            continue
+        kind = int if field.type == "int" else float
         sub.add_argument(
             option, type=kind, default=field.default, help=f"{field.metadata['help']} (default {field.default})"
         )
@@ -185,8 +193,8 @@ def run_train(a: argparse.Namespace) -> int:
 
     settings = TrainingSettings(**{f.name: getattr(a, f.name) for f in dataclasses.fields(TrainingSettings)})
     history = train_folder(
-        a.folder, a.out, settings, a.resume, vocab_size=a.vocab_size,
-        hidden_size=a.hidden_size, n_layer=a.layers, n_head=a.heads, dropout=a.dropout,
+        a.folder, a.out, settings, a.resume, vocab_size=a.vocab_size, hidden_size=a.hidden_size,
+        n_layer=a.layers, n_head=a.heads, dropout=a.dropout, start_from=a.start_from,
     )  # fmt: skip
     last = history[-1]
     print(f"{a.out}: saved at step {last['step']} of {settings.steps}, loss {last['loss']:.3f}.")

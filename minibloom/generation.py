@@ -159,7 +159,7 @@ def _loop(
 def generate(model: BloomForCausalLM, input_ids: Any, **settings: Any) -> Array:
     """Prompt and continuation as ids `[B, S + new]`, int64. Settings as in `generate_steps`."""
     steps = generate_steps(model, input_ids, **settings)
-    ids = model.check_ids(input_ids).astype("int64")  # an id may be too large for the prompt's own dtype
+    ids = model.check_ids(input_ids).astype("int64")  # NumPy joins unsigned and signed to floats
     return model.xp.concatenate([ids, *(chosen[:, None] for chosen in steps)], axis=1)
 
 

@@ -45,6 +45,7 @@ class TrainingSettings:
 
     steps: int = _setting(2000, "updates of the parameters")
     batch_size: int = _setting(4, "rows in one forward and backward pass")
+    whole_documents: bool = _setting(False, "begin each row at a document's start, not where the last one ended")
     accumulation: int = _setting(1, "passes whose gradients are averaged into one step")
     context_length: int = _setting(256, "tokens in a row")
     learning_rate: float = _setting(2e-3, "learning rate at its peak")
@@ -60,6 +61,10 @@ class TrainingSettings:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
+            if field.type == "bool":
+                if not isinstance(value, bool):
+                    raise InputError(f"{field.name} is {value!r}, expected True or False.")
+                continue
             whole = field.type == "int"
             low: float = LOWEST.get(field.name, 1) if whole else 0
             kinds = (int,) if whole else (int, float)
@@ -165,26 +170,31 @@ def tokenize(documents: Mapping[str, str], tokenizer: BloomTokenizerFast) -> lis
 def batches(documents: Sequence[Array], s: TrainingSettings, start: int = 0) -> Iterator[Array]:
     """An endless run of batches `[batch_size, context_length]`, from batch number `start` on.
 
-    In each epoch the documents are shuffled, joined to one stream, and cut into rows, which are shuffled again.
-    The end of the stream that fills no batch is left out of this epoch. Too little text for one batch is an
-    InputError.
+    In each epoch the documents are shuffled, joined to one stream, and cut into rows, which are shuffled again. A
+    row begins wherever the one before ended; or, with `whole_documents`, a row begins at each document's start.
+    Rows that fill no batch are left out of this epoch. Too little text for one batch is an InputError.
     """
-    width = s.context_length
-    per_epoch = sum(map(len, documents)) // width // s.batch_size
-    if per_epoch == 0:
+    width, tokens = s.context_length, sum(map(len, documents))
+    per_epoch = (len(documents) if s.whole_documents else tokens // width) // s.batch_size
+    if per_epoch == 0 or tokens < width:
         raise InputError(
-            f"the text has {sum(map(len, documents)):,} tokens, too few for one batch of {s.batch_size} rows of "
-            f"{width}. Give more text, or a smaller batch size or context length."
+            f"the text has {tokens:,} tokens in {len(documents):,} documents, too few for one batch of "
+            f"{s.batch_size} rows of {width}. Give more text, or a smaller batch size or context length."
         )
+
+    def epoch_rows(epoch: int) -> Array:
+        order = numpy.random.default_rng([s.seed, 1, epoch]).permutation(len(documents))
+        stream = numpy.concatenate([documents[i] for i in order])
+        begins = numpy.arange(0, tokens - width + 1, width)
+        if s.whole_documents:
+            begins = numpy.cumsum([0, *(len(documents[i]) for i in order[:-1])])
+        rows = stream[(begins[:, None] + numpy.arange(width)) % tokens]  # the last row goes on with the first document
+        return rows[numpy.random.default_rng([s.seed, 2, epoch]).permutation(per_epoch * s.batch_size)]
 
     def endless() -> Iterator[Array]:  # a function of its own: what stands above runs at the call
         epoch, within = divmod(start, per_epoch)
         while True:
-            order = numpy.random.default_rng([s.seed, 1, epoch]).permutation(len(documents))
-            stream = numpy.concatenate([documents[i] for i in order])[: per_epoch * s.batch_size * width]
-            rows = stream.reshape(-1, width)
-            rows = rows[numpy.random.default_rng([s.seed, 2, epoch]).permutation(len(rows))]
-            yield from rows.reshape(per_epoch, s.batch_size, width)[within:]
+            yield from epoch_rows(epoch).reshape(per_epoch, s.batch_size, width)[within:]
             epoch, within = epoch + 1, 0
 
     return endless()
@@ -290,12 +300,14 @@ def train_folder(
     vocab_size: int = 4000,
     dropout: float = 0.0,
     progress: bool = True,
+    start_from: str | Path | None = None,
     **shape: int,
 ) -> list[dict[str, float]]:
     """`minibloom train`: a tokenizer and a new model from the text files in the folder `texts`, written to `out`.
 
     Where `texts` has folders `train` and `validation`, the second is only measured on. `shape` is BloomConfig's
     `hidden_size`, `n_layer`, `n_head`. The embedding gets rows up to the next multiple of 128, as BLOOM's has.
+    With `start_from`, model and tokenizer are those of that checkpoint, and go on learning.
     """
     texts, out = Path(texts), Path(out)
     check_run(out, resume)
@@ -304,12 +316,16 @@ def train_folder(
     if any(out.resolve().is_relative_to(source.resolve()) for source in sources):
         raise InputError(f"{out} lies in the folder of text, and would be read as text too: choose another folder.")
     documents, held_out = read_documents(sources[0]), read_documents(sources[1]) if split else {}
-    config = BloomConfig(
+    if start_from is not None:
+        tokenizer = BloomTokenizerFast.from_pretrained(start_from)
+        model = BloomForCausalLM.from_pretrained(start_from, hidden_dropout=dropout, attention_dropout=dropout)
+    else:
+        config = BloomConfig(
         vocab_size=-(-vocab_size // 128) * 128, pad_token_id=3, unk_token_id=0,
         hidden_dropout=dropout, attention_dropout=dropout, **shape,
-    )  # fmt: skip
-    tokenizer = BloomTokenizerFast.train(documents.values(), vocab_size)
-    model = BloomForCausalLM(config, seed=settings.seed)
+        )  # fmt: skip
+        tokenizer = BloomTokenizerFast.train(documents.values(), vocab_size)
+        model = BloomForCausalLM(config, seed=settings.seed)
     return train(
         model, tokenize(documents, tokenizer), settings, out, tokenizer, tokenize(held_out, tokenizer), resume, progress
     )

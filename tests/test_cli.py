@@ -238,6 +238,12 @@ def test_an_argument_that_cannot_be_used_is_named(model, tmp_path, capsys, argum
     assert_refused(capsys, tmp_path, said, *arguments)
 
 
+@pytest.mark.parametrize("arguments", [["generate", ""], ["walk", ""], ["generate", "the", "--top-k", "3"]])
+def test_no_model_is_loaded_for_what_cannot_be_used(model, capsys, monkeypatch, arguments):
+    monkeypatch.setattr(BloomForCausalLM, "from_pretrained", lambda *_: pytest.fail("it was loaded"))
+    assert main([*arguments, "--model", str(model)]) == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -323,8 +329,8 @@ def test_a_reader_who_leaves_early_is_no_error(model):
     assert walking.stdout and walking.stdout.readline()
     generating = tiny.start("generate", "--model", model, "the cat", "--max-new-tokens", 10**6)
     assert generating.stdout and generating.stdout.read(1)
-    telling = tiny.start("info", model)
-    for process in (walking, generating, telling):
+    telling = tiny.start("info", model)  # its reader is gone before it has said a word
+    for process in (telling, walking, generating):
         assert process.stdout and process.stderr
         process.stdout.close()
         err = process.stderr.read()

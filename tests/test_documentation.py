@@ -71,8 +71,7 @@ def test_bloom_tokenizer_fast_of_words(checkpoint):
 
 
 def test_bloom_model(checkpoint):
-    from minibloom import BloomModel
-    from minibloom import BloomTokenizerFast as AutoTokenizer
+    from minibloom import AutoTokenizer, BloomModel
 
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     model = BloomModel.from_pretrained(checkpoint)
@@ -87,8 +86,7 @@ def test_bloom_model(checkpoint):
 
 
 def test_bloom_for_causal_lm(checkpoint):
-    from minibloom import BloomForCausalLM
-    from minibloom import BloomTokenizerFast as AutoTokenizer
+    from minibloom import AutoTokenizer, BloomForCausalLM
 
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     model = BloomForCausalLM.from_pretrained(checkpoint)

@@ -77,6 +77,13 @@ def test_top_p_keeps_the_fewest_likeliest_that_hold_p_together(logits, p):
         assert set(numpy.flatnonzero(left)) == expected
 
 
+@given(logits=logit_rows(), p=st.floats(1e-30, 1e-9))
+def test_top_p_never_rules_out_the_likeliest_however_sums_are_rounded(logits, p):
+    logits = logits.astype("float32")
+    for row, left in zip(logits, kept(keep_top_p(logits, p), logits), strict=True):
+        assert numpy.flatnonzero(left).tolist() == [row.argmax()]
+
+
 @given(logits=logit_rows(), data=st.data())
 def test_suppressed_tokens_have_no_probability_and_all_others_their_share(logits, data):
     ids = data.draw(st.lists(st.integers(0, logits.shape[1] - 1), max_size=logits.shape[1]))
@@ -225,9 +232,11 @@ class Ranked(tiny.Scripted):
         return CausalLMOutputWithPast(logits=logits, past_key_values=Cache(1))
 
 
-def test_ids_of_a_narrow_dtype_do_not_wrap_round():
+@pytest.mark.parametrize("dtype", ["uint8", "int32", "uint64"])
+def test_ids_are_int64_whatever_the_prompts_are(dtype):
     model = tiny.Scripted(scripted_config(vocab_size=400), [[300]])
-    assert generate(model, numpy.array([[7]], "uint8"), max_new_tokens=1).tolist() == [[7, 300]]
+    out = generate(model, numpy.array([[7]], dtype), max_new_tokens=1)
+    assert (out.tolist(), out.dtype) == ([[7, 300]], "int64")
 
 
 # --- Text ---

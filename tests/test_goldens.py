@@ -13,6 +13,7 @@ import pytest
 from safetensors import safe_open
 
 from .make_goldens import COMMAND, CONFIGS, EVERYTHING, GOLDENS, STEPS, arrays_of, make, model_of, steps_of, thinned
+from .parity import NOT_INSTALLED
 from .parity.compare import assert_close, named
 
 # The figures are stored as float32, so 1e-7 is as near as float64 can come.
@@ -78,9 +79,8 @@ def test_attention_in_the_goldens_is_far_from_uniform(goldens):
 
 
 def test_the_command_makes_the_same_file_again(goldens, metadata):
-    reason = "the oracle, transformers 5.23 on torch, is not installed: pip install '.[parity]'"
-    pytest.importorskip("torch", reason=reason)
-    pytest.importorskip("transformers", minversion="5.23", reason=reason)
+    pytest.importorskip("torch", reason=NOT_INSTALLED)
+    pytest.importorskip("transformers", minversion="5.23", reason=NOT_INSTALLED)
     arrays, again = make()
     assert_close(arrays, goldens, 1e-6)
     assert {**again, "oracle": ""} == {**metadata, "oracle": ""}

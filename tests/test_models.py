@@ -320,17 +320,19 @@ def test_a_given_cache_is_extended_in_place(model, data):
 
 @few
 @given(models(), st.data(), st.booleans())
-def test_a_head_masked_out_might_as_well_have_values_of_zero(model, data, per_layer):
+def test_a_head_masked_out_might_as_well_have_values_of_zero(model, data, everywhere):
+    """In every block by a mask [H], in one of them by a mask [L, H]."""
     ids, c = data.draw(token_ids(model.config)), model.config
-    head = data.draw(st.integers(0, c.n_head - 1))
-    factors = numpy.ones((c.n_layer, c.n_head) if per_layer else c.n_head)
-    factors[..., head] = 0
+    head, layer = data.draw(st.integers(0, c.n_head - 1)), data.draw(st.integers(0, c.n_layer - 1))
+    factors = numpy.ones(c.n_head if everywhere else (c.n_layer, c.n_head))
+    factors[head if everywhere else (layer, head)] = 0
     masked = model(ids, head_mask=factors, output_attentions=True)
-    assert not any(weights[:, head].any() for weights in masked.attentions)
-    for i in range(c.n_layer):
-        for part in ("weight", "bias"):
-            fused = model.params[f"h.{i}.self_attention.query_key_value.{part}"]
-            fused.reshape(c.n_head, 3, c.head_dim, -1)[head, 2] = 0
+    for i, weights in enumerate(masked.attentions):
+        assert weights[:, head].any() != (everywhere or i == layer)
+        if everywhere or i == layer:
+            for part in ("weight", "bias"):
+                fused = model.params[f"h.{i}.self_attention.query_key_value.{part}"]
+                fused.reshape(c.n_head, 3, c.head_dim, -1)[head, 2] = 0
     close(masked.logits, model(ids).logits)
 
 

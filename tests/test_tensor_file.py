@@ -106,6 +106,8 @@ def test_every_bfloat16_survives_the_way_to_float32_and_back() -> None:
     numbers = ~numpy.isnan(values)
     numpy.testing.assert_array_equal(back[numbers], bits[numbers])
     assert numpy.isnan(from_bfloat16(back[~numbers])).all()
+    in_the_lower_half = numpy.array([0x7F800001, 0x7FFFFFFF, 0xFFFFFFFF], "uint32").view("float32")
+    assert numpy.isnan(from_bfloat16(to_bfloat16(in_the_lower_half))).all()  # and none became an infinity
 
 
 @given(arrays_of.arrays("float32", 20, elements=st.floats(width=32)))

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minibloom import BloomConfig, BloomForCausalLM, BloomModel, InputError, Trace, step_names
+from minibloom.layers.transformer import transformer_backward
 from minibloom.trace import Tape, formula, summary
 
 from .strategies import few, masks, models, normal, random_model, token_ids
@@ -164,8 +165,7 @@ def test_backward_reads_everything_that_its_tape_keeps():
 
     tape, model = Tape(), BloomForCausalLM(CONFIG)
     model(IDS, labels=IDS, head_mask=[1, 1, 1], train=True, trace=tape)
-    reading = Reading(tape)
-    model._base_backward(normal(0, 2, 4, 12), reading, {})
+    transformer_backward(normal(0, 2, 4, 12), model.params, CONFIG, Reading(tape), {})
     assert set(tape) - read == {"ln_f", "lm_head.grad"}  # the head's own
 
 
@@ -193,9 +193,9 @@ def test_silencing_a_head_by_an_edit_is_what_head_mask_does():
 
 
 @few
-@given(models(), st.data())
-def test_every_step_between_the_ids_and_the_logits_can_be_edited(model, data):
-    ids = data.draw(token_ids(model.config, shortest=2))
+@given(models())
+def test_every_step_between_the_ids_and_the_logits_can_be_edited(model):
+    ids = numpy.array([[0, 1, 2]])  # not all the same: then attention would not matter
     plain = model(ids).logits
     for name in always(step_names(model.config.n_layer)):
         edits = {name: lambda x: (x + 1) % 3 if x.dtype.kind == "i" else x + normal(1, *x.shape)}

@@ -148,7 +148,8 @@ def numbered(draw: st.DrawFn) -> list[numpy.ndarray]:
 )
 def test_an_epoch_reads_each_token_at_most_once_and_starts_anywhere(documents, width, size, seed, skip):
     s = TrainingSettings(context_length=width, batch_size=size, seed=seed)
-    per_epoch = sum(map(len, documents)) // (width * size)
+    count = sum(map(len, documents))
+    per_epoch = count // (width * size)
     assume(per_epoch)
     source = batches(documents, s)
     run = [next(source) for _ in range(skip + 2 * per_epoch)]
@@ -158,8 +159,27 @@ def test_an_epoch_reads_each_token_at_most_once_and_starts_anywhere(documents, w
     beginnings = {int(document[0]) for document in documents}
     for batch in run:
         assert batch.shape == (size, width)
-        for row in batch.tolist():  # a piece of text: the next token follows, or another document begins
-            assert all(b == a + 1 or b in beginnings for a, b in pairwise(row))
+        for row in batch.tolist():  # a piece of text: a document goes on to its end, and then another one begins
+            assert all(b == a + 1 or (b in beginnings and a + 1 in {*beginnings, count}) for a, b in pairwise(row))
+    later = batches(documents, s, skip)
+    numpy.testing.assert_array_equal([next(later) for _ in range(per_epoch)], run[skip : skip + per_epoch])
+
+
+@given(documents=numbered(), width=st.integers(2, 9), size=st.integers(1, 3), skip=st.integers(0, 12))
+def test_whole_documents_each_begin_a_row_at_most_once_an_epoch(documents, width, size, skip):
+    s = TrainingSettings(context_length=width, batch_size=size, whole_documents=True)
+    count = sum(map(len, documents))
+    assume(len(documents) >= size and count >= width)
+    per_epoch = len(documents) // size
+    source = batches(documents, s)
+    run = [next(source) for _ in range(skip + 2 * per_epoch)]
+    beginnings = {int(document[0]) for document in documents}
+    for epoch in range(len(run) // per_epoch):
+        rows = numpy.concatenate(run[epoch * per_epoch : (epoch + 1) * per_epoch])
+        assert rows.shape == (per_epoch * size, width)
+        assert len(set(rows[:, 0].tolist())) == len(rows) and set(rows[:, 0].tolist()) <= beginnings
+        for row in rows.tolist():  # the document goes on to its end, and then another one begins
+            assert all(b == a + 1 or (b in beginnings and a + 1 in {*beginnings, count}) for a, b in pairwise(row))
     later = batches(documents, s, skip)
     numpy.testing.assert_array_equal([next(later) for _ in range(per_epoch)], run[skip : skip + per_epoch])
 
@@ -178,8 +198,9 @@ def test_epochs_and_seeds_differ_in_order():
 
 
 def test_too_little_text_is_said_at_the_call():
-    with pytest.raises(InputError, match="the text has 19 tokens, too few for one batch of 2 rows of 10"):
-        batches([numpy.arange(19)], TrainingSettings(batch_size=2, context_length=10))
+    for options in ({}, {"whole_documents": True}):
+        with pytest.raises(InputError, match="the text has 19 tokens .* too few for one batch of 2 rows of 10"):
+            batches([numpy.arange(19)], TrainingSettings(batch_size=2, context_length=10, **options))
 
 
 def write(folder: Path, files: dict[str, bytes]) -> Path:
@@ -268,6 +289,7 @@ BAD_SETTINGS = [
     ("batch_size", True, "a whole number"),
     ("context_length", 1, "at least 2"),  # one token has no next one
     ("seed", -1, "at least 0"),
+    ("whole_documents", 1, "True or False"),
     ("learning_rate", -0.1, "a number of at least 0"),
     ("learning_rate", math.nan, "a number of at least 0"),
     ("clip", math.inf, "a number of at least 0"),
@@ -483,8 +505,7 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write(tmp_path_factory.mktemp("texts"), {f"{i}.txt": tiny.TEXT.encode() for i in range(2)})
 
 
-# Some 10 ms a step: long enough to be caught in the middle.
-STEPS = 120
+STEPS = 200  # of a few milliseconds each: long enough to be caught in the middle
 OPTIONS = [
     *("--vocab-size", 300, "--hidden-size", 32, "--layers", 2, "--heads", 4, "--dropout", 0.1, "--warmup-steps", 10),
     *("--steps", STEPS, "--batch-size", 4, "--context-length", 64),
@@ -554,7 +575,10 @@ def test_ctrl_c_saves_and_the_resumed_run_is_the_same_bit_for_bit(texts, uninter
 def test_a_killed_run_goes_on_from_its_last_save_bit_for_bit(texts, uninterrupted, start, tmp_path):
     command = ["train", texts, "--out", tmp_path / "out", *OPTIONS, "--save-every", 4]
     process = start(*command)
-    stderr_until(process, b"saved at step 4")
+    deadline = time.monotonic() + 100
+    while not (tmp_path / "out" / STATE).exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.002)
     process.kill()
     process.wait()
     stopped = saved(tmp_path / "out")["step"]
@@ -599,3 +623,14 @@ def test_folders_of_training_and_validation_text_are_used_as_such(tmp_path):
     nats, count = evaluate(model, tokenize(read_documents(texts / "validation"), tokenizer), s.context_length)
     assert history[-1]["validation_loss"] == pytest.approx(nats / count)
     assert model.config.vocab_size == 384  # 300 tokens, rows up to a multiple of 128
+
+
+def test_training_goes_on_from_a_checkpoint(tmp_path):
+    texts, base = write(tmp_path / "texts", {"a.txt": tiny.TEXT.encode()}), tiny.checkpoint(tmp_path / "base")
+    s = dataclasses.replace(SMALL, steps=1, learning_rate=0.0)  # one step that changes nothing
+    train_folder(texts, tmp_path / "out", s, progress=False, start_from=base)
+    before, after = BloomForCausalLM.from_pretrained(base), BloomForCausalLM.from_pretrained(tmp_path / "out")
+    for name, p in before.params.items():
+        numpy.testing.assert_array_equal(after.params[name], p)
+    assert after.config == before.config
+    assert BloomTokenizerFast.from_pretrained(tmp_path / "out").get_vocab() == tiny.tokenizer().get_vocab()

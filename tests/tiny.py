@@ -30,6 +30,7 @@ ENVIRONMENT = {
     "PYTHONPATH": str(Path(minibloom.__file__).parent.parent),
     "OPENBLAS_NUM_THREADS": "1",
     "PYTHONIOENCODING": "utf-8",
+    "PYTHONUNBUFFERED": "",  # output is held back until a line or a page is full, as it is for users
 }
 COMMAND = [sys.executable, "-m", "minibloom.cli"]
 

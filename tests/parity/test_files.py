@@ -12,9 +12,10 @@ import minibloom
 from minibloom import BloomConfig, BloomTokenizerFast
 from minibloom.tensor_file import read_header
 
-REASON = "the oracle, transformers 5.23 on torch, is not installed: pip install '.[parity]'"
-torch = pytest.importorskip("torch", reason=REASON)
-transformers = pytest.importorskip("transformers", minversion="5.23", reason=REASON)
+from . import NOT_INSTALLED
+
+torch = pytest.importorskip("torch", reason=NOT_INSTALLED)
+transformers = pytest.importorskip("transformers", minversion="5.23", reason=NOT_INSTALLED)
 
 from safetensors.torch import load_file, save_file  # noqa: E402
 

@@ -20,9 +20,10 @@ from minibloom import BloomConfig, BloomModel, InputError, Trace
 from minibloom.layers.alibi import alibi_slopes
 from minibloom.layers.mlp import gelu_backward
 
-REASON = "the oracle, transformers 5.23 on torch, is not installed: pip install '.[parity]'"
-torch = pytest.importorskip("torch", reason=REASON)
-pytest.importorskip("transformers", minversion="5.23", reason=REASON)
+from . import NOT_INSTALLED
+
+torch = pytest.importorskip("torch", reason=NOT_INSTALLED)
+pytest.importorskip("transformers", minversion="5.23", reason=NOT_INSTALLED)
 
 from transformers.models.bloom import modeling_bloom  # noqa: E402
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from pathlib import Path
 
+import numpy
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -62,7 +64,7 @@ RUN = TrainingSettings(steps=7, batch_size=1, context_length=16, save_every=3)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A corpus with the shape of the real one, and a training run on it."""
+    """A corpus with the shape of the real one, and both training runs on it."""
     folder = tmp_path_factory.mktemp("recipe")
     train, validation = folder / "corpus" / "train", folder / "corpus" / "validation"
     for i, (language, codes) in enumerate(VERSIONS.items()):
@@ -74,7 +76,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write(train / "code" / language / "00.txt", "x = 1")
         write(validation / "code" / language / "00.txt", "y = 2")
     shape = {"hidden_size": 8, "n_layer": 1, "n_head": 2}
-    train_folder(folder / "corpus", folder / "run", RUN, vocab_size=300, progress=False, **shape)
+    train_folder(folder / "corpus", folder / "first", RUN, vocab_size=300, progress=False, **shape)
+    second = dataclasses.replace(RUN, steps=2, whole_documents=True)
+    train_folder(folder / "corpus", folder / "second", second, start_from=folder / "first", progress=False)
     return folder
 
 
@@ -84,13 +88,13 @@ def write(path: Path, text: str) -> None:
 
 
 def test_the_loss_curve_is_the_mean_of_each_stretch_and_the_last_validation(folder):
-    history = train_history(folder / "run" / STATE)
-    curve = recipe.loss_curve(folder / "run" / STATE, every=3)
+    history = train_history(folder / "first" / STATE)
+    curve = recipe.loss_curve(folder / "first" / STATE, every=3)
     assert [point["step"] for point in curve] == [3, 6, 7]
     for point, part in zip(curve, (history[:3], history[3:6], history[6:]), strict=True):
         assert point["loss"] == pytest.approx(sum(record["loss"] for record in part) / len(part), abs=1e-4)
         assert point["validation_loss"] == pytest.approx(part[-1]["validation_loss"], abs=1e-4)  # measured when saved
-    assert ["validation_loss" in point for point in recipe.loss_curve(folder / "run" / STATE, every=2)] == [
+    assert ["validation_loss" in point for point in recipe.loss_curve(folder / "first" / STATE, every=2)] == [
         False, True, True, True,
     ]  # fmt: skip
 
@@ -104,7 +108,7 @@ def train_history(state: Path) -> list[dict[str, float]]:
 
 def test_what_is_published_is_a_whole_checkpoint_with_its_card(folder, tmp_path):
     out = tmp_path / "bloom"
-    recipe.publish(folder / "run", folder / "corpus", out, seconds=61 * 60)
+    recipe.publish([folder / "first", folder / "second"], folder / "corpus", out, seconds=61 * 60)
     assert {path.name for path in out.iterdir()} == {
         "README.md", "config.json", "model.safetensors", "special_tokens_map.json", "tokenizer.json",
         "tokenizer_config.json", "training.json",
@@ -112,13 +116,17 @@ def test_what_is_published_is_a_whole_checkpoint_with_its_card(folder, tmp_path)
     assert {entry.dtype for entry in tensor_index(out).values()} == {"F16"}
     card = (out / "README.md").read_text(encoding="utf-8")
     assert "61 minutes" in card
-    assert "0 of 42 languages" in card  # after 7 steps
+    assert "0 of 42 languages" in card  # after so few steps
     rows = dict(re.findall(r"^\| (\S+ \S+) \|(.*)\|$", card, re.MULTILINE))
     expected = {f"udhr {language}" for language in VERSIONS} | {f"code {language}" for language in CODE}
     assert expected <= rows.keys()
     for row in expected:  # loss and bits per byte, trained on and held out
         assert len(re.findall(r"\d\.\d{3}", rows[row])) == 4
-    assert json.loads((out / "training.json").read_text())["curve"] == recipe.loss_curve(folder / "run" / STATE)
+    published, trained = BloomForCausalLM.from_pretrained(out), BloomForCausalLM.from_pretrained(folder / "second")
+    for name, p in trained.params.items():
+        numpy.testing.assert_array_equal(published.params[name], p.astype("float16"))
+    curves = [record["curve"] for record in json.loads((out / "training.json").read_text())]
+    assert curves == [recipe.loss_curve(folder / run / STATE) for run in ("first", "second")]
 
 
 def test_losses_are_per_token_and_per_byte(folder, tokenizer):
