@@ -321,8 +321,8 @@ def train_folder(
         model = BloomForCausalLM.from_pretrained(start_from, hidden_dropout=dropout, attention_dropout=dropout)
     else:
         config = BloomConfig(
-        vocab_size=-(-vocab_size // 128) * 128, pad_token_id=3, unk_token_id=0,
-        hidden_dropout=dropout, attention_dropout=dropout, **shape,
+            vocab_size=-(-vocab_size // 128) * 128, pad_token_id=3, unk_token_id=0,
+            hidden_dropout=dropout, attention_dropout=dropout, **shape,
         )  # fmt: skip
         tokenizer = BloomTokenizerFast.train(documents.values(), vocab_size)
         model = BloomForCausalLM(config, seed=settings.seed)

@@ -11,8 +11,8 @@ any other language. What stands in it, by name:
     CASE/gradient/PARAMETER         of the loss; long ones thinned: see `thinned`
     CASE/step.0/logits, ...         the same call in steps, each reading the keys and values of those before
 
-and, in the header's metadata, versions, this command, and as JSON the configuration of each case and the lengths of
-its steps. The oracle computes in float64, kept from float32 by the patches in `parity/oracle.py`, so that its
+and in the header's metadata, as JSON under "about": the oracle's versions, this command, the configuration of each
+case and the lengths of its steps. The oracle computes in float64, kept from float32 by the patches in `parity/oracle.py`, so that its
 rounding does not depend on the machine; the numbers are stored as float32.
 """
 
@@ -96,8 +96,8 @@ def arrays_of(out: Mapping[str, Any], prefix: str) -> dict[str, numpy.ndarray]:
     return {f"{prefix}/{name}": x for name, x in out.items() if name != "past_key_values"}
 
 
-def make() -> tuple[dict[str, numpy.ndarray], dict[str, str]]:
-    """The tensors and the metadata of the file."""
+def make() -> tuple[dict[str, numpy.ndarray], dict[str, Any]]:
+    """The tensors of the file, and what it tells about itself."""
     import torch
     import transformers
 
@@ -125,23 +125,23 @@ def make() -> tuple[dict[str, numpy.ndarray], dict[str, str]]:
                 goldens |= arrays_of(out, case)
                 goldens |= {f"{case}/gradient/{name}": thinned(x) for name, x in gradients.items()}
         goldens |= {f"{case}/{name}": x for name, x in inputs.items()}
-    metadata = {
+    about = {
         "oracle": f"transformers {transformers.__version__} on torch {torch.__version__}",
         "command": COMMAND,
-        "configs": json.dumps({case: config_of(case) for case in CONFIGS}),
-        "steps": json.dumps(STEPS),
+        "configs": {case: config_of(case) for case in CONFIGS},
+        "steps": STEPS,
     }
     narrow = {name: x.astype("float32") if x.dtype.kind == "f" else x for name, x in goldens.items()}
-    return {name: x.copy(order="C") for name, x in narrow.items()}, metadata
+    return {name: x.copy(order="C") for name, x in narrow.items()}, about
 
 
 def main() -> None:
     from safetensors.numpy import save_file
 
-    goldens, metadata = make()
+    goldens, about = make()
     with replacing(GOLDENS) as path:
-        save_file(goldens, path, metadata)
-    print(f"{GOLDENS}: {len(goldens)} arrays, {GOLDENS.stat().st_size:,} bytes, by {metadata['oracle']}")
+        save_file(goldens, path, {"about": json.dumps(about)})  # one entry: several would be written in any order
+    print(f"{GOLDENS}: {len(goldens)} arrays, {GOLDENS.stat().st_size:,} bytes, by {about['oracle']}")
 
 
 if __name__ == "__main__":

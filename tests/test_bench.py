@@ -49,7 +49,11 @@ def test_json_holds_every_measurement(tiny, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
-    [(["prefil-512"], "prefill-512"), (["import", "--repeats", "0"], "repeats"), (["import", "--threads", "0"], "threads")],
+    [
+        (["prefil-512"], "prefill-512"),
+        (["import", "--repeats", "0"], "repeats"),
+        (["import", "--threads", "0"], "threads"),
+    ],
 )
 def test_what_cannot_be_measured_is_said_before_anything_runs(arguments, says, capsys):
     assert main(["bench", *arguments]) == 2

@@ -32,9 +32,7 @@ def test_paragraphs_and_list_items_without_headings():
 
 # Any letters, combining marks and joiners included: spelling is not ours to normalise. Not the white space
 # that HTML collapses, nor digits, which could look like a list item's number.
-words = st.text(st.characters(exclude_categories=("Cs", "Cc", "Nd", "Zs")), min_size=1).filter(
-    lambda w: "&" not in w
-)
+words = st.text(st.characters(exclude_categories=("Cs", "Cc", "Nd", "Zs")), min_size=1).filter(lambda w: "&" not in w)
 paragraph = st.lists(words, min_size=1, max_size=5)
 
 
@@ -71,9 +69,7 @@ def test_article_thirty_is_held_out_of_every_version(tmp_path):
     corpus._write_declaration({f"package/declaration/{code}.html": page.encode() for code in codes}, tmp_path)
 
     train = [file.name for file in (tmp_path / "train").rglob("*.txt")]
-    validation = [
-        file.relative_to(tmp_path / "validation/udhr") for file in (tmp_path / "validation").rglob("*.txt")
-    ]
+    validation = [file.relative_to(tmp_path / "validation/udhr") for file in (tmp_path / "validation").rglob("*.txt")]
     assert "30.txt" not in train and train.count("01.txt") == len(codes)
     assert sorted(map(str, validation)) == sorted(f"{language}/30.txt" for language in corpus.VERSIONS)
     assert corpus.article_one(tmp_path) == dict.fromkeys(corpus.VERSIONS, "Text 1.")

@@ -28,9 +28,9 @@ def goldens() -> dict[str, numpy.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def metadata() -> dict[str, str]:
+def about() -> dict[str, Any]:
     with safe_open(GOLDENS, "numpy") as file:
-        return file.metadata()
+        return json.loads(file.about()["about"])
 
 
 def inputs_of(goldens: dict[str, numpy.ndarray], case: str) -> dict[str, numpy.ndarray]:
@@ -45,8 +45,8 @@ def figures_of(goldens: dict[str, numpy.ndarray], case: str, dtype: str) -> dict
 
 @pytest.mark.parametrize("case", sorted(CONFIGS.keys() - STEPS.keys()))
 @in_both_dtypes
-def test_outputs_loss_and_every_gradient(goldens, metadata, case, dtype, tolerance):
-    model = model_of(goldens["pool"], json.loads(metadata["configs"])[case], dtype)
+def test_outputs_loss_and_every_gradient(goldens, about, case, dtype, tolerance):
+    model = model_of(goldens["pool"], about["configs"][case], dtype)
     out, gradients = model.value_and_grad(**inputs_of(goldens, case), **EVERYTHING)
     got = arrays_of(named(out), case) | {f"{case}/gradient/{name}": thinned(x) for name, x in gradients.items()}
     assert_close(got, figures_of(goldens, case, dtype), tolerance)
@@ -54,21 +54,21 @@ def test_outputs_loss_and_every_gradient(goldens, metadata, case, dtype, toleran
 
 @pytest.mark.parametrize("case", sorted(STEPS))
 @in_both_dtypes
-def test_steps_with_a_cache(goldens, metadata, case, dtype, tolerance):
-    model = model_of(goldens["pool"], json.loads(metadata["configs"])[case], dtype)
+def test_steps_with_a_cache(goldens, about, case, dtype, tolerance):
+    model = model_of(goldens["pool"], about["configs"][case], dtype)
     got: dict[str, Any] = {}
     past = None
-    for i, step in enumerate(steps_of(inputs_of(goldens, case), json.loads(metadata["steps"])[case])):
+    for i, step in enumerate(steps_of(inputs_of(goldens, case), about["steps"][case])):
         out = model(**step, **EVERYTHING, past_key_values=past)
         past = out.past_key_values
         got |= {name: x.copy() for name, x in arrays_of(named(out), f"{case}/step.{i}").items()}
     assert_close(got, figures_of(goldens, case, dtype), tolerance)
 
 
-def test_file_is_small_and_says_where_it_is_from(metadata):
+def test_file_is_small_and_says_where_it_is_from(about):
     assert GOLDENS.stat().st_size < 400_000
-    assert metadata["oracle"].startswith("transformers 5.23.0 on torch 2.13.0")
-    assert metadata["command"] == COMMAND
+    assert about["oracle"].startswith("transformers 5.23.0 on torch 2.13.0")
+    assert about["command"] == COMMAND
 
 
 def test_attention_in_the_goldens_is_far_from_uniform(goldens):
@@ -78,9 +78,9 @@ def test_attention_in_the_goldens_is_far_from_uniform(goldens):
         assert goldens[name][:, :, -1].max(-1).mean() > 0.4
 
 
-def test_the_command_makes_the_same_file_again(goldens, metadata):
+def test_the_command_makes_the_same_file_again(goldens, about):
     pytest.importorskip("torch", reason=NOT_INSTALLED)
     pytest.importorskip("transformers", minversion="5.23", reason=NOT_INSTALLED)
     arrays, again = make()
     assert_close(arrays, goldens, 1e-6)
-    assert {**again, "oracle": ""} == {**metadata, "oracle": ""}
+    assert {**again, "oracle": ""} == {**about, "oracle": ""}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import select
 import signal
 import subprocess
@@ -430,6 +431,26 @@ def test_a_second_ctrl_c_stops_at_once_and_what_was_saved_stands(tmp_path, monke
     monkeypatch.undo()
     whole = run(tmp_path / "whole")
     assert_same_run(run(tmp_path, resume=True), whole)
+
+
+@pytest.mark.parametrize("files", range(9))  # three saves of three files
+def test_a_save_that_breaks_off_leaves_the_one_before(tmp_path, monkeypatch, files):
+    whole = run(tmp_path / "whole")
+    left, real = iter(range(files)), os.replace
+
+    def full(*paths: Any) -> None:
+        if next(left, None) is None:
+            raise OSError("no space left on device")
+        real(*paths)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full)
+        with pytest.raises(OSError, match="no space left"):
+            run(tmp_path / "run")
+    there = (tmp_path / "run" / STATE).exists()
+    assert there == (files >= 3)
+    assert_same_run(run(tmp_path / "run", resume=there), whole)
+    assert tiny.contents(tmp_path / "run").keys() == tiny.contents(tmp_path / "whole").keys()
 
 
 def test_a_finished_run_resumes_to_what_it_is(tmp_path):

@@ -23,9 +23,11 @@ import math
 from collections.abc import Mapping, MutableMapping
 
 from ..backend import Array, namespace
+from .blocked_attention import BLOCK, blocked_attention
 from .dropout import dropout_factors
 from .linear import linear, linear_backward, sliced_linear
-from .run import Run
+from .run import Run, unwatched
+from .scores import attention_scores
 from .softmax import softmax, softmax_backward
 
 
@@ -43,18 +45,17 @@ def merge_heads(x: Array) -> Array:
     return x.transpose(0, 2, 1, 3).reshape(B, S, H * D)
 
 
-def attention_scores(q: Array, k: Array, alibi: Array, visible: Array | None) -> Array:
-    """`q [B, H, S, D]`, `k [B, H, T, D]`, `alibi [B, H, 1, T]`, `visible [B or 1, 1, S, T]` -> `[B, H, S, T]`.
-
-    A hidden key gets the lowest finite number, not -inf: a row of padding, which sees nothing, then has equal
-    probabilities instead of NaN. No token ever reads such a row; the reference has the same.
-    """
-    xp = namespace(q, k)
-    scores = (q * (1.0 / math.sqrt(q.shape[-1]))) @ k.swapaxes(-1, -2)  # the scale does not touch ALiBi
-    scores += alibi
-    if visible is not None:
-        xp.copyto(scores, xp.finfo(scores.dtype).min, where=~visible)
-    return scores
+def plain_attention(q: Array, k: Array, v: Array, layer: int, run: Run) -> Array:
+    """`q [B, H, S, D]`, `k`, `v` `[B, H, T, D]` -> `[B, S, E]`, through all scores at once: what attention is."""
+    name, watch = f"h.{layer}.self_attention", run.watch
+    scores = watch(f"{name}.scores", attention_scores(q, k, run.alibi, run.visible))  # [B, H, S, T]
+    weights = probs = watch(f"{name}.probs", softmax(scores))
+    if run.rng is not None and run.config.attention_dropout:
+        weights = probs * watch(f"{name}.dropout", dropout_factors(probs, run.config.attention_dropout, run.rng))
+    if run.head_mask is not None:
+        weights = weights * watch(f"{name}.head_mask", run.head_mask[layer][:, None, None])  # [H, 1, 1]
+    weights = watch(f"{name}.weights", weights)
+    return watch(f"{name}.context", merge_heads(weights @ v))  # [B, H, S, D] -> [B, S, E]
 
 
 def self_attention(x: Array, params: Mapping[str, Array], layer: int, run: Run) -> Array:
@@ -66,14 +67,10 @@ def self_attention(x: Array, params: Mapping[str, Array], layer: int, run: Run) 
         k, v = run.cache.update(layer, k, v)  # [B, H, S, D] -> [B, H, T, D]
     q, k, v = watch(f"{name}.query", q), watch(f"{name}.key", k), watch(f"{name}.value", v)
 
-    scores = watch(f"{name}.scores", attention_scores(q, k, run.alibi, run.visible))  # [B, H, S, T]
-    weights = probs = watch(f"{name}.probs", softmax(scores))
-    if run.rng is not None and run.config.attention_dropout:
-        weights = probs * watch(f"{name}.dropout", dropout_factors(probs, run.config.attention_dropout, run.rng))
-    if run.head_mask is not None:
-        weights = weights * watch(f"{name}.head_mask", run.head_mask[layer][:, None, None])  # [H, 1, 1]
-    weights = watch(f"{name}.weights", weights)
-    context = watch(f"{name}.context", merge_heads(weights @ v))  # [B, H, S, D] -> [B, S, E]
+    if q.shape[2] > BLOCK and watch is unwatched and run.rng is None and run.head_mask is None:
+        context = merge_heads(blocked_attention(q, k, v, run.alibi, run.visible))
+    else:
+        context = plain_attention(q, k, v, layer, run)  # [B, H, S, D] -> [B, S, E]
 
     weight, bias = params[f"{name}.dense.weight"], params[f"{name}.dense.bias"]
     out = linear(context, weight, bias) if run.slices == 1 else sliced_linear(context, weight, bias, run.slices)

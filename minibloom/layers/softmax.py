@@ -12,10 +12,10 @@ from __future__ import annotations
 from ..backend import Array, namespace
 
 
-def softmax(x: Array) -> Array:
-    """`x [..., T]` -> `p [..., T]`, each row positive and of sum 1."""
+def softmax(x: Array, out: Array | None = None) -> Array:
+    """`x [..., T]` -> `p [..., T]`, each row positive and of sum 1. `out` may be `x` itself, to save memory."""
     xp = namespace(x)
-    p = x - x.max(-1, keepdims=True)
+    p = xp.subtract(x, x.max(-1, keepdims=True), out=out)
     xp.exp(p, out=p)
     p /= p.sum(-1, keepdims=True)
     return p

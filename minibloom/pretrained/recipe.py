@@ -58,8 +58,15 @@ def main() -> int:
             return 0
         started = time.monotonic()
         runs = [a.folder / "first", a.folder / "second"]
-        train_folder(corpus, runs[0], SETTINGS, (runs[0] / STATE).exists(), **SHAPE)
-        train_folder(corpus, runs[1], BEGINNINGS, (runs[1] / STATE).exists(), start_from=runs[0])
+        parts: list[tuple[TrainingSettings, dict[str, Any]]] = [
+            (SETTINGS, SHAPE),
+            (BEGINNINGS, {"start_from": runs[0]}),
+        ]
+        for run, (settings, options) in zip(runs, parts, strict=True):
+            history = train_folder(corpus, run, settings, (run / STATE).exists(), **options)
+            if history[-1]["step"] < settings.steps:  # Ctrl-C: nothing may be made of half a run
+                print("recipe: stopped. The same command goes on.", file=sys.stderr)
+                return 130
         publish(runs, corpus, a.folder / "bloom", time.monotonic() - started)
     except InputError as error:
         print(f"recipe: {error}", file=sys.stderr)

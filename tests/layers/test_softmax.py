@@ -47,3 +47,11 @@ def test_backward(x, seed):
     assert_gradient(lambda: (dp * softmax(x)).sum(), x, dx)
     assert_linear(lambda dp: (softmax_backward(dp, softmax(x)),), dp)
     numpy.testing.assert_allclose(dx.sum(-1), 0, atol=1e-12)  # none along the shift that softmax does not see
+
+
+@some
+@given(arrays())
+def test_in_place_gives_the_same_bits(x):
+    expected = softmax(x)
+    assert softmax(x, out=x) is x
+    numpy.testing.assert_array_equal(x, expected)

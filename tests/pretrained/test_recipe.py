@@ -129,6 +129,23 @@ def test_what_is_published_is_a_whole_checkpoint_with_its_card(folder, tmp_path)
     assert curves == [recipe.loss_curve(folder / run / STATE) for run in ("first", "second")]
 
 
+@pytest.mark.parametrize("done", [(50, 0), (None, 50), (None, None)])
+def test_a_recipe_that_is_stopped_makes_nothing_of_half_a_run(folder, monkeypatch, done):
+    published, runs = [], []
+
+    def train_folder(texts: Path, out: Path, settings: TrainingSettings, *_: object, **__: object) -> list[dict]:
+        runs.append(out.name)
+        return [{"step": done[len(runs) - 1] or settings.steps}]
+
+    monkeypatch.setattr(recipe, "train_folder", train_folder)
+    monkeypatch.setattr(recipe, "publish", lambda *given: published.append(given))
+    monkeypatch.setattr("sys.argv", ["recipe", str(folder)])
+    finished = done == (None, None)
+    assert recipe.main() == (0 if finished else 130)
+    assert runs == (["first"] if done[0] else ["first", "second"])
+    assert len(published) == finished
+
+
 def test_losses_are_per_token_and_per_byte(folder, tokenizer):
     model = BloomForCausalLM(tiny.config(initializer_range=0.0))  # all logits 0: every token costs log 384
     loss, bits = recipe.losses(model, tokenizer, {"a": "é", "b": "the cat"})

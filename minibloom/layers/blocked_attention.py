@@ -1,0 +1,33 @@
+"""The fast path of attention for long inputs: queries in blocks, each with only the keys that it may see.
+
+Half of the `[S, T]` scores of plain attention are of keys that come later than their query: computed, masked, and
+multiplied by 0. A block of queries needs no key beyond its own end, so nearly that half is never computed, and no
+array of size `[S, T]` exists. Each row's sums run over fewer zeros, so results equal the plain path's to rounding.
+
+Measured on bloom-560m's shape, 512 tokens, 2 cores of an AMD EPYC: {MEASURED}
+`tests/layers/test_blocked_attention.py` holds it to the plain path.
+"""
+
+from __future__ import annotations
+
+from ..backend import Array, namespace
+from .scores import attention_scores
+from .softmax import softmax
+
+BLOCK = 128  # queries. Smaller skips more keys; larger gives matrix products that run faster
+
+
+def blocked_attention(q: Array, k: Array, v: Array, alibi: Array, visible: Array | None) -> Array:
+    """`q [B, H, S, D]`, `k`, `v` `[B, H, T, D]`, `alibi [B, H, 1, T]`, `visible [B or 1, 1, S, T]` -> `[B, H, S, D]`.
+
+    A row of padding, which sees no key, gets the mean of the values up to its block's end, not of all.
+    """
+    S, T = q.shape[2], k.shape[2]
+    out = namespace(q).empty(q.shape, dtype=q.dtype)
+    for start in range(0, S, BLOCK):
+        rows = slice(start, min(start + BLOCK, S))
+        keys = slice(0, T - S + rows.stop)  # the past, and the new ones up to this block's last query
+        seen = None if visible is None else visible[:, :, rows, keys]
+        scores = attention_scores(q[:, :, rows], k[:, :, keys], alibi[..., keys], seen)  # [B, H, block, keys]
+        out[:, :, rows] = softmax(scores, out=scores) @ v[:, :, keys]
+    return out
