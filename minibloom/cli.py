@@ -59,6 +59,8 @@ class Parser(argparse.ArgumentParser):
 
 def parser() -> argparse.ArgumentParser:
     """All commands and options."""
+    from .training import SHAPE, TrainingSettings
+
     top = Parser(prog="minibloom", description=DESCRIPTION)
     commands = top.add_subparsers(dest="command", required=True, metavar="command")
 
@@ -127,13 +129,11 @@ def parser() -> argparse.ArgumentParser:
         metavar="PATH_OR_REPO",
         help="a checkpoint whose model and tokenizer go on learning, in place of new ones",
     )
-    sub.add_argument("--vocab-size", type=int, default=4000, help="of the tokenizer (default 4000)")
-    sub.add_argument("--hidden-size", type=int, default=256, help="E (default 256)")
-    sub.add_argument("--layers", type=int, default=4, help="blocks (default 4)")
-    sub.add_argument("--heads", type=int, default=8, help="heads of attention (default 8)")
+    sub.add_argument("--vocab-size", type=int, help=f"of the tokenizer (default {SHAPE['vocab_size']})")
+    sub.add_argument("--hidden-size", type=int, help=f"E (default {SHAPE['hidden_size']})")
+    sub.add_argument("--n-layer", type=int, metavar="LAYERS", help=f"blocks (default {SHAPE['n_layer']})")
+    sub.add_argument("--n-head", type=int, metavar="HEADS", help=f"heads (default {SHAPE['n_head']})")
     sub.add_argument("--dropout", type=float, default=0.0, help="probability of dropout (default 0)")
-    from .training import TrainingSettings
-
     for field in dataclasses.fields(TrainingSettings):
         option = "--" + field.name.replace("_", "-")
         if field.type == "bool":
@@ -189,13 +189,11 @@ def run_info(a: argparse.Namespace) -> None:
 
 
 def run_train(a: argparse.Namespace) -> int:
-    from .training import TrainingSettings, train_folder
+    from .training import SHAPE, TrainingSettings, train_folder
 
     settings = TrainingSettings(**{f.name: getattr(a, f.name) for f in dataclasses.fields(TrainingSettings)})
-    history = train_folder(
-        a.folder, a.out, settings, a.resume, vocab_size=a.vocab_size, hidden_size=a.hidden_size,
-        n_layer=a.layers, n_head=a.heads, dropout=a.dropout, start_from=a.start_from,
-    )  # fmt: skip
+    shape = {name: getattr(a, name) for name in SHAPE if getattr(a, name) is not None}
+    history = train_folder(a.folder, a.out, settings, a.resume, a.dropout, start_from=a.start_from, **shape)
     last = history[-1]
     print(f"{a.out}: saved at step {last['step']} of {settings.steps}, loss {last['loss']:.3f}.")
     if last["step"] < settings.steps:

@@ -38,6 +38,8 @@ def make_folder(folder: str | Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         raise InputError(f"{folder} is no folder: give the path of a folder to write into.") from None
+    except OSError as error:
+        raise InputError(f"{folder} cannot be made: {error.strerror}. Give a folder that can be written to.") from None
     return folder
 
 

@@ -338,7 +338,8 @@ class BloomForCausalLM(PreTrainedModel):
             use_cache, output_attentions, output_hidden_states, **options,
         )  # fmt: skip
         hidden = base.last_hidden_state
-        logits = watch("lm_head", linear(hidden[:, -logits_to_keep:], self.params[self.head]))  # [B, S, E] -> [B, S, V]
+        kept = hidden[:, -logits_to_keep:]  # all of them where it is 0, as -0 is 0
+        logits = watch("lm_head", linear(kept, self.params[self.head]))  # [B, S, E] -> [B, S, V]
         loss = None
         if labels is not None:
             loss, dlogits = cross_entropy(logits, shift(labels))

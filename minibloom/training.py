@@ -34,6 +34,8 @@ from .tokenizer import BloomTokenizerFast
 LOWEST = {"seed": 0, "warmup_steps": 0, "context_length": 2}  # a single token has no next one to predict
 STATE = "training.safetensors"  # parameters, the optimiser's state and the settings, in one file: whole or not there
 
+SHAPE = {"vocab_size": 4000, "hidden_size": 256, "n_layer": 4, "n_head": 8}  # of a new model, unless said otherwise
+
 
 def _setting(default: float, help: str) -> Any:
     return dataclasses.field(default=default, metadata={"help": help})
@@ -297,7 +299,6 @@ def train_folder(
     out: str | Path,
     settings: TrainingSettings,
     resume: bool = False,
-    vocab_size: int = 4000,
     dropout: float = 0.0,
     progress: bool = True,
     start_from: str | Path | None = None,
@@ -305,10 +306,13 @@ def train_folder(
 ) -> list[dict[str, float]]:
     """`minibloom train`: a tokenizer and a new model from the text files in the folder `texts`, written to `out`.
 
-    Where `texts` has folders `train` and `validation`, the second is only measured on. `shape` is BloomConfig's
-    `hidden_size`, `n_layer`, `n_head`. The embedding gets rows up to the next multiple of 128, as BLOOM's has.
-    With `start_from`, model and tokenizer are those of that checkpoint, and go on learning.
+    Where `texts` has folders `train` and `validation`, the second is only measured on. `shape` changes fields of
+    `SHAPE`. The embedding gets rows up to the next multiple of 128, as BLOOM's has. With `start_from`, model and
+    tokenizer are those of that checkpoint, and go on learning; they have their shape already.
     """
+    if start_from is not None and shape:
+        raise InputError(f"{', '.join(shape)} cannot be chosen with start_from: {start_from} has its own.")
+    shape = SHAPE | shape
     texts, out = Path(texts), Path(out)
     check_run(out, resume)
     split = (texts / "train").is_dir() and (texts / "validation").is_dir()
@@ -321,10 +325,10 @@ def train_folder(
         model = BloomForCausalLM.from_pretrained(start_from, hidden_dropout=dropout, attention_dropout=dropout)
     else:
         config = BloomConfig(
-            vocab_size=-(-vocab_size // 128) * 128, pad_token_id=3, unk_token_id=0,
-            hidden_dropout=dropout, attention_dropout=dropout, **shape,
+            **shape | {"vocab_size": -(-shape["vocab_size"] // 128) * 128}, pad_token_id=3, unk_token_id=0,
+            hidden_dropout=dropout, attention_dropout=dropout,
         )  # fmt: skip
-        tokenizer = BloomTokenizerFast.train(documents.values(), vocab_size)
+        tokenizer = BloomTokenizerFast.train(documents.values(), shape["vocab_size"])
         model = BloomForCausalLM(config, seed=settings.seed)
     return train(
         model, tokenize(documents, tokenizer), settings, out, tokenizer, tokenize(held_out, tokenizer), resume, progress

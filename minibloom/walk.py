@@ -26,7 +26,7 @@ class Walk:
 
     def parts(self) -> Iterator[str]:
         """The walk as text, one piece a step."""
-        yield f"{len(self.tokens)} tokens: " + " | ".join(self.tokens)
+        yield f"{len(self.tokens)} tokens: " + " ".join(map(repr, self.tokens))
         yield from (describe(name, value) for name, value in self.trace.items())
         width = max(len(repr(token)) for token, _ in self.next_tokens)
         lines = [f"  {token!r:<{width}}  {p:6.1%}  {'█' * round(40 * p)}" for token, p in self.next_tokens]

@@ -12,8 +12,8 @@ any other language. What stands in it, by name:
     CASE/step.0/logits, ...         the same call in steps, each reading the keys and values of those before
 
 and in the header's metadata, as JSON under "about": the oracle's versions, this command, the configuration of each
-case and the lengths of its steps. The oracle computes in float64, kept from float32 by the patches in `parity/oracle.py`, so that its
-rounding does not depend on the machine; the numbers are stored as float32.
+case and the lengths of its steps. The oracle computes in float64, kept from float32 by a patch in `parity/oracle.py`,
+so that its rounding does not depend on the machine; the numbers are stored as float32.
 """
 
 from __future__ import annotations

@@ -80,7 +80,7 @@ def test_train_makes_a_model_that_generate_runs(tmp_path, capsys):
     texts, out = tmp_path / "texts", tmp_path / "out"
     texts.mkdir()
     (texts / "a.txt").write_text(tiny.TEXT, encoding="utf-8")
-    options = "--vocab-size 300 --hidden-size 8 --layers 1 --heads 2 --steps 3 --batch-size 1 --context-length 16"
+    options = "--vocab-size 300 --hidden-size 8 --n-layer 1 --n-head 2 --steps 3 --batch-size 1 --context-length 16"
     assert main(["train", str(texts), "--out", str(out), *options.split()]) == 0
     shown = capsys.readouterr()
     assert "saved at step 3 of 3, loss 5." in shown.out
@@ -274,7 +274,7 @@ def test_what_is_not_there_is_named(tmp_path, capsys, arguments, said):
         (["texts", "--out", "run"], "already holds a training run"),
         (["texts", "--out", "new", "--resume"], "no training run to resume"),
         (["texts", "--out", "new", "--vocab-size", "100"], "vocab_size is 100, expected"),
-        (["texts", "--out", "new", "--heads", "3"], "expected a multiple of n_head 3"),
+        (["texts", "--out", "new", "--n-head", "3"], "expected a multiple of n_head 3"),
         (["texts", "--out", "new", "--dropout", "1"], "hidden_dropout is 1.0"),
         (["texts", "--out", "new", "--steps", "0"], "steps is 0"),
         (["texts", "--out", "new", "--context-length", "1"], "context_length is 1"),

@@ -30,7 +30,7 @@ def goldens() -> dict[str, numpy.ndarray]:
 @pytest.fixture(scope="module")
 def about() -> dict[str, Any]:
     with safe_open(GOLDENS, "numpy") as file:
-        return json.loads(file.about()["about"])
+        return json.loads(file.metadata()["about"])
 
 
 def inputs_of(goldens: dict[str, numpy.ndarray], case: str) -> dict[str, numpy.ndarray]:

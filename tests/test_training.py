@@ -528,7 +528,7 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 STEPS = 200  # of a few milliseconds each: long enough to be caught in the middle
 OPTIONS = [
-    *("--vocab-size", 300, "--hidden-size", 32, "--layers", 2, "--heads", 4, "--dropout", 0.1, "--warmup-steps", 10),
+    *("--vocab-size", 300, "--hidden-size", 32, "--n-layer", 2, "--n-head", 4, "--dropout", 0.1, "--warmup-steps", 10),
     *("--steps", STEPS, "--batch-size", 4, "--context-length", 64),
 ]
 
@@ -655,3 +655,11 @@ def test_training_goes_on_from_a_checkpoint(tmp_path):
         numpy.testing.assert_array_equal(after.params[name], p)
     assert after.config == before.config
     assert BloomTokenizerFast.from_pretrained(tmp_path / "out").get_vocab() == tiny.tokenizer().get_vocab()
+
+
+def test_a_checkpoint_that_goes_on_learning_keeps_its_shape(tmp_path):
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "a.txt").write_text("to be or not to be")
+    with pytest.raises(InputError, match="hidden_size cannot be chosen with start_from"):
+        train_folder(tmp_path / "text", tmp_path / "out", TrainingSettings(), start_from=tmp_path, hidden_size=64)
+    assert not (tmp_path / "out").exists()

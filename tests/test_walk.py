@@ -34,7 +34,7 @@ def test_every_step_is_there_in_forward_order(model, tokenizer):
 def test_each_part_says_name_formula_shape_dtype_and_values_and_fits_a_terminal(model, tokenizer):
     result = walk("the cat sat", model, tokenizer)
     tokens, *parts, following = result.parts()
-    assert tokens == f"{len(result.tokens)} tokens: " + " | ".join(result.tokens)
+    assert tokens == f"{len(result.tokens)} tokens: " + " ".join(map(repr, result.tokens))
     for (name, value), part in zip(result.trace.items(), parts, strict=True):
         for said in (name, formula(name), str(list(value.shape)), str(value.dtype), "mean", "std", "min", "max"):
             assert said in part

@@ -19,16 +19,17 @@ BLOCK = 128  # queries. Smaller skips more keys; larger gives matrix products th
 
 
 def blocked_attention(q: Array, k: Array, v: Array, alibi: Array, visible: Array | None) -> Array:
-    """`q [B, H, S, D]`, `k`, `v` `[B, H, T, D]`, `alibi [B, H, 1, T]`, `visible [B or 1, 1, S, T]` -> `[B, H, S, D]`.
-
-    A row of padding, which sees no key, gets the mean of the values up to its block's end, not of all.
-    """
-    S, T = q.shape[2], k.shape[2]
-    out = namespace(q).empty(q.shape, dtype=q.dtype)
+    """`q [B, H, S, D]`, `k, v [B, H, T, D]`, `alibi [B, H, 1, T]`, `visible [B or 1, 1, S, T]` -> `[B, H, S, D]`."""
+    xp, S, T = namespace(q), q.shape[2], k.shape[2]
+    out = xp.empty(q.shape, dtype=q.dtype)
     for start in range(0, S, BLOCK):
         rows = slice(start, min(start + BLOCK, S))
         keys = slice(0, T - S + rows.stop)  # the past, and the new ones up to this block's last query
         seen = None if visible is None else visible[:, :, rows, keys]
         scores = attention_scores(q[:, :, rows], k[:, :, keys], alibi[..., keys], seen)  # [B, H, block, keys]
         out[:, :, rows] = softmax(scores, out=scores) @ v[:, :, keys]
+    if visible is not None:
+        blind = ~visible.any(-1, keepdims=True)  # [B or 1, 1, S, 1]: padding, whose equal weights are on all T keys
+        if bool(blind.any()):
+            out = xp.where(blind, v.mean(2, keepdims=True), out)
     return out

@@ -30,7 +30,6 @@ from ..tokenizer import BloomTokenizerFast
 from ..training import STATE, TrainingSettings, evaluate, read_documents, tokenize, train_folder
 from .corpus import article_one, write_corpus
 
-SHAPE: dict[str, Any] = {"vocab_size": 4000, "hidden_size": 256, "n_layer": 4, "n_head": 8}
 SETTINGS = TrainingSettings(
     steps=10_000, batch_size=4, context_length=256, learning_rate=2e-3, warmup_steps=200, seed=0, save_every=500
 )
@@ -59,7 +58,7 @@ def main() -> int:
         started = time.monotonic()
         runs = [a.folder / "first", a.folder / "second"]
         parts: list[tuple[TrainingSettings, dict[str, Any]]] = [
-            (SETTINGS, SHAPE),
+            (SETTINGS, {}),  # of the default shape
             (BEGINNINGS, {"start_from": runs[0]}),
         ]
         for run, (settings, options) in zip(runs, parts, strict=True):

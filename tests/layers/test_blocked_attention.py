@@ -1,4 +1,4 @@
-"""Blocked attention is plain attention, to rounding, on every row that a token reads."""
+"""Blocked attention is plain attention, to rounding, rows of padding included."""
 
 import numpy
 import pytest
@@ -21,7 +21,7 @@ def small_blocks(monkeypatch):
     B=st.integers(1, 3), H=st.integers(1, 6), S=st.integers(1, 19), past=st.integers(0, 9),
     padding=st.booleans(), seed=st.integers(0, 99),
 )  # fmt: skip
-def test_equals_plain_attention_on_rows_of_tokens(B, H, S, past, padding, seed):
+def test_equals_plain_attention(B, H, S, past, padding, seed):
     rng, D, T = numpy.random.default_rng(seed), 5, past + S
     q, k, v = (3 * rng.standard_normal((B, H, length, D)) for length in (S, T, T))
     mask = numpy.ones((B, T), dtype=int)
@@ -34,10 +34,7 @@ def test_equals_plain_attention_on_rows_of_tokens(B, H, S, past, padding, seed):
 
     plain = softmax(attention_scores(q, k, alibi, visible)) @ v
     fast = blocked.blocked_attention(q, k, v, alibi, visible)
-    tokens = visible.any(-1)[:, 0]  # [B, S]: the rows that see something
-    difference = (fast - plain).transpose(0, 2, 1, 3)[tokens]
-    assert numpy.abs(difference).max(initial=0) < 1e-13
-    assert numpy.isfinite(fast).all()
+    assert numpy.abs(fast - plain).max() < 1e-13
 
 
 def test_a_long_pass_gives_the_same_logits_watched_and_not():
@@ -49,6 +46,5 @@ def test_a_long_pass_gives_the_same_logits_watched_and_not():
     mask = numpy.ones_like(ids)
     mask[1, :100] = 0
     fast, plain = model(ids, attention_mask=mask), model(ids, attention_mask=mask, trace=Trace("ln_f"))
-    real = mask == 1
-    assert numpy.abs(fast.logits - plain.logits)[real].max() < 1e-5 * numpy.abs(plain.logits).max()
-    assert not numpy.array_equal(fast.logits[real], plain.logits[real])  # two paths did run
+    assert numpy.abs(fast.logits - plain.logits).max() < 1e-5 * numpy.abs(plain.logits).max()
+    assert not numpy.array_equal(fast.logits, plain.logits)  # two paths did run
