@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from .errors import InputError, suggest
+from .version import __version__
 
 DESCRIPTION = "BLOOM from scratch in array code: read it, run it, train it."
 
@@ -62,6 +63,7 @@ def parser() -> argparse.ArgumentParser:
     from .training import SHAPE, TrainingSettings
 
     top = Parser(prog="minibloom", description=DESCRIPTION)
+    top.add_argument("--version", action="version", version=f"minibloom {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="command")
 
     def command(name: str, run: Any, help: str) -> argparse.ArgumentParser:
@@ -122,7 +124,9 @@ def parser() -> argparse.ArgumentParser:
         "--out", required=True, metavar="FOLDER", help="where the model, its tokenizer and the state of the run go"
     )
     sub.add_argument(
-        "--resume", action="store_true", help="go on with the run in --out, bit for bit as if it had not stopped"
+        "--resume",
+        action="store_true",
+        help="with the rest of the command as it was: go on with the run in --out, as if it had not stopped",
     )
     sub.add_argument(
         "--start-from",

@@ -196,6 +196,8 @@ class BloomTokenizerFast:
         """
         names = ["tokenizer.json", "tokenizer_config.json"]
         folder = SHIPPED if path_or_repo is None else fetch(path_or_repo, names, revision)
+        if not (folder / "tokenizer.json").is_file():
+            raise InputError(f"{folder} is no checkpoint with a tokenizer: there is no file tokenizer.json in it.")
         config_file = folder / "tokenizer_config.json"
         config = read_json(config_file) if config_file.exists() else {}
         known = (OPTIONS.keys() | {"add_prefix_space", "clean_up_tokenization_spaces"}) - {"tokenizer_object"}

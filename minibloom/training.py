@@ -13,6 +13,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import os
 import signal
 import threading
 import time
@@ -390,7 +391,8 @@ def _load_state(
             if changed:
                 raise InputError(
                     f"{path.parent} holds a run that was started otherwise, so it cannot be resumed: "
-                    f"{', '.join(changed)}. Give what it was started with, or choose another folder."
+                    f"{', '.join(changed)}. Give the whole command that it was started with, or choose another "
+                    "folder; --start-from goes on from a finished run with new settings."
                 )
             parts = {"params": model.params, "m": optimizer.m, "v": optimizer.v}
             for part, arrays in parts.items():
@@ -415,6 +417,7 @@ def _stop_on_ctrl_c() -> Iterator[Any]:
 
     def first(*_: Any) -> None:
         pressed.set()
+        os.write(2, b"\nstopping after this step, to save it (again: at once, without saving) ...\n")
         signal.signal(signal.SIGINT, before)
 
     if threading.current_thread() is not threading.main_thread():  # only the main thread hears signals
@@ -438,7 +441,9 @@ def _bar(s: TrainingSettings, start: int, progress: bool) -> Iterator[Any]:
 
         def show(record: Mapping[str, float], saved: int) -> None:
             speed = (record["step"] - start) * tokens / (time.perf_counter() - began)
-            note = f"loss {record['loss']:.3f}, {speed:,.0f} tokens/s, saved at step {saved}"
+            note = f"loss {record['loss']:.3f}, {speed:,.0f} tokens/s, " + (
+                f"saved at step {saved}" if saved else "not saved yet"
+            )
             if "validation_loss" in record:
                 note += f", validation {record['validation_loss']:.3f}"
             bar.set_postfix_str(note, refresh=False)

@@ -479,7 +479,7 @@ def test_bad_input_is_one_clear_error(tokenizer, call, message):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("tokenizer.json", None, "there is no file .*tokenizer.json"),
+        ("tokenizer.json", None, "there is no file tokenizer.json in it"),
         ("tokenizer.json", '{"version": "1.0", "mod', "tokenizer.json cannot be read"),
         ("tokenizer.json", "WordLevel", "tokenizer.json has model WordLevel"),
         ("tokenizer.json", "no ByteLevel", "pre_tokenizer NoneType"),
