@@ -13,6 +13,7 @@ from typing import Any
 import numpy
 import pytest
 
+import minibloom
 from minibloom import BloomForCausalLM, BloomTokenizerFast, step_names
 from minibloom.checkpoint import write_checkpoint
 from minibloom.cli import main, parser
@@ -356,3 +357,10 @@ def test_a_locale_without_utf8_gets_an_answer(model):
     status, out, err = tiny.run("generate", "--model", model, "the", "--max-new-tokens", 3, **posix)
     assert (status, err) == (0, "")
     assert out.startswith("the")
+
+
+def test_the_version_is_told(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["--version"])
+    assert end.value.code == 0
+    assert capsys.readouterr().out == f"minibloom {minibloom.__version__}\n"
