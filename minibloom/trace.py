@@ -8,9 +8,10 @@
     Trace("*.probs")                             # keep only some
     Trace(edits={"h.3.mlp.gelu": lambda x: 0 * x})    # change what flows on
 
-The names are those of the modules in a checkpoint, and of the arrays between them. Watching changes no bit
-of the result: a trace only keeps references. The table below is the one place where the steps and their formulas
-stand; a test holds it to what the forward pass really does.
+The names are those of the modules in a checkpoint, and of the arrays between them. A trace only keeps references, so
+watching changes no bit of the result; but a pass over more than `blocked_attention.BLOCK` positions that nobody
+watches takes the fast path of attention, which has no scores to show and equals the plain one to rounding. The table
+below is the one place where the steps and their formulas stand; a test holds it to what the forward pass really does.
 """
 
 from __future__ import annotations
