@@ -8,10 +8,16 @@ out = model(**tokenizer("All human beings are", return_tensors="np"))
 """
 
 from .backend import to_numpy
-from .cache import Cache
+from .cache import Cache, StaticCache
 from .config import BloomConfig
 from .errors import InputError
-from .models import BloomForCausalLM, BloomModel
+from .models import (
+    BloomForCausalLM,
+    BloomForQuestionAnswering,
+    BloomForSequenceClassification,
+    BloomForTokenClassification,
+    BloomModel,
+)
 from .tokenizer import BloomTokenizerFast
 from .trace import Trace, step_names
 from .version import __version__
@@ -23,10 +29,14 @@ __all__ = [
     "AutoTokenizer",
     "BloomConfig",
     "BloomForCausalLM",
+    "BloomForQuestionAnswering",
+    "BloomForSequenceClassification",
+    "BloomForTokenClassification",
     "BloomModel",
     "BloomTokenizerFast",
     "Cache",
     "InputError",
+    "StaticCache",
     "Trace",
     "Walk",
     "__version__",

@@ -2,14 +2,30 @@
 
 A pass over S new positions then costs S queries against T = past + S keys, not T against T: it gives the
 same numbers as the whole sequence at once, because a key depends only on the tokens up to its own.
+
+A `Cache` grows as it is filled; a `StaticCache` has room for a fixed number of positions from the start. Over the
+years, transformers has kept past keys and values as tuples in four layouts: `LAYOUTS` has them, and both kinds of
+cache are made from such tuples and turned into them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy
 
 from .backend import Array, namespace
-from .errors import InputError
+from .errors import InputError, suggest
+
+# Which axes keys and values have, from batch B, heads H, positions T and head size D, and who used them so.
+LAYOUTS = {
+    "documented": ("[B*H, D, T]", "[B*H, T, D]"),  # BLOOM's own from late 2022 to mid-2024, and the documentation's
+    "standard": ("[B, H, D, T]", "[B, H, T, D]"),  # the same with the batch apart: `_convert_to_standard_cache`
+    "first": ("[B, T, H, D]", "[B, T, H, D]"),  # mid-2022, when BLOOM came
+    "today": ("[B, H, T, D]", "[B, H, T, D]"),  # all models, since mid-2024; minibloom's own
+}
 
 
 class Cache:
@@ -19,6 +35,8 @@ class Cache:
     number of positions T. A model updates the cache that it is given, in place; `copy()` one to go on from
     the same past twice.
     """
+
+    max_length: int | None = None  # positions there can be; None: as many as memory holds
 
     def __init__(self, layers: int) -> None:
         self.length = 0
@@ -38,17 +56,40 @@ class Cache:
         return (self[layer] for layer in range(len(self)))
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}(layers={len(self)}, length={self.length}, bytes={self.nbytes:,})"
+        room = "" if self.max_length is None else f", max_length={self.max_length}"
+        return f"{type(self).__name__}(layers={len(self)}, length={self.length}{room}, bytes={self.nbytes:,})"
 
     @property
     def batch_size(self) -> int | None:
-        """Rows in the batch, or None while the cache is empty."""
-        return self[0][0].shape[0] if self.length else None
+        """Rows in the batch, or None where the next pass may bring any."""
+        held = self._held()
+        return None if held is None else held.shape[0]
 
     @property
     def nbytes(self) -> int:
         """Bytes that the cache holds, room for growth included."""
         return sum(a.nbytes for a in (*self._keys, *self._values) if a is not None)
+
+    def check(self, layers: int, heads: int, head_dim: int, dtype: str, batch: int, new: int) -> None:
+        """Raise an InputError if a pass of this kind over `new` positions cannot use this cache."""
+        if len(self) != layers:
+            raise InputError(f"past_key_values is a cache of {len(self)} blocks, expected {layers}.")
+        if self.batch_size not in (None, batch):
+            raise InputError(f"past_key_values holds a batch of {self.batch_size}, the input one of {batch}.")
+        if (held := self._held()) is not None:
+            given = f"{held.shape[1]} heads of size {held.shape[3]} in {held.dtype}"
+            expected = f"{heads} heads of size {head_dim} in {dtype}"
+            if given != expected:
+                raise InputError(f"past_key_values holds {given}, expected {expected}: it belongs to another model.")
+        if self.max_length is not None and self.length + new > self.max_length:
+            raise InputError(
+                f"past_key_values is full: it has room for {self.max_length} positions, of which {self.length} are "
+                f"taken, and the input has {new}. Make one with a larger max_length."
+            )
+
+    def _held(self) -> Array | None:
+        """The keys `[B, H, capacity, D]` of the first block, which new ones must fit; None while there are none."""
+        return self._keys[0] if self.length else None
 
     def update(self, layer: int, key: Array, value: Array) -> tuple[Array, Array]:
         """Write new `key`, `value` `[B, H, S, D]` behind the past ones; return all `T` of them, as views.
@@ -74,8 +115,7 @@ class Cache:
 
     def copy(self) -> Cache:
         """An independent copy."""
-        twin = Cache(len(self))
-        twin.length = self.length
+        twin = copy.copy(self)
         twin._keys = [None if a is None else a.copy() for a in self._keys]
         twin._values = [None if a is None else a.copy() for a in self._values]
         return twin
@@ -84,6 +124,37 @@ class Cache:
         """Keep the given batch rows, in the given order, repeats allowed."""
         self._keys = [None if a is None else a[rows] for a in self._keys]
         self._values = [None if a is None else a[rows] for a in self._values]
+
+    def to_tuple(self, layout: str = "today") -> tuple[tuple[Array, Array], ...]:
+        """Keys and values of every block as `((key, value), ...)`, copied into one of `LAYOUTS`."""
+        axes = _axes(layout)
+        return tuple(tuple(_from_today(x, to).copy() for x, to in zip(pair, axes, strict=True)) for pair in self)
+
+    @staticmethod
+    def from_tuple(past: Any, batch: int, heads: int, head_dim: int, layout: str | None = None) -> Cache:
+        """A cache with a copy of the keys and values in `past`, a tuple `((key, value), ...)` of one pair a block.
+
+        batch, heads, head_dim: B, H and D. layout: one of `LAYOUTS`; without it, the one that the shapes of `past`
+        have. Shapes that two layouts have are an InputError, and so are shapes that none has: nothing is guessed.
+        """
+        pairs = _pairs(past)
+        layouts = list(LAYOUTS) if layout is None else [layout]
+        fitting = [name for name in layouts if _fit(pairs, name, {"B": batch, "H": heads, "D": head_dim})]
+        if len(fitting) != 1:
+            key, value = (list(x.shape) for x in pairs[0])
+            shapes = f"past_key_values has keys {key} and values {value} in its first block"
+            sizes = f"B = {batch}, H = {heads}, D = {head_dim} and one T"
+            if fitting:
+                raise InputError(
+                    f"{shapes}, which with {sizes} could be {_in_words(fitting)}. "
+                    f"Say which it is: Cache.from_tuple(past, {batch}, {heads}, {head_dim}, layout={fitting[0]!r})."
+                )
+            raise InputError(f"{shapes}; expected {_in_words(layouts)} in every block, with {sizes}.")
+        axes, cache = _axes(fitting[0]), Cache(len(pairs))
+        for layer, pair in enumerate(pairs):
+            cache.update(layer, *(_to_today(x, of, batch) for x, of in zip(pair, axes, strict=True)))
+        cache.advance(cache._keys[0].shape[2])  # type: ignore[union-attr]
+        return cache
 
     def _room(self, buffer: Array | None, new: Array, end: int) -> Array:
         """`buffer`, or a copy of it with room for `end` positions. Doubling keeps the copies rare."""
@@ -96,3 +167,88 @@ class Cache:
         larger = xp.empty((B, H, max(end, 2 * buffer.shape[2]), D), dtype=new.dtype)
         larger[:, :, : self.length] = buffer[:, :, : self.length]
         return larger
+
+
+class StaticCache(Cache):
+    """A cache that has all its memory from the start, for `batch` rows of `max_length` positions, and never moves.
+
+    A pass that it has no room for is an InputError, and leaves it as it was. `model.init_cache(batch, max_length)`
+    makes one that fits a model.
+    """
+
+    def __init__(
+        self,
+        layers: int,
+        batch: int,
+        heads: int,
+        max_length: int,
+        head_dim: int,
+        dtype: str = "float32",
+        xp: Any = numpy,
+    ) -> None:
+        super().__init__(layers)
+        shape = (batch, heads, max_length, head_dim)
+        for name, size in zip(("batch", "heads", "max_length", "head_dim"), shape, strict=True):
+            if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+                raise InputError(f"{name} is {size!r}, expected a whole number of at least 1.")
+        self.max_length = max_length
+        self._keys = [xp.zeros(shape, dtype=dtype) for _ in range(layers)]  # [B, H, max_length, D]
+        self._values = [xp.zeros(shape, dtype=dtype) for _ in range(layers)]
+
+    def _held(self) -> Array | None:
+        return self._keys[0]
+
+    def _room(self, buffer: Array | None, new: Array, end: int) -> Array:
+        return buffer  # `check` has seen that it is large enough
+
+
+# --- the layouts of tuples ---
+
+
+def _axes(layout: str) -> tuple[list[str], list[str]]:
+    """The axes of keys and of values in the layout of this name: ["B*H", "D", "T"]."""
+    if layout not in LAYOUTS:
+        raise InputError(f"layout is {layout!r}, expected one of {_in_words(list(LAYOUTS))}.{suggest(layout, LAYOUTS)}")
+    key, value = LAYOUTS[layout]
+    return key[1:-1].split(", "), value[1:-1].split(", ")
+
+
+def _in_words(layouts: Sequence[str]) -> str:
+    return ", or ".join(f"{name!r} (keys {LAYOUTS[name][0]}, values {LAYOUTS[name][1]})" for name in layouts)
+
+
+def _pairs(past: Any) -> list[tuple[Array, Array]]:
+    well = isinstance(past, tuple | list) and past and all(isinstance(p, tuple | list) and len(p) == 2 for p in past)
+    if not well or not all(hasattr(x, "shape") for pair in past for x in pair):
+        raise InputError(
+            f"past_key_values is a {type(past).__name__}, expected a Cache, or a tuple of a pair of arrays "
+            "(key, value) for each block."
+        )
+    namespace(*(x for pair in past for x in pair))  # all of one library
+    return [tuple(pair) for pair in past]
+
+
+def _fit(pairs: Sequence[tuple[Array, Array]], layout: str, sizes: dict[str, int]) -> bool:
+    """Whether all keys and values have the shapes of this layout, with one T that is not 0."""
+    sizes = {**sizes, "B*H": sizes["B"] * sizes["H"]}
+    lengths = set()
+    for pair in pairs:
+        for x, axes in zip(pair, _axes(layout), strict=True):
+            if len(x.shape) != len(axes) or any(sizes.get(a, n) != n for a, n in zip(axes, x.shape, strict=True)):
+                return False
+            lengths.add(x.shape[axes.index("T")])
+    return len(lengths) == 1 and 0 not in lengths
+
+
+def _to_today(x: Array, axes: list[str], batch: int) -> Array:
+    """`x` with the named axes -> `[B, H, T, D]`, as a view."""
+    if axes[0] == "B*H":
+        x, axes = x.reshape(batch, -1, *x.shape[1:]), ["B", "H", *axes[1:]]
+    return x.transpose([axes.index(a) for a in "BHTD"])
+
+
+def _from_today(x: Array, axes: list[str]) -> Array:
+    """`x [B, H, T, D]` -> an array with the named axes."""
+    apart = ["B", "H", *axes[1:]] if axes[0] == "B*H" else axes
+    x = x.transpose(["BHTD".index(a) for a in apart])
+    return x.reshape(-1, *x.shape[2:]) if axes[0] == "B*H" else x

@@ -39,7 +39,8 @@ SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 OURS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json")
 EMBEDDING, HEAD = "word_embeddings.weight", "lm_head.weight"
 PREFIX = "transformer."  # before the base model's names where a file holds a head too
-HEADS = (HEAD, "score.weight", "classifier.weight", "classifier.bias", "qa_outputs.weight", "qa_outputs.bias")
+CLASSIFIERS = ("score.weight", "classifier.weight", "classifier.bias", "qa_outputs.weight", "qa_outputs.bias")
+HEADS = (HEAD, *CLASSIFIERS)
 
 
 # --- What is there ---
@@ -153,7 +154,8 @@ def load_params(
 ) -> tuple[BloomConfig, dict[str, Array]]:
     """Return configuration and parameters of the checkpoint in a folder or a hub repository.
 
-    shapes: the parameters that this kind of model has with a configuration.
+    shapes: the parameters that this kind of model has with a configuration. Those of a classifier's head may be
+        missing from the checkpoint, and are missing from what is returned then; a head of another kind is left.
     dtype, xp: as in `read_tensors`; revision: as in `fetch`; config_changes: fields to change.
     """
     folder = fetch(path_or_repo, revision=revision)
@@ -161,13 +163,15 @@ def load_params(
     named = parameter_names(tensor_index(folder))
     _find_tied(named, config)
     untied = config.replace(tie_word_embeddings=False)
-    # Any kind of model may start from a language model's file, and the one without a head from every kind's.
-    leave = HEADS if shapes(untied).keys() == parameter_shapes(untied).keys() else (HEAD,)
-    matched = match_names(named, shapes(config), leave)
+    # Any kind of model may start from any other's file: a head that it has no use for is left, and a classifier's
+    # that it misses will be new.
+    expected = {name: s for name, s in shapes(config).items() if name in named or name not in CLASSIFIERS}
+    leave = [name for name in HEADS if name not in shapes(config)]
+    matched = match_names(named, expected, leave)
     head_is_left = HEAD in named and HEAD in shapes(untied) and HEAD not in matched
     if head_is_left and not same_values(named[HEAD], named[EMBEDDING]):
         # The configuration says tied, the file holds another head: as in transformers 5, the file is right.
-        config, matched = untied, match_names(named, shapes(untied))
+        config, matched = untied, match_names(named, shapes(untied), CLASSIFIERS)
     return config, read_tensors(matched, dtype, xp)
 
 

@@ -1,5 +1,8 @@
 """Losses: how far the model's answer is from the label. Forward and backward.
 
+Three of them: cross-entropy, for one label out of several; binary cross-entropy, for labels of which each holds or
+not by itself; mean squared error, for numbers.
+
 Cross-entropy of a label y under logits z is the surprise -log softmax(z)_y, averaged over the labels that
 count; -100 marks those that don't.
 
@@ -46,3 +49,26 @@ def cross_entropy(logits: Array, labels: Array) -> tuple[Array, Array]:
     p *= (share / total)[:, None]  # = softmax(z) * share
     p[rows, y] -= share
     return loss, p.reshape(logits.shape)
+
+
+def binary_cross_entropy(logits: Array, targets: Array) -> tuple[Array, Array]:
+    """`logits`, `targets` in [0, 1], of one shape -> the mean loss, a scalar, and its gradient by the logits.
+
+    Each number z is a yes or no of its own, with p = sigmoid(z) = 1 / (1 + exp(-z)) for yes:
+
+        loss = mean( -y log p - (1 - y) log(1 - p) ) = mean( max(z, 0) - z y + log(1 + exp(-|z|)) )
+        dz = (p - y) / count
+
+    The second form of the loss is the first with the logarithms written out; no exp in it can overflow.
+    """
+    xp, z, y = namespace(logits, targets), logits, targets
+    small = xp.exp(-xp.abs(z))  # in (0, 1]
+    loss = (xp.maximum(z, 0) - z * y + xp.log1p(small)).mean()
+    p = xp.where(z >= 0, 1, small) / (1 + small)
+    return loss, (p - y) / z.size
+
+
+def mean_squared_error(predictions: Array, targets: Array) -> tuple[Array, Array]:
+    """`predictions`, `targets` of one shape -> the mean of (z - y)², a scalar, and its gradient 2 (z - y) / count."""
+    difference = predictions - targets
+    return (difference * difference).mean(), difference * (2 / difference.size)

@@ -17,6 +17,12 @@ class ModelOutput:
     def keys(self) -> list[str]:
         return [f.name for f in fields(self) if getattr(self, f.name) is not None]  # type: ignore[arg-type]
 
+    def values(self) -> tuple[Any, ...]:
+        return self.to_tuple()
+
+    def items(self) -> list[tuple[str, Any]]:
+        return [(name, getattr(self, name)) for name in self.keys()]
+
     def to_tuple(self) -> tuple[Any, ...]:
         """All fields that are not None, in order: what `return_dict=False` gives."""
         return tuple(getattr(self, name) for name in self.keys())
@@ -55,5 +61,37 @@ class CausalLMOutputWithPast(ModelOutput):
     loss: Array | None = None
     logits: Array = None
     past_key_values: Cache | None = None
+    hidden_states: tuple[Array, ...] | None = None
+    attentions: tuple[Array, ...] | None = None
+
+
+@dataclass(eq=False)
+class SequenceClassifierOutputWithPast(ModelOutput):
+    """`loss`, a scalar; `logits [B, num_labels]`; the cache; hidden states and attentions as above."""
+
+    loss: Array | None = None
+    logits: Array = None
+    past_key_values: Cache | None = None
+    hidden_states: tuple[Array, ...] | None = None
+    attentions: tuple[Array, ...] | None = None
+
+
+@dataclass(eq=False)
+class TokenClassifierOutput(ModelOutput):
+    """`loss`, a scalar; `logits [B, S, num_labels]`; hidden states and attentions as above."""
+
+    loss: Array | None = None
+    logits: Array = None
+    hidden_states: tuple[Array, ...] | None = None
+    attentions: tuple[Array, ...] | None = None
+
+
+@dataclass(eq=False)
+class QuestionAnsweringModelOutput(ModelOutput):
+    """`loss`, a scalar; `start_logits`, `end_logits` `[B, S]` each; hidden states and attentions as above."""
+
+    loss: Array | None = None
+    start_logits: Array = None
+    end_logits: Array = None
     hidden_states: tuple[Array, ...] | None = None
     attentions: tuple[Array, ...] | None = None

@@ -17,7 +17,7 @@ below is the one place where the steps and their formulas stand; a test holds it
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 import numpy
@@ -52,22 +52,48 @@ FORMULAS: dict[str, str] = {
     "h.*.mlp.hidden_dropout": "0 or 1 / (1 - p), drawn",
     "h.*": "x + mlp",
     "ln_f": "LayerNorm(x)",
-    "lm_head": "ln_f @ E.T, the logits",
-    "lm_head.grad": "(softmax(logits) - onehot(label)) / count: where backward starts",
 }
-AFTER_BLOCKS = ("ln_f", "lm_head", "lm_head.grad")
-UNUSED_BY_BACKWARD = ("alibi", ".query_key_value", ".scores", ".dense", ".dense_4h_to_h", "lm_head")
+# The steps of each head, which follow. The gradient of the loss by the logits is where backward starts.
+HEADS: dict[str, dict[str, str]] = {
+    "": {},
+    "lm_head": {
+        "lm_head": "ln_f @ E.T, the logits",
+        "lm_head.grad": "(softmax(logits) - onehot(label)) / count",
+    },
+    "score": {
+        "last_token": "place of the last id that is no padding",
+        "score": "ln_f[last_token] @ W_score.T, the logits",
+        "score.grad": "d loss / d logits",
+    },
+    "classifier": {
+        "classifier.dropout": "0 or 1 / (1 - p), drawn",
+        "classifier": "ln_f @ W.T + b, the logits",
+        "classifier.grad": "(softmax(logits) - onehot(label)) / count",
+    },
+    "qa_outputs": {
+        "qa_outputs": "ln_f @ W.T + b, the logits of start and end",
+        "qa_outputs.grad": "(softmax over positions - onehot(position)) / count / 2",
+    },
+}
+UNUSED_BY_BACKWARD = ("alibi", ".query_key_value", ".scores", ".dense", ".dense_4h_to_h", *filter(None, HEADS))
 
 
-def step_names(layers: int) -> list[str]:
-    """The names of all steps of a model of `layers` blocks, in forward order, those of training included."""
+def step_names(layers: int, head: str = "lm_head") -> list[str]:
+    """The names of all steps of a model of `layers` blocks, in forward order, those of training included.
+
+    head: "lm_head", "score", "classifier" or "qa_outputs", as its parameters are called; "" for a model without one.
+    """
     inside = [name for name in FORMULAS if name.startswith("h.*")]
-    before = [name for name in FORMULAS if name not in inside and name not in AFTER_BLOCKS]
-    return [*before, *(name.replace("*", str(i), 1) for i in range(layers) for name in inside), *AFTER_BLOCKS]
+    names = list(FORMULAS)
+    before, after = names[: names.index(inside[0])], names[names.index(inside[-1]) + 1 :]
+    return [*before, *(name.replace("*", str(i), 1) for i in range(layers) for name in inside), *after, *HEADS[head]]
 
 
 def formula(name: str) -> str:
     """The formula of the step called `name`."""
+    for head in HEADS.values():
+        if name in head:
+            return head[name]
     return FORMULAS.get(re.sub(r"^h\.\d+", "h.*", name), "")
 
 
@@ -83,14 +109,13 @@ class Trace(Mapping[str, Array]):
         self.edits = dict(edits or {})
         self._steps: dict[str, Array] = {}
 
-    def start(self, layers: int) -> None:
-        """Called when a pass begins: forget the last one. A pattern without a step to match is an InputError."""
-        names = step_names(layers)
+    def start(self, names: Sequence[str]) -> None:
+        """Called when a pass with these steps begins: forget the last. A pattern without a match is an InputError."""
         for pattern in (*self.patterns, *self.edits):
             if not any(fnmatchcase(name, pattern) for name in names):
                 raise InputError(
-                    f"no step is called {pattern!r} in a model of {layers} blocks.{suggest(pattern, names)} "
-                    "minibloom.step_names(layers) lists them."
+                    f"no step of this model is called {pattern!r}.{suggest(pattern, names)} "
+                    "model.step_names() lists them."
                 )
         self._steps.clear()
 
@@ -139,10 +164,10 @@ class Tape(Trace):
         if seen_by is not None and seen_by.edits:
             raise InputError("a trace with edits cannot be used with value_and_grad: backward knows nothing of edits.")
 
-    def start(self, layers: int) -> None:
+    def start(self, names: Sequence[str]) -> None:
         self._steps.clear()
         if self.seen_by is not None:
-            self.seen_by.start(layers)
+            self.seen_by.start(names)
 
     def __call__(self, name: str, value: Array) -> Array:
         if self.seen_by is not None:

@@ -31,6 +31,7 @@ FLOORS = [
     ["outputs", "trace"],
     ["tensor_file"],
     ["checkpoint"],
+    ["base"],
     ["models"],
     ["generation"],
     ["training", "walk"],

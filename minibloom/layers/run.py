@@ -26,6 +26,7 @@ class Run:
     alibi: Array  # [B, H, 1, T], the bias on the scores
     visible: Array | None  # [B or 1, 1, S, T] bool: which query may see which key. None: every one sees all
     cache: Any = None  # a Cache, or None: keys and values are not kept
+    new: int = 0  # S, which the cache is to count when the whole pass has succeeded
     head_mask: Array | None = None  # [L, H], factors on the attention of each head
     rng: numpy.random.Generator | None = None  # draws dropout. None: dropout is off
     watch: Watch = unwatched

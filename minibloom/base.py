@@ -1,0 +1,408 @@
+"""What all models share: parameters, loading and saving, the checks at the border, the pass and its backward.
+
+A model holds `config`, and `params`, a flat dictionary from checkpoint names to arrays. Everything that is
+computed is computed by the functions in `minibloom.layers`; what stands here joins them. The models themselves,
+each a head on this base, are in `models.py`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any, ClassVar, TypeVar
+
+import numpy
+
+from . import backend as backends
+from .backend import Array
+from .cache import Cache, StaticCache
+from .config import BloomConfig, parameter_shapes
+from .errors import InputError, suggest
+from .files import SHIPPED
+from .layers.alibi import alibi_bias
+from .layers.run import Run, Watch, unwatched
+from .layers.transformer import transformer, transformer_backward
+from .losses import IGNORE
+from .outputs import BaseModelOutputWithPast, ModelOutput
+from .trace import Tape, Trace, step_names
+
+DTYPES = ("float32", "float64")  # to compute in; files may hold float16 and bfloat16 too
+
+RETIRED = {
+    "position_ids": "BLOOM has no position embeddings; ALiBi takes positions from attention_mask.",
+    "token_type_ids": "BLOOM has no token types.",
+    "cache_position": "The cache knows its own length.",
+    "past": "It is called past_key_values.",
+}
+# With `slow_but_exact` and `pretraining_tp` above 1, transformers forgets these two. The machines that trained BLOOM
+# added them once, after the sum over slices, and so does minibloom, unless a model is made with `hf_compat=True`.
+DROPPED_BIASES = ("self_attention.dense.bias", "mlp.dense_4h_to_h.bias")
+Loaded = TypeVar("Loaded", bound="PreTrainedModel")
+
+
+class PreTrainedModel:
+    """What all models share: parameters, loading and saving, the checks at the border, the pass and its backward.
+
+    `Model(config, seed=0, dtype="float32", backend="numpy")` has new random parameters; `from_pretrained`
+    reads a checkpoint. `hf_compat=True` computes what transformers computes even where that is a slip of its own:
+    see `DROPPED_BIASES`.
+    """
+
+    prefix: ClassVar[str] = "transformer."  # before the base model's names, in the file of a model with a head
+    head: ClassVar[str] = ""  # what the head's parameters are called, and its steps
+    labels: ClassVar[tuple[str, ...]] = ()  # the arguments that the loss needs
+
+    def __init__(
+        self,
+        config: BloomConfig,
+        seed: int = 0,
+        dtype: str = "float32",
+        backend: str = "numpy",
+        hf_compat: bool = False,
+    ) -> None:
+        xp, dtype = backends.load(backend), checked_dtype(dtype)
+        self._assign(config, initial_params(self.shapes(config), config, seed, dtype, xp), dtype, hf_compat)
+
+    def _assign(self, config: BloomConfig, params: dict[str, Array], dtype: str, hf_compat: bool) -> None:
+        self.config, self.params, self.dtype, self.hf_compat = config, params, dtype, hf_compat
+
+    @classmethod
+    def shapes(cls, config: BloomConfig) -> dict[str, tuple[int, ...]]:
+        """Name and shape of every parameter of this kind of model."""
+        return {**parameter_shapes(config), **cls.head_shapes(config)}
+
+    @classmethod
+    def head_shapes(cls, config: BloomConfig) -> dict[str, tuple[int, ...]]:
+        """Name and shape of the parameters that the head adds."""
+        return {}
+
+    @classmethod
+    def from_pretrained(
+        cls: type[Loaded],
+        path_or_repo: str | Path | None = None,
+        dtype: str | None = None,
+        backend: str = "numpy",
+        revision: str | None = None,
+        seed: int = 0,
+        hf_compat: bool = False,
+        **config_changes: Any,
+    ) -> Loaded:
+        """Load a checkpoint in safetensors form from a folder, or from a repository on the Hugging Face hub.
+
+        Without an argument: the small BLOOM that ships with minibloom. `dtype` is the precision to compute in,
+        "float32" unless said otherwise; a file in float16 or bfloat16 is widened as it is read. Further keywords
+        change fields of the configuration.
+
+        A classifier's head that the checkpoint does not have is drawn anew from `seed`, with a warning that says so:
+        it has to be trained before its answers mean anything.
+        """
+        from .checkpoint import load_params
+
+        xp, dtype = backends.load(backend), checked_dtype(dtype or "float32")
+        place = SHIPPED if path_or_repo is None else path_or_repo
+        config, params = load_params(place, cls.shapes, dtype, xp, revision, config_changes)
+        shapes = cls.shapes(config)
+        new = {name: shape for name, shape in shapes.items() if name not in params}
+        if new:
+            params |= initial_params(new, config, seed, dtype, xp)
+            warnings.warn(
+                f"{place} has no {', '.join(new)}: this head of {cls.__name__} is new, drawn from seed {seed}. "
+                "Train it before you use it.",
+                stacklevel=2,
+            )
+        model = cls.__new__(cls)
+        model._assign(config, {name: params[name] for name in shapes}, dtype, hf_compat)
+        return model
+
+    def save_pretrained(self, folder: str | Path, dtype: str | None = None, max_shard_size: int = 5 * 10**9) -> None:
+        """Write `config.json` and safetensors into `folder`, as "float16", "bfloat16", "float32" or "float64".
+
+        transformers' `from_pretrained` reads the folder too.
+        """
+        from .checkpoint import write_checkpoint
+
+        config = self.config.replace(architectures=[type(self).__name__])
+        write_checkpoint(folder, self.params, config, dtype or self.dtype, self.prefix, max_shard_size)
+
+    @property
+    def xp(self) -> ModuleType:
+        """The array library of the parameters, as a module."""
+        return backends.namespace(self.params["ln_f.weight"])
+
+    @property
+    def backend(self) -> str:
+        """The array library of the parameters: "numpy" or "cupy"."""
+        return self.xp.__name__
+
+    def init_cache(self, batch_size: int, max_length: int) -> StaticCache:
+        """An empty cache with all its memory, for `batch_size` rows of `max_length` positions of this model."""
+        c = self.config
+        return StaticCache(c.n_layer, batch_size, c.n_head, max_length, c.head_dim, self.dtype, self.xp)
+
+    def step_names(self) -> list[str]:
+        """The names of all steps of a pass, in order, those of training included: what a `Trace` can watch or edit."""
+        return step_names(self.config.n_layer, self.head)
+
+    def num_parameters(self) -> int:
+        """How many numbers are learnt; a tied head counts once."""
+        return sum(p.size for p in self.params.values())
+
+    def __repr__(self) -> str:
+        c = self.config
+        return (
+            f"{type(self).__name__}({self.num_parameters():,} parameters: {c.n_layer} blocks, {c.n_head} heads, "
+            f"hidden size {c.hidden_size}, vocabulary {c.vocab_size:,}; {self.dtype}, {self.backend})"
+        )
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        raise InputError(f"{type(self).__name__} is no model yet: use one of those in minibloom.models.")
+
+    # --- the pass that all heads start from ---
+
+    def _base(
+        self,
+        input_ids: Any = None,
+        past_key_values: Any = None,
+        attention_mask: Any = None,
+        head_mask: Any = None,
+        inputs_embeds: Any = None,
+        use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        train: bool = False,
+        seed: int | None = None,
+        trace: Trace | None = None,
+        **unknown: Any,
+    ) -> tuple[BaseModelOutputWithPast, Run]:
+        """The base model's output; and the pass, with the watch that sees a head's steps and the draws of dropout."""
+        if unknown:
+            raise _unknown(next(iter(unknown)), self._arguments())
+        c = self.config
+        x = self._check_input(input_ids, inputs_embeds)
+        if seed is not None and not train:
+            raise InputError(f"seed is {seed} without train=True: only dropout draws numbers in a forward pass.")
+        if trace is not None:
+            trace.start(self.step_names())
+        B, S = x.shape[:2]
+        cache = past_key_values
+        if cache is None and _or(use_cache, c.use_cache):
+            cache = Cache(c.n_layer)
+        if cache is not None:
+            cache = cache if isinstance(cache, Cache) else Cache.from_tuple(cache, B, c.n_head, c.head_dim)
+            cache.check(c.n_layer, c.n_head, c.head_dim, self.dtype, B, S)
+        mask, visible = self._masks(attention_mask, B, S, 0 if cache is None else cache.length)
+
+        hidden_names, attention_names = [], []  # of the steps that the caller wants back
+        if _or(output_hidden_states, c.output_hidden_states):
+            hidden_names = ["word_embeddings_layernorm", *(f"h.{i}" for i in range(c.n_layer - 1)), "ln_f"]
+        if _or(output_attentions, c.output_attentions):
+            attention_names = [f"h.{i}.self_attention.weights" for i in range(c.n_layer)]
+        kept: dict[str, Array] = dict.fromkeys(hidden_names + attention_names)
+
+        run = Run(
+            config=c,
+            alibi=alibi_bias(mask, c.n_head, self.dtype),
+            visible=visible,
+            cache=cache,
+            head_mask=None if head_mask is None else self._check_head_mask(head_mask),
+            rng=numpy.random.default_rng(seed) if train else None,
+            watch=_watch(trace, kept),
+            new=S,
+        )
+        ids, embeds = (x, None) if inputs_embeds is None else (None, x)
+        hidden = transformer(ids, embeds, self._params_read(), run)
+
+        hidden_states = tuple(kept[name] for name in hidden_names)
+        attentions = tuple(kept[name] for name in attention_names)
+        return BaseModelOutputWithPast(hidden, cache, hidden_states or None, attentions or None), run
+
+    def _finish(self, run: Run, out: ModelOutput, return_dict: bool | None) -> Any:
+        """What a call returns, as an object or a tuple. The pass has succeeded: what it put into the cache counts."""
+        if run.cache is not None:
+            run.cache.advance(run.new)
+        return out if _or(return_dict, self.config.return_dict) else out.to_tuple()
+
+    def value_and_grad(self, *args: Any, trace: Trace | None = None, **kwargs: Any) -> Any:
+        """The output of the same call, labels included, and the gradient of its loss by parameter name."""
+        given = self._by_name(args, kwargs)
+        missing = [name for name in self.labels if given.get(name) is None]
+        if missing:
+            raise InputError(f"value_and_grad needs {' and '.join(missing)}: the gradient is that of the loss.")
+        return self._differentiate(args, kwargs, trace, self._head_backward)
+
+    def _differentiate(
+        self,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        trace: Trace | None,
+        head_backward: Callable[[Tape, MutableMapping[str, Array]], Array],
+    ) -> Any:
+        """Forward with a tape, and back: through the head, whose rule is given, and through the stack."""
+        tape = Tape(trace)
+        out = self(*args, **{"use_cache": False, **kwargs, "trace": tape, "return_dict": True})
+        grads: dict[str, Array] = {}
+        d = head_backward(tape, grads)  # [B, S, E], the gradient at the hidden states
+        transformer_backward(d, self._params_read(), self.config, tape, grads)
+        for name in self._unread():
+            grads[name][:] = 0
+        return out, {name: grads[name] for name in self.params}
+
+    def _head_backward(self, tape: Mapping[str, Array], grads: MutableMapping[str, Array]) -> Array:
+        """The gradient of the loss at the hidden states `[B, S, E]`; that of the head's parameters, into `grads`."""
+        raise InputError(f"{type(self).__name__} has no loss to derive.")
+
+    def _unread(self) -> list[str]:
+        """Names of the parameters that a pass leaves out: none, but with `hf_compat`, where transformers does."""
+        c = self.config
+        drops = self.hf_compat and c.slow_but_exact and c.pretraining_tp > 1
+        return [f"h.{i}.{name}" for i in range(c.n_layer) for name in DROPPED_BIASES] if drops else []
+
+    def _params_read(self) -> Mapping[str, Array]:
+        """The parameters that a pass reads."""
+        unread = {name: self.xp.zeros_like(self.params[name]) for name in self._unread()}
+        return {**self.params, **unread} if unread else self.params
+
+    # --- the border: what a caller gave is checked here, before any work is done ---
+
+    def _arguments(self) -> list[str]:
+        """Names of what a call of this model accepts, in order."""
+        named = [*inspect.signature(type(self).__call__).parameters][1:-1]  # without self and **options
+        return [*named, "train", "seed", "trace"]
+
+    def _by_name(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        return {**dict(zip(self._arguments(), args, strict=False)), **kwargs}
+
+    def _check_input(self, input_ids: Any, inputs_embeds: Any) -> Array:
+        """The one of both that is given: ids `[B, S]` or embeddings `[B, S, E]`."""
+        if (input_ids is None) == (inputs_embeds is None):
+            given = "neither" if input_ids is None else "both"
+            raise InputError(f"expected input_ids or inputs_embeds, got {given}.")
+        return self.check_ids(input_ids) if inputs_embeds is None else self._check_embeds(inputs_embeds)
+
+    def check_ids(self, input_ids: Any) -> Array:
+        """`input_ids` as an integer array `[B, S]`; an InputError says what is wrong with it."""
+        ids, V = backends.asarray(input_ids, self.xp, "input_ids"), self.config.vocab_size
+        if ids.ndim != 2 or ids.size == 0:
+            raise InputError(
+                f"input_ids has shape {list(ids.shape)}, expected [batch, length] with at least one token"
+                + (": wrap a single sequence in a list." if ids.ndim == 1 and ids.size else ".")
+            )
+        if ids.dtype.kind not in "iu":
+            raise InputError(f"input_ids holds {ids.dtype}, expected whole numbers.")
+        low, high = int(ids.min()), int(ids.max())
+        if low < 0 or high >= V:
+            raise InputError(
+                f"input_ids holds {low if low < 0 else high}, expected ids from 0 to {V - 1}. "
+                "Does the tokenizer belong to this model?"
+            )
+        return ids
+
+    def _check_embeds(self, inputs_embeds: Any) -> Array:
+        embeds, E = backends.asarray(inputs_embeds, self.xp, "inputs_embeds"), self.config.hidden_size
+        if embeds.ndim != 3 or embeds.shape[2] != E or embeds.size == 0:
+            raise InputError(f"inputs_embeds has shape {list(embeds.shape)}, expected [batch, length, {E}].")
+        if embeds.dtype.kind not in "fiu":
+            raise InputError(f"inputs_embeds holds {embeds.dtype}, expected numbers.")
+        return embeds.astype(self.dtype, copy=False)
+
+    def _check_head_mask(self, head_mask: Any) -> Array:
+        factors, L, H = backends.asarray(head_mask, self.xp, "head_mask"), self.config.n_layer, self.config.n_head
+        if factors.shape not in ((H,), (L, H)):
+            raise InputError(
+                f"head_mask has shape {list(factors.shape)}, expected [{H}], for every block, or [{L}, {H}]."
+            )
+        return self.xp.broadcast_to(factors.astype(self.dtype), (L, H))
+
+    def _check_labels(self, labels: Any, name: str, shapes: Sequence[tuple[int, ...]], whole: bool) -> Array:
+        """`labels` as an array of one of `shapes`, of whole numbers or of finite real ones."""
+        labels = backends.asarray(labels, self.xp, name)
+        if labels.shape not in shapes:
+            expected = " or ".join(str(list(shape)) for shape in shapes)
+            raise InputError(f"{name} has shape {list(labels.shape)}, expected {expected}.")
+        if labels.dtype.kind not in ("iu" if whole else "fiu"):
+            raise InputError(f"{name} holds {labels.dtype}, expected {'whole' if whole else 'real'} numbers.")
+        if not whole and not bool(self.xp.isfinite(labels).all()):
+            raise InputError(f"{name} holds NaN or infinity, expected finite numbers.")
+        return labels.astype("int64" if whole else self.dtype)  # -100 must fit, and unsigned types have no room for it
+
+    def _check_classes(self, labels: Any, name: str, shape: tuple[int, ...], count: int, what: str) -> Array:
+        """`labels` as whole numbers `shape`, each a class from 0 to `count - 1` or -100."""
+        labels = self._check_labels(labels, name, [shape], whole=True)
+        wrong = labels[(labels != IGNORE) & ((labels < 0) | (labels >= count))]
+        if wrong.size:
+            expected = f"{what} from 0 to {count - 1}, or {IGNORE} to ignore"
+            raise InputError(f"{name} holds {int(wrong[0])}, expected {expected}.")
+        return labels
+
+    def _masks(self, attention_mask: Any, B: int, S: int, past: int) -> tuple[Array, Array | None]:
+        """The mask over all keys `[B or 1, T]`, and which query may see which key `[B or 1, 1, S, T]`, None for all."""
+        xp, T = self.xp, past + S
+        causal = xp.arange(T) <= xp.arange(past, T)[:, None]  # [S, T]: no query sees a later key
+        if attention_mask is None:
+            return xp.ones((1, T), dtype="int64"), None if S == 1 else causal[None, None]
+        mask = backends.asarray(attention_mask, xp, "attention_mask")
+        if mask.shape != (B, T):
+            cached = f": {past} cached and {S} new positions" if past else ""
+            raise InputError(f"attention_mask has shape {list(mask.shape)}, expected [{B}, {T}]{cached}.")
+        if not bool(((mask == 0) | (mask == 1)).all()):
+            raise InputError("attention_mask holds other numbers than 0 (padding) and 1 (token).")
+        return mask.astype("int64"), causal & mask.astype(bool)[:, None, None, :]
+
+
+# --- small helpers ---
+
+
+def initial_params(
+    shapes: dict[str, tuple[int, ...]], config: BloomConfig, seed: int, dtype: str, xp: ModuleType
+) -> dict[str, Array]:
+    """New parameters: matrices normal with standard deviation `initializer_range`, norms 1, biases 0.
+
+    Drawn on the host in float32, so that a seed means the same model on every backend and in every dtype.
+    """
+    rng = numpy.random.default_rng(seed)
+    params: dict[str, Array] = {}
+    for name, shape in shapes.items():
+        if len(shape) == 1:
+            value = numpy.full(shape, 1.0 if name.endswith(".weight") else 0.0, dtype)
+        else:
+            value = (rng.standard_normal(shape, dtype=numpy.float32) * config.initializer_range).astype(dtype)
+        params[name] = xp.asarray(value)
+    return params
+
+
+def checked_dtype(dtype: Any) -> str:
+    """`dtype` as a string, if minibloom computes in it."""
+    name = getattr(dtype, "__name__", str(dtype))
+    if name not in DTYPES:
+        raise InputError(
+            f"dtype={name!r}: minibloom computes in {' or '.join(DTYPES)}. Checkpoints in float16 and bfloat16 load "
+            "too (they are widened), and save_pretrained(folder, dtype='float16') writes them."
+        )
+    return name
+
+
+def _unknown(name: str, known: Sequence[str]) -> InputError:
+    why = RETIRED.get(name) or f"The arguments are {', '.join(known)}.{suggest(name, known)}"
+    return InputError(f"there is no argument {name!r}. {why}")
+
+
+def _or(given: bool | None, default: bool) -> bool:
+    return default if given is None else given
+
+
+def _watch(trace: Trace | None, kept: dict[str, Array]) -> Watch:
+    """A watch that shows each step to the caller's trace, and fills the names in `kept` with what flows on."""
+    seen = unwatched if trace is None else trace
+    if not kept:
+        return seen
+
+    def watch(name: str, value: Array) -> Array:
+        value = seen(name, value)
+        if name in kept:
+            kept[name] = value
+        return value
+
+    return watch
