@@ -23,10 +23,11 @@ from .config import BloomConfig, parameter_shapes
 from .errors import InputError, suggest
 from .files import SHIPPED
 from .layers.alibi import alibi_bias
-from .layers.run import Run, Watch, unwatched
+from .layers.run import Run, Unwatched, Watch
 from .layers.transformer import transformer, transformer_backward
 from .losses import IGNORE
 from .outputs import BaseModelOutputWithPast, ModelOutput
+from .threads import on_all_cores
 from .trace import Tape, Trace, step_names
 
 DTYPES = ("float32", "float64")  # to compute in; files may hold float16 and bfloat16 too
@@ -193,7 +194,7 @@ class PreTrainedModel:
         if cache is not None:
             cache = cache if isinstance(cache, Cache) else Cache.from_tuple(cache, B, c.n_head, c.head_dim)
             cache.check(c.n_layer, c.n_head, c.head_dim, self.dtype, B, S)
-        mask, visible = self._masks(attention_mask, B, S, 0 if cache is None else cache.length)
+        mask = self._mask(attention_mask, B, S, 0 if cache is None else cache.length)
 
         hidden_names, attention_names = [], []  # of the steps that the caller wants back
         if _or(output_hidden_states, c.output_hidden_states):
@@ -202,15 +203,16 @@ class PreTrainedModel:
             attention_names = [f"h.{i}.self_attention.weights" for i in range(c.n_layer)]
         kept: dict[str, Array] = dict.fromkeys(hidden_names + attention_names)
 
+        seen: Watch = Unwatched() if trace is None else trace
         run = Run(
             config=c,
+            new=S,
+            mask=mask,
             alibi=alibi_bias(mask, c.n_head, self.dtype),
-            visible=visible,
             cache=cache,
             head_mask=None if head_mask is None else self._check_head_mask(head_mask),
             rng=numpy.random.default_rng(seed) if train else None,
-            watch=_watch(trace, kept),
-            new=S,
+            watch=_Keeping(seen, kept) if kept else seen,
         )
         ids, embeds = (x, None) if inputs_embeds is None else (None, x)
         hidden = transformer(ids, embeds, self._params_read(), run)
@@ -225,6 +227,7 @@ class PreTrainedModel:
             run.cache.advance(run.new)
         return out if _or(return_dict, self.config.return_dict) else out.to_tuple()
 
+    @on_all_cores
     def value_and_grad(self, *args: Any, trace: Trace | None = None, **kwargs: Any) -> Any:
         """The output of the same call, labels included, and the gradient of its loss by parameter name."""
         given = self._by_name(args, kwargs)
@@ -337,19 +340,18 @@ class PreTrainedModel:
             raise InputError(f"{name} holds {int(wrong[0])}, expected {expected}.")
         return labels
 
-    def _masks(self, attention_mask: Any, B: int, S: int, past: int) -> tuple[Array, Array | None]:
-        """The mask over all keys `[B or 1, T]`, and which query may see which key `[B or 1, 1, S, T]`, None for all."""
+    def _mask(self, attention_mask: Any, B: int, S: int, past: int) -> Array:
+        """The mask over all keys, `[B, T]` as given, or `[1, T]` of ones."""
         xp, T = self.xp, past + S
-        causal = xp.arange(T) <= xp.arange(past, T)[:, None]  # [S, T]: no query sees a later key
         if attention_mask is None:
-            return xp.ones((1, T), dtype="int64"), None if S == 1 else causal[None, None]
+            return xp.ones((1, T), dtype="int64")
         mask = backends.asarray(attention_mask, xp, "attention_mask")
         if mask.shape != (B, T):
             cached = f": {past} cached and {S} new positions" if past else ""
             raise InputError(f"attention_mask has shape {list(mask.shape)}, expected [{B}, {T}]{cached}.")
         if not bool(((mask == 0) | (mask == 1)).all()):
             raise InputError("attention_mask holds other numbers than 0 (padding) and 1 (token).")
-        return mask.astype("int64"), causal & mask.astype(bool)[:, None, None, :]
+        return mask.astype("int64")
 
 
 # --- small helpers ---
@@ -393,16 +395,17 @@ def _or(given: bool | None, default: bool) -> bool:
     return default if given is None else given
 
 
-def _watch(trace: Trace | None, kept: dict[str, Array]) -> Watch:
-    """A watch that shows each step to the caller's trace, and fills the names in `kept` with what flows on."""
-    seen = unwatched if trace is None else trace
-    if not kept:
-        return seen
+class _Keeping:
+    """A watch that shows each step to another one, and fills the names in `kept` with what flows on."""
 
-    def watch(name: str, value: Array) -> Array:
-        value = seen(name, value)
-        if name in kept:
-            kept[name] = value
+    def __init__(self, seen: Watch, kept: dict[str, Array]) -> None:
+        self.seen, self.kept = seen, kept
+
+    def __call__(self, name: str, value: Array) -> Array:
+        value = self.seen(name, value)
+        if name in self.kept:
+            self.kept[name] = value
         return value
 
-    return watch
+    def wants(self, name: str) -> bool:
+        return name in self.kept or self.seen.wants(name)

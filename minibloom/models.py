@@ -25,6 +25,7 @@ from .outputs import (
     SequenceClassifierOutputWithPast,
     TokenClassifierOutput,
 )
+from .threads import on_all_cores
 from .trace import Trace
 
 
@@ -33,6 +34,7 @@ class BloomModel(PreTrainedModel):
 
     prefix = ""
 
+    @on_all_cores
     def __call__(
         self,
         input_ids: Any = None,
@@ -64,6 +66,7 @@ class BloomModel(PreTrainedModel):
         )  # fmt: skip
         return self._finish(run, out, return_dict)
 
+    @on_all_cores
     def value_and_grad(  # type: ignore[override]
         self, *args: Any, upstream: Any, trace: Trace | None = None, **kwargs: Any
     ) -> Any:
@@ -93,6 +96,7 @@ class BloomForCausalLM(PreTrainedModel):
         """Name of the matrix that turns hidden states into logits: the embedding's own, unless config unties them."""
         return "word_embeddings.weight" if self.config.tie_word_embeddings else "lm_head.weight"
 
+    @on_all_cores
     def __call__(
         self,
         input_ids: Any = None,
@@ -165,6 +169,7 @@ class BloomForSequenceClassification(PreTrainedModel):
     def head_shapes(cls, config: BloomConfig) -> dict[str, tuple[int, ...]]:
         return {"score.weight": (config.num_labels, config.hidden_size)}
 
+    @on_all_cores
     def __call__(
         self,
         input_ids: Any = None,
@@ -269,6 +274,7 @@ class BloomForTokenClassification(PreTrainedModel):
         n, E = config.num_labels, config.hidden_size
         return {"classifier.weight": (n, E), "classifier.bias": (n,)}
 
+    @on_all_cores
     def __call__(
         self,
         input_ids: Any = None,
@@ -328,6 +334,7 @@ class BloomForQuestionAnswering(PreTrainedModel):
     def head_shapes(cls, config: BloomConfig) -> dict[str, tuple[int, ...]]:
         return {"qa_outputs.weight": (2, config.hidden_size), "qa_outputs.bias": (2,)}
 
+    @on_all_cores
     def __call__(
         self,
         input_ids: Any = None,

@@ -9,9 +9,9 @@
     Trace(edits={"h.3.mlp.gelu": lambda x: 0 * x})    # change what flows on
 
 The names are those of the modules in a checkpoint, and of the arrays between them. A trace only keeps references, so
-watching changes no bit of the result; but a pass over more than `blocked_attention.BLOCK` positions that nobody
-watches takes the fast path of attention, which has no scores to show and equals the plain one to rounding. The table
-below is the one place where the steps and their formulas stand; a test holds it to what the forward pass really does.
+watching changes no bit of the result, with one exception: the fast path of attention, which large passes take, has no
+scores, probabilities or weights to show. Who wants one of these gets the plain path, which is equal to rounding.
+The table below is the one place where the steps and their formulas stand; a test holds it to what a pass really does.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ FORMULAS: dict[str, str] = {
     "input_ids": "as given",
     "word_embeddings": "E[ids]",
     "word_embeddings_layernorm": "LayerNorm(word_embeddings)",
+    "attention_mask": "1 = token, 0 = padding",
     "alibi": "slope[head] * position(key)",
     "h.*.input_layernorm": "a = LayerNorm(x)",
     "h.*.self_attention.query_key_value": "a @ W_qkv.T + b_qkv",
@@ -75,7 +76,7 @@ HEADS: dict[str, dict[str, str]] = {
         "qa_outputs.grad": "(softmax over positions - onehot(position)) / count / 2",
     },
 }
-UNUSED_BY_BACKWARD = ("alibi", ".query_key_value", ".scores", ".dense", ".dense_4h_to_h", *filter(None, HEADS))
+UNUSED_BY_BACKWARD = (".query_key_value", ".scores", ".dense", ".dense_4h_to_h", *filter(None, HEADS))
 
 
 def step_names(layers: int, head: str = "lm_head") -> list[str]:
@@ -133,6 +134,10 @@ class Trace(Mapping[str, Array]):
             self._steps[name] = value
         return value
 
+    def wants(self, name: str) -> bool:
+        """Whether a pattern or an edit matches this step."""
+        return any(fnmatchcase(name, pattern) for pattern in (*self.patterns, *self.edits))
+
     def __getitem__(self, name: str) -> Array:
         try:
             return self._steps[name]
@@ -175,6 +180,10 @@ class Tape(Trace):
         if not name.endswith(UNUSED_BY_BACKWARD):
             self._steps[name] = value
         return value
+
+    def wants(self, name: str) -> bool:
+        """What the caller wants. Backward can do without: see `tiled_attention_backward`."""
+        return self.seen_by is not None and self.seen_by.wants(name)
 
 
 def describe(name: str, value: Array) -> str:

@@ -10,7 +10,7 @@ import numpy
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
 
-from minibloom import BloomConfig, BloomForCausalLM
+from minibloom import BloomConfig, BloomForCausalLM, Trace
 from minibloom.layers.alibi import alibi_bias
 from minibloom.layers.run import Run
 
@@ -110,22 +110,25 @@ def masks(
     return mask
 
 
+def padding_of(kind: str, length: int, rng: numpy.random.Generator) -> numpy.ndarray:
+    """One row of a mask `[length]`: "none", "left", "right", "holes", or "all" padded."""
+    mask, pads = numpy.ones(length, dtype="int64"), rng.integers(0, length)
+    mask[{"none": [], "left": slice(pads), "right": slice(length - pads, None), "all": slice(None)}.get(
+        kind, rng.permutation(length)[:pads]
+    )] = 0  # fmt: skip
+    return mask
+
+
 def real(mask: numpy.ndarray | None, shape: tuple[int, int]) -> numpy.ndarray:
     """Which positions `[B, S]` hold a token, as bool."""
     return numpy.ones(shape, dtype=bool) if mask is None else mask.astype(bool)
 
 
-def passes(config: BloomConfig, B: int, S: int, past: int = 0, **fields: Any) -> tuple[Run, dict[str, numpy.ndarray]]:
-    """A pass over `S` positions for testing layers alone, and the tape that it fills with its steps."""
-    tape: dict[str, numpy.ndarray] = {}
-
-    def watch(name: str, value: numpy.ndarray) -> numpy.ndarray:
-        tape[name] = value
-        return value
-
-    causal = numpy.arange(past + S) <= numpy.arange(past, past + S)[:, None]  # [S, T]
-    alibi = alibi_bias(numpy.ones((B, past + S), dtype="int64"), config.n_head, "float64")
-    return Run(config=config, alibi=alibi, visible=causal[None, None], watch=watch, **fields), tape
+def passes(config: BloomConfig, B: int, S: int, past: int = 0, **fields: Any) -> tuple[Run, Trace]:
+    """A pass over `S` new positions for testing layers alone, and the trace that it fills with its steps."""
+    trace, mask = Trace(), numpy.ones((B, past + S), dtype="int64")
+    alibi = alibi_bias(mask, config.n_head, "float64")
+    return Run(config=config, new=S, mask=mask, alibi=alibi, watch=trace, **fields), trace
 
 
 class ArrayElsewhere:

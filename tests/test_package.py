@@ -17,13 +17,13 @@ from . import tiny
 
 PACKAGE = Path(minibloom.__file__).parent
 ORACLES = {"torch", "transformers", "jax", "flax", "tensorflow"}
-HEAVY = ORACLES | {"tokenizers", "safetensors", "huggingface_hub", "matplotlib", "cupy", "tqdm"}
+HEAVY = ORACLES | {"tokenizers", "safetensors", "huggingface_hub", "matplotlib", "cupy", "tqdm", "threadpoolctl"}
 
 # Ground floor first; modules in one line share a floor, and a module imports only from floors below its own.
 FLOORS = [
     ["errors", "version"],
     ["backend", "fields"],
-    ["files"],
+    ["files", "threads"],
     ["config"],
     ["tokenizer"],
     ["layers"],

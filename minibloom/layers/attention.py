@@ -22,13 +22,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, MutableMapping
 
+import numpy
+
 from ..backend import Array, namespace
-from .blocked_attention import BLOCK, blocked_attention
+from ..threads import matmul
+from . import tiled_attention as tiles
 from .dropout import dropout_factors
 from .linear import linear, linear_backward, sliced_linear
-from .run import Run, unwatched
+from .run import Run
 from .scores import attention_scores
 from .softmax import softmax, softmax_backward
+from .tiled_attention import tiled_attention, tiled_attention_backward
 
 
 def split_heads(fused: Array, heads: int) -> tuple[Array, Array, Array]:
@@ -48,14 +52,23 @@ def merge_heads(x: Array) -> Array:
 def plain_attention(q: Array, k: Array, v: Array, layer: int, run: Run) -> Array:
     """`q [B, H, S, D]`, `k`, `v` `[B, H, T, D]` -> `[B, S, E]`, through all scores at once: what attention is."""
     name, watch = f"h.{layer}.self_attention", run.watch
-    scores = watch(f"{name}.scores", attention_scores(q, k, run.alibi, run.visible))  # [B, H, S, T]
+    scores = watch(f"{name}.scores", attention_scores(q, k, run.alibi, run.visible()))  # [B, H, S, T]
     weights = probs = watch(f"{name}.probs", softmax(scores))
     if run.rng is not None and run.config.attention_dropout:
         weights = probs * watch(f"{name}.dropout", dropout_factors(probs, run.config.attention_dropout, run.rng))
     if run.head_mask is not None:
         weights = weights * watch(f"{name}.head_mask", run.head_mask[layer][:, None, None])  # [H, 1, 1]
     weights = watch(f"{name}.weights", weights)
-    return watch(f"{name}.context", merge_heads(weights @ v))  # [B, H, S, D] -> [B, S, E]
+    return merge_heads(matmul(weights, v))  # [B, H, S, D] -> [B, S, E]
+
+
+def in_tiles(q: Array, k: Array, layer: int, run: Run) -> bool:
+    """Whether the fast path may stand in for the plain one: nothing between scores and context is asked for."""
+    steps = ("scores", "probs", "dropout", "head_mask", "weights")
+    asked = run.head_mask is not None or (run.rng is not None and run.config.attention_dropout > 0)
+    asked = asked or any(run.watch.wants(f"h.{layer}.self_attention.{step}") for step in steps)
+    (B, H, S, _), T = q.shape, k.shape[2]
+    return not asked and B * H * S * T >= tiles.LARGE and namespace(q) is numpy
 
 
 def self_attention(x: Array, params: Mapping[str, Array], layer: int, run: Run) -> Array:
@@ -67,10 +80,11 @@ def self_attention(x: Array, params: Mapping[str, Array], layer: int, run: Run) 
         k, v = run.cache.update(layer, k, v)  # [B, H, S, D] -> [B, H, T, D]
     q, k, v = watch(f"{name}.query", q), watch(f"{name}.key", k), watch(f"{name}.value", v)
 
-    if q.shape[2] > BLOCK and watch is unwatched and run.rng is None and run.head_mask is None:
-        context = merge_heads(blocked_attention(q, k, v, run.alibi, run.visible))
+    if in_tiles(q, k, layer, run):
+        context = tiled_attention(q, k, v, run.alibi, run.mask)
     else:
-        context = plain_attention(q, k, v, layer, run)  # [B, H, S, D] -> [B, S, E]
+        context = plain_attention(q, k, v, layer, run)
+    context = watch(f"{name}.context", context)  # [B, S, E]
 
     weight, bias = params[f"{name}.dense.weight"], params[f"{name}.dense.bias"]
     out = linear(context, weight, bias) if run.slices == 1 else sliced_linear(context, weight, bias, run.slices)
@@ -93,16 +107,19 @@ def self_attention_backward(
 
     context = tape[f"{name}.context"]
     d, grads[f"{dense}.weight"], grads[f"{dense}.bias"] = linear_backward(dy, context, params[f"{dense}.weight"])
-    dcontext = d.reshape(B, S, H, D).transpose(0, 2, 1, 3)  # [B, S, E] -> [B, H, S, D]
-    dv = tape[f"{name}.weights"].swapaxes(-1, -2) @ dcontext  # [B, H, T, D]
-    dprobs = dcontext @ v.swapaxes(-1, -2)  # [B, H, S, T]
-    for factors in ("dropout", "head_mask"):
-        if f"{name}.{factors}" in tape:
-            dprobs *= tape[f"{name}.{factors}"]
-    dscores = softmax_backward(dprobs, tape[f"{name}.probs"])
-    dscores *= 1.0 / math.sqrt(D)
-    dq = dscores @ k  # [B, H, S, D]
-    dk = dscores.swapaxes(-1, -2) @ q  # [B, H, T, D]
+    if f"{name}.probs" in tape:
+        dcontext = d.reshape(B, S, H, D).transpose(0, 2, 1, 3)  # [B, S, E] -> [B, H, S, D]
+        dv = matmul(tape[f"{name}.weights"].swapaxes(-1, -2), dcontext)  # [B, H, T, D]
+        dprobs = matmul(dcontext, v.swapaxes(-1, -2))  # [B, H, S, T]
+        for factors in ("dropout", "head_mask"):
+            if f"{name}.{factors}" in tape:
+                dprobs *= tape[f"{name}.{factors}"]
+        dscores = softmax_backward(dprobs, tape[f"{name}.probs"])
+        dscores *= 1.0 / math.sqrt(D)
+        dq = matmul(dscores, k)  # [B, H, S, D]
+        dk = matmul(dscores.swapaxes(-1, -2), q)  # [B, H, T, D]
+    else:
+        dq, dk, dv = tiled_attention_backward(d, q, k, v, tape["alibi"], tape["attention_mask"])
 
     past = k.shape[2] - S  # keys and values that came from a cache are constants
     dfused = namespace(dq).stack([dq, dk[:, :, past:], dv[:, :, past:]], axis=3)  # [B, H, S, 3, D]

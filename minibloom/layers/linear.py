@@ -9,12 +9,13 @@ forward pass did not sum over:
 from __future__ import annotations
 
 from ..backend import Array
+from ..threads import matmul
 
 
 def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
     """`x [..., I]`, `weight [O, I]`, `bias [O]` -> `[..., O]`."""
     # One product of two matrices: a batched product would read the whole weight once per batch row.
-    y = x.reshape(-1, x.shape[-1]) @ weight.T  # [..., I] -> [N, I] -> [N, O]
+    y = matmul(x.reshape(-1, x.shape[-1]), weight.T)  # [..., I] -> [N, I] -> [N, O]
     if bias is not None:
         y += bias
     return y.reshape(*x.shape[:-1], -1)  # [N, O] -> [..., O]
@@ -23,7 +24,7 @@ def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
 def linear_backward(dy: Array, x: Array, weight: Array) -> tuple[Array, Array, Array]:
     """Upstream `dy [..., O]` and the forward's `x [..., I]`, `weight [O, I]` -> `dx [..., I]`, `dweight`, `dbias`."""
     dy2, x2 = dy.reshape(-1, dy.shape[-1]), x.reshape(-1, x.shape[-1])  # [..., O] -> [N, O], [..., I] -> [N, I]
-    return (dy2 @ weight).reshape(x.shape), dy2.T @ x2, dy2.sum(0)
+    return matmul(dy2, weight).reshape(x.shape), matmul(dy2.T, x2), dy2.sum(0)
 
 
 def sliced_linear(x: Array, weight: Array, bias: Array, slices: int) -> Array:

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping, MutableMapping
 
 from ..backend import Array, namespace
+from ..threads import over_rows
 from .linear import linear, linear_backward, sliced_linear
 from .run import Run
 
@@ -63,7 +64,7 @@ def mlp(x: Array, params: Mapping[str, Array], layer: int, run: Run) -> Array:
     name, watch = f"h.{layer}.mlp", run.watch
     up = linear(x, params[f"{name}.dense_h_to_4h.weight"], params[f"{name}.dense_h_to_4h.bias"])
     up = watch(f"{name}.dense_h_to_4h", up)  # [B, S, 4E]
-    act = watch(f"{name}.gelu", gelu(up))  # [B, S, 4E]
+    act = watch(f"{name}.gelu", over_rows(gelu, up))  # [B, S, 4E]
     weight, bias = params[f"{name}.dense_4h_to_h.weight"], params[f"{name}.dense_4h_to_h.bias"]
     down = linear(act, weight, bias) if run.slices == 1 else sliced_linear(act, weight, bias, run.slices)
     return watch(f"{name}.dense_4h_to_h", down)  # [B, S, E]
@@ -80,6 +81,6 @@ def mlp_backward(
     """Upstream `dy [B, S, E]` and the forward's `x` -> `dx [B, S, E]`; the weights' gradients go into `grads`."""
     up, down, act = (f"h.{layer}.mlp.{step}" for step in ("dense_h_to_4h", "dense_4h_to_h", "gelu"))
     d, grads[f"{down}.weight"], grads[f"{down}.bias"] = linear_backward(dy, tape[act], params[f"{down}.weight"])
-    d = gelu_backward(d, tape[up])
+    d = over_rows(gelu_backward, d, tape[up])
     dx, grads[f"{up}.weight"], grads[f"{up}.bias"] = linear_backward(d, x, params[f"{up}.weight"])
     return dx

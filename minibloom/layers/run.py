@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy
 
-from ..backend import Array
-
-Watch = Callable[[str, Array], Array]  # sees every named step; what it returns flows on
+from ..backend import Array, namespace
 
 
-def unwatched(name: str, value: Array) -> Array:
+class Watch(Protocol):
+    """Sees every named step; what it returns flows on."""
+
+    def __call__(self, name: str, value: Array) -> Array: ...
+
+    def wants(self, name: str) -> bool:
+        """Whether anybody looks at this step, or edits it. What nobody wants need not exist."""
+
+
+class Unwatched:
     """Nobody watches: every step passes through as it is."""
-    return value
+
+    def __call__(self, name: str, value: Array) -> Array:
+        return value
+
+    def wants(self, name: str) -> bool:
+        return False
 
 
 @dataclass
@@ -23,15 +34,29 @@ class Run:
     """One forward pass over `S` new positions that see `T` keys (`T` = cached + new)."""
 
     config: Any  # BloomConfig
+    new: int  # S
+    mask: Array  # [B or 1, T]: 1 = token, 0 = padding
     alibi: Array  # [B, H, 1, T], the bias on the scores
-    visible: Array | None  # [B or 1, 1, S, T] bool: which query may see which key. None: every one sees all
     cache: Any = None  # a Cache, or None: keys and values are not kept
-    new: int = 0  # S, which the cache is to count when the whole pass has succeeded
     head_mask: Array | None = None  # [L, H], factors on the attention of each head
     rng: numpy.random.Generator | None = None  # draws dropout. None: dropout is off
-    watch: Watch = unwatched
+    watch: Watch = field(default_factory=Unwatched)
+
+    def visible(self) -> Array | None:
+        """Which query may see which key, `[B or 1, 1, S, T]` bool: tokens up to its own place. None: each sees all."""
+        return visible(self.mask, self.new)
 
     @property
     def slices(self) -> int:
         """Into how many parts the sums of the two output projections are cut; see `sliced_linear`."""
         return self.config.pretraining_tp if self.config.slow_but_exact else 1
+
+
+def visible(mask: Array, new: int) -> Array | None:
+    """Which of the `new` last positions may see which of all, by the mask `[B or 1, T]`: `[B or 1, 1, S, T]` bool."""
+    xp, T = namespace(mask), mask.shape[1]
+    padded = not bool(mask.all())
+    if new == 1 and not padded:
+        return None
+    causal = xp.arange(T) <= xp.arange(T - new, T)[:, None]  # [S, T]: no query sees a later key
+    return causal & (mask == 1)[:, None, None, :] if padded else causal[None, None]

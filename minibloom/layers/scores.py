@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 
 from ..backend import Array, namespace
+from ..threads import matmul
 
 
 def attention_scores(q: Array, k: Array, alibi: Array, visible: Array | None) -> Array:
@@ -17,7 +18,7 @@ def attention_scores(q: Array, k: Array, alibi: Array, visible: Array | None) ->
     probabilities instead of NaN. No token ever reads such a row; the reference has the same.
     """
     xp = namespace(q, k)
-    scores = (q * (1.0 / math.sqrt(q.shape[-1]))) @ k.swapaxes(-1, -2)  # the scale does not touch ALiBi
+    scores = matmul(q * (1.0 / math.sqrt(q.shape[-1])), k.swapaxes(-1, -2))  # the scale does not touch ALiBi
     scores += alibi
     if visible is not None:
         xp.copyto(scores, xp.finfo(scores.dtype).min, where=~visible)

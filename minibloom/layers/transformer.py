@@ -26,7 +26,7 @@ def transformer(ids: Array | None, embeds: Array | None, params: Mapping[str, Ar
         embeds = embedding(watch("input_ids", ids), params["word_embeddings.weight"])  # [B, S] -> [B, S, E]
     x = watch("word_embeddings", embeds)
     x = watch(FIRST_NORM, layer_norm(x, params[f"{FIRST_NORM}.weight"], params[f"{FIRST_NORM}.bias"], eps))
-    run.alibi = watch("alibi", run.alibi)
+    run.mask, run.alibi = watch("attention_mask", run.mask), watch("alibi", run.alibi)
     for layer in range(run.config.n_layer):
         x = block(x, params, layer, run)
     return watch(LAST_NORM, layer_norm(x, params[f"{LAST_NORM}.weight"], params[f"{LAST_NORM}.bias"], eps))

@@ -1,0 +1,167 @@
+"""All cores for what NumPy computes, without a fight over them.
+
+NumPy's matrix products run on every core, by a BLAS library with threads of its own; all else (exp, sums, products of
+two arrays) runs on one. A pass needs both. So while a model computes, BLAS is kept on the thread that calls it, and
+the work is shared out here: matrix products by rows or columns, functions of single rows by rows, attention by heads.
+When the call is over, BLAS has its threads back: a program that imports minibloom sees no difference.
+
+What is computed stays the same: no number's sum is cut in two, only the numbers are shared out.
+
+Why BLAS does not keep its threads: at the end of each product they wait for each other, awake, on the cores that our
+threads need. Measured on 2 cores of an AMD EPYC (Zen 3) with other work on the machine: attention of bloom-560m's
+shape at 512 tokens takes 0.6 s a block with BLAS's threads, 0.03 s with ours; with nothing else on it, 0.018 and 0.010.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import numpy
+
+from .backend import Array, namespace
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+CHUNK = 2**15  # numbers that a function of rows is given at once: they and what it makes of them stay in the cache
+SMALL = 2**17  # numbers; with fewer, another thread costs more than it gives
+SMALL_PRODUCT = 2**22  # the same for a matrix product: multiplications; and at least so many weights are read in it:
+SMALL_WEIGHT = 2**19
+
+
+class _Threads:
+    """The threads there are, and whether a pass has them now."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.forget()
+
+    def forget(self) -> None:
+        self.passes, self.count = 0, 1  # passes under way; threads that they may use
+        self.blas: Any = None  # threadpoolctl's view of the BLAS libraries
+        self.limit: Any = None  # what gives BLAS its threads back
+        self.pool: ThreadPoolExecutor | None = None
+        self.local = threading.local()  # .busy: this thread computes its share of something
+
+
+_threads = _Threads()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_threads.__init__)  # type: ignore[misc]  # threads do not survive a fork
+
+
+@contextmanager
+def shared_out() -> Iterator[None]:
+    """Within this block, work is shared out among our threads, and BLAS stays on the one that calls it."""
+    t = _threads
+    with t.lock:
+        t.passes += 1
+        if t.passes == 1:
+            if t.blas is None:
+                from threadpoolctl import ThreadpoolController
+
+                t.blas = ThreadpoolController().select(user_api="blas")
+            libraries = t.blas.lib_controllers
+            t.count = max((library.num_threads for library in libraries), default=1)  # as many as BLAS was allowed
+            t.limit = t.blas.limit(limits=1) if t.count > 1 else None
+    try:
+        yield
+    finally:
+        with t.lock:
+            t.passes -= 1
+            if t.passes == 0 and t.limit is not None:
+                t.limit.restore_original_limits()
+                t.limit = None
+
+
+def on_all_cores(function: F) -> F:
+    """`function`, with its work shared out."""
+
+    @functools.wraps(function)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        with shared_out():
+            return function(*args, **kwargs)
+
+    return wrapped  # type: ignore[return-value]
+
+
+def threads() -> int:
+    """How many threads may work now: 1 outside of a pass, and within a share of one."""
+    return _threads.count if _threads.passes and not getattr(_threads.local, "busy", False) else 1
+
+
+def each(task: Callable[[Any], Any], items: Iterable[Any]) -> None:
+    """`task(item)` for every item, in any order, by all threads. An exception in one of them is raised here."""
+    t, count = _threads, threads()
+    if count == 1:
+        for item in items:
+            task(item)
+        return
+    queue = iter(list(items))
+
+    def work() -> None:
+        t.local.busy = True
+        try:
+            for item in queue:  # one iterator for all: whoever is free takes the next
+                task(item)
+        finally:
+            t.local.busy = False
+
+    with t.lock:
+        if t.pool is None:
+            t.pool = ThreadPoolExecutor(count, thread_name_prefix="minibloom")
+    others = [t.pool.submit(work) for _ in range(count - 1)]
+    try:
+        work()
+    finally:
+        for other in others:
+            other.result()
+
+
+def over_rows(function: Callable[..., Array], *arrays: Array) -> Array:
+    """`function(*arrays)`, for a function that treats each row, along the last axis, by itself.
+
+    `arrays`: of one shape but for the last axis; the result has the first one's shape. Rows go through in chunks that
+    stay in the cache, which pays even on one core: NumPy writes each step of a formula to memory otherwise.
+    """
+    first = arrays[0]
+    if first.size < SMALL or namespace(first) is not numpy or not _threads.passes:
+        return function(*arrays)
+    rows = [x.reshape(-1, x.shape[-1]) for x in arrays]  # [..., N] -> [R, N]
+    out = numpy.empty(rows[0].shape, dtype=first.dtype)
+    height = max(1, CHUNK // first.shape[-1])
+
+    def chunk(start: int) -> None:
+        part = slice(start, start + height)
+        out[part] = function(*(x[part] for x in rows))
+
+    each(chunk, range(0, len(out), height))
+    return out.reshape(first.shape)
+
+
+def matmul(a: Array, b: Array) -> Array:
+    """`a @ b`, for two matrices or two stacks of matrices `[B, H, ...]` of the same B and H."""
+    count = threads()
+    M, N = a.shape[-2], b.shape[-1]
+    small = a.size * N < SMALL_PRODUCT and (M > 1 or b.size < SMALL_WEIGHT)
+    if count == 1 or small or namespace(a, b) is not numpy:
+        return a @ b
+    out = numpy.empty((*a.shape[:-1], N), dtype=numpy.result_type(a, b))
+    if a.ndim > 2:  # a stack: one matrix each
+        places = list(numpy.ndindex(a.shape[:-2]))
+        each(lambda place: numpy.matmul(a[place], b[place], out=out[place]), places)
+    elif M >= N:
+        each(lambda part: numpy.matmul(a[part], b, out=out[part]), _parts(M, count))
+    else:
+        each(lambda part: numpy.matmul(a, b[:, part], out=out[:, part]), _parts(N, count))
+    return out
+
+
+def _parts(length: int, count: int) -> list[slice]:
+    """`length` cut into `count` slices, at multiples of 16, as the kernels of BLAS like them."""
+    step = -(-length // count // 16) * 16
+    return [slice(start, min(start + step, length)) for start in range(0, length, step)]

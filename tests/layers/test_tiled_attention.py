@@ -1,0 +1,128 @@
+"""Tiled attention is plain attention, forward and backward, to rounding; and it skips no key that counts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minibloom import BloomConfig, BloomForCausalLM, Trace
+from minibloom.layers import tiled_attention as tiles
+from minibloom.layers.alibi import alibi_bias
+from minibloom.layers.attention import merge_heads
+from minibloom.layers.run import visible
+from minibloom.layers.scores import attention_scores
+from minibloom.layers.softmax import softmax, softmax_backward
+from minibloom.threads import shared_out
+
+from ..strategies import padding_of, some
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_tiles():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiles, "QUERIES", 4)
+        patch.setattr(tiles, "KEYS", 3)
+        patch.setattr(tiles, "LARGE", 0)
+        yield
+
+
+@st.composite
+def inputs(draw: st.DrawFn, dtype: str = "float64", longest: int = 19) -> dict[str, Any]:
+    """Queries, keys, values, bias and mask, with padding of every kind."""
+    B, H, D = draw(st.integers(1, 3)), draw(st.integers(1, 6)), draw(st.integers(1, 5))
+    S, past = draw(st.integers(1, longest)), draw(st.integers(0, 9))
+    T = S + past
+    rng = numpy.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    size = draw(st.sampled_from([0.1, 1.0, 5.0]))
+    q, k, v = ((size * rng.standard_normal((B, H, n, D))).astype(dtype) for n in (S, T, T))
+    mask = numpy.stack([padding_of(draw(st.sampled_from(["none", "left", "right", "holes", "all"])), T, rng)] * B)
+    if draw(st.booleans()):
+        mask = mask[:1] * 0 + 1
+    alibi = alibi_bias(mask, H, dtype) * draw(st.sampled_from([1.0, 30.0]))  # the second skips nearly all keys
+    return {"q": q, "k": k, "v": v, "alibi": alibi.astype(dtype), "mask": mask}
+
+
+def plain(q: Any, k: Any, v: Any, alibi: Any, mask: Any) -> tuple[Any, Any]:
+    """Context `[B, S, E]` and probabilities `[B, H, S, T]` by the plain path."""
+    probs = softmax(attention_scores(q, k, alibi, visible(mask, q.shape[2])))
+    return merge_heads(probs @ v), probs
+
+
+@some
+@given(inputs(), st.booleans())
+def test_equals_plain_attention(given, in_threads):
+    if in_threads:
+        with shared_out():
+            out = tiles.tiled_attention(**given)
+    else:
+        out = tiles.tiled_attention(**given)
+    expected, _ = plain(**given)
+    assert out.shape == expected.shape and out.dtype == expected.dtype
+    numpy.testing.assert_allclose(out, expected, rtol=0, atol=1e-13 * abs(given["v"]).max())
+
+
+@some
+@given(inputs(), st.integers(0, 99))
+def test_backward_equals_plain_backward(given, seed):
+    q, k, v = given["q"], given["k"], given["v"]
+    B, H, S, D = q.shape
+    context, probs = plain(**given)
+    d = numpy.random.default_rng(seed).standard_normal(context.shape)
+    by_head = d.reshape(B, S, H, D).transpose(0, 2, 1, 3)
+    dscores = softmax_backward(by_head @ v.swapaxes(-1, -2), probs) / D**0.5
+    expected = dscores @ k, dscores.swapaxes(-1, -2) @ q, probs.swapaxes(-1, -2) @ by_head
+    for got, right in zip(tiles.tiled_attention_backward(d, **given), expected, strict=True):
+        numpy.testing.assert_allclose(got, right, rtol=0, atol=1e-12 * max(1, abs(right).max()))
+
+
+@some
+@given(
+    distance=st.integers(1, 40), slope=st.sampled_from([0.05, 0.7, 3.0]), sharpness=st.floats(0, 60),
+    dtype=st.sampled_from(["float32", "float64"]), seed=st.integers(0, 99),
+)  # fmt: skip
+def test_no_adversary_hides_a_key_that_counts(distance, slope, sharpness, dtype, seed):
+    """One far key points exactly along the query, as the bound fears; nearer ones point away. Its value stands out."""
+    rng, T, D = numpy.random.default_rng(seed), 48, 4
+    q = rng.standard_normal((1, 1, 1, D))
+    along = q[0, 0, 0] / numpy.linalg.norm(q)
+    k = numpy.tile(-along, (T, 1)) * 0.1
+    k[T - 1 - distance] = along * sharpness
+    v = numpy.zeros((T, D))
+    v[T - 1 - distance] = 1.0
+    given = {"q": q, "k": k[None, None], "v": v[None, None], "alibi": slope * numpy.arange(T)[None, None, None]}
+    given = {name: x.astype(dtype) for name, x in given.items()} | {"mask": numpy.ones((1, T), int)}
+    resolution = numpy.finfo(dtype).eps
+    difference = abs(tiles.tiled_attention(**given) - plain(**given)[0]).max()
+    assert difference <= 4 * resolution
+
+
+def test_far_keys_of_a_steep_head_are_not_computed():
+    """Keys and values that are skipped may hold anything: even NaN is not seen. A flat head sees it."""
+    T, given = 64, {"q": numpy.ones((1, 2, 8, 4)), "k": numpy.ones((1, 2, 64, 4)), "v": numpy.ones((1, 2, 64, 4))}
+    alibi = numpy.array([4.0, 0.01])[None, :, None, None] * numpy.arange(T)
+    given["v"][:, :, :16] = numpy.nan
+    steep, flat = (
+        tiles.tiled_attention(**given, alibi=alibi, mask=numpy.ones((1, T), int)).reshape(8, 2, 4).swapaxes(0, 1)
+    )
+    assert (steep == 1).all() and numpy.isnan(flat).all()
+
+
+def test_a_long_pass_gives_the_same_logits_and_gradients_watched_and_not():
+    """Who wants to see probabilities gets the plain path, anybody else the tiles: they agree to rounding."""
+    model = BloomForCausalLM(BloomConfig(vocab_size=50, hidden_size=32, n_layer=2, n_head=4, initializer_range=0.3))
+    ids = numpy.random.default_rng(0).integers(0, 50, (2, 70))
+    mask = numpy.ones_like(ids)
+    mask[1, :20] = 0
+    call = {"input_ids": ids, "attention_mask": mask, "labels": ids}
+    fast, fast_grads = model.value_and_grad(**call)
+    also_fast = model(**call, trace=Trace("h.0.self_attention.context", "ln_f"))
+    out, grads = model.value_and_grad(**call, trace=Trace("*.probs"))
+    numpy.testing.assert_array_equal(fast.logits, also_fast.logits)
+    assert not numpy.array_equal(fast.logits, out.logits)  # two paths did run
+    assert numpy.abs(fast.logits - out.logits).max() < 1e-5 * numpy.abs(out.logits).max()
+    for name, gradient in grads.items():
+        assert numpy.abs(fast_grads[name] - gradient).max() < 1e-5 * numpy.abs(gradient).max(), name
