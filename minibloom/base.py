@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
+from collections import ChainMap
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -23,6 +24,7 @@ from .config import BloomConfig, parameter_shapes
 from .errors import InputError, suggest
 from .files import SHIPPED
 from .layers.alibi import alibi_bias
+from .layers.block import block
 from .layers.run import Run, Unwatched, Watch
 from .layers.transformer import transformer, transformer_backward
 from .losses import IGNORE
@@ -214,6 +216,8 @@ class PreTrainedModel:
             rng=numpy.random.default_rng(seed) if train else None,
             watch=_Keeping(seen, kept) if kept else seen,
         )
+        if isinstance(trace, Tape):
+            trace.run = run
         ids, embeds = (x, None) if inputs_embeds is None else (None, x)
         hidden = transformer(ids, embeds, self._params_read(), run)
 
@@ -228,27 +232,41 @@ class PreTrainedModel:
         return out if _or(return_dict, self.config.return_dict) else out.to_tuple()
 
     @on_all_cores
-    def value_and_grad(self, *args: Any, trace: Trace | None = None, **kwargs: Any) -> Any:
-        """The output of the same call, labels included, and the gradient of its loss by parameter name."""
+    def value_and_grad(self, *args: Any, trace: Trace | None = None, recompute: bool = False, **kwargs: Any) -> Any:
+        """The output of the same call, labels included, and the gradient of its loss by parameter name.
+
+        recompute: keep only what goes into each block, and compute its inside again on the way back: less memory, more
+        time, the same numbers.
+        """
         given = self._by_name(args, kwargs)
         missing = [name for name in self.labels if given.get(name) is None]
         if missing:
             raise InputError(f"value_and_grad needs {' and '.join(missing)}: the gradient is that of the loss.")
-        return self._differentiate(args, kwargs, trace, self._head_backward)
+        return self._differentiate(args, kwargs, trace, recompute, self._head_backward)
 
     def _differentiate(
         self,
         args: Sequence[Any],
         kwargs: Mapping[str, Any],
         trace: Trace | None,
+        recompute: bool,
         head_backward: Callable[[Tape, MutableMapping[str, Array]], Array],
     ) -> Any:
         """Forward with a tape, and back: through the head, whose rule is given, and through the stack."""
-        tape = Tape(trace)
+        if recompute and self._by_name(args, kwargs).get("past_key_values") is not None:
+            raise InputError("recompute cannot be used with past_key_values: the cache would be extended twice.")
+        tape = Tape(trace, recompute)
         out = self(*args, **{"use_cache": False, **kwargs, "trace": tape, "return_dict": True})
         grads: dict[str, Array] = {}
         d = head_backward(tape, grads)  # [B, S, E], the gradient at the hidden states
-        transformer_backward(d, self._params_read(), self.config, tape, grads)
+        params = self._params_read()
+
+        def again(x: Array, layer: int) -> Mapping[str, Array]:
+            inside = Tape()
+            block(x, params, layer, tape.run.again(layer, inside))
+            return ChainMap(inside, tape)  # type: ignore[arg-type]  # neither is written to
+
+        transformer_backward(d, params, self.config, tape, grads, again if recompute else None)
         for name in self._unread():
             grads[name][:] = 0
         return out, {name: grads[name] for name in self.params}

@@ -17,6 +17,7 @@ the label:
 from __future__ import annotations
 
 from .backend import Array, namespace
+from .threads import over_rows
 
 IGNORE = -100  # a label that does not count
 
@@ -28,24 +29,24 @@ def shift(labels: Array) -> Array:
     return after
 
 
-def cross_entropy(logits: Array, labels: Array) -> tuple[Array, Array]:
+def cross_entropy(logits: Array, labels: Array, count: int | None = None) -> tuple[Array, Array]:
     """`logits [..., V]`, `labels [...]` -> the mean loss, a scalar, and its gradient `dlogits [..., V]`.
 
     One function for both: the probabilities are the large array here, and both need them. Where every label
-    is ignored there is no mean: the loss is NaN, as in the reference, and the gradient 0.
+    is ignored there is no mean: the loss is NaN, as in the reference, and the gradient 0. With `count`, the sum is
+    divided by it: these labels are some of so many.
     """
     xp = namespace(logits, labels)
     z, y = logits.reshape(-1, logits.shape[-1]), labels.reshape(-1)  # [N, V], [N]
     rows, counts = xp.arange(len(y)), y != IGNORE
     y = xp.where(counts, y, 0)
-    count = counts.sum()
-    share = (counts / xp.maximum(count, 1)).astype(z.dtype)  # [N], what each row adds to the mean
+    total_count = counts.sum() if count is None else xp.asarray(count)
+    share = (counts / xp.maximum(total_count, 1)).astype(z.dtype)  # [N], what each row adds to the mean
 
     top = z.max(-1)  # cancels, and keeps exp from overflowing
-    p = z - top[:, None]
-    xp.exp(p, out=p)
+    p = over_rows(lambda z: xp.exp(z - z.max(-1, keepdims=True)), z)
     total = p.sum(-1)
-    loss = xp.where(count > 0, ((xp.log(total) + top - z[rows, y]) * share).sum(), xp.nan)
+    loss = xp.where(total_count > 0, ((xp.log(total) + top - z[rows, y]) * share).sum(), xp.nan)
     p *= (share / total)[:, None]  # = softmax(z) * share
     p[rows, y] -= share
     return loss, p.reshape(logits.shape)

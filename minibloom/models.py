@@ -8,12 +8,13 @@ What they share is in `base.py`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any
 
 from . import backend as backends
 from .backend import Array
 from .base import PreTrainedModel
+from .chunked_loss import chunked_cross_entropy
 from .config import BloomConfig
 from .errors import InputError
 from .layers.dropout import dropout_factors
@@ -68,18 +69,19 @@ class BloomModel(PreTrainedModel):
 
     @on_all_cores
     def value_and_grad(  # type: ignore[override]
-        self, *args: Any, upstream: Any, trace: Trace | None = None, **kwargs: Any
+        self, *args: Any, upstream: Any, trace: Trace | None = None, recompute: bool = False, **kwargs: Any
     ) -> Any:
         """The output of the same call, and the gradient of `sum(upstream * last_hidden_state)` by parameter name.
 
-        `upstream [B, S, E]`: a bare model has no loss, so its backward starts from a gradient that is given.
+        upstream: `[B, S, E]`; a bare model has no loss, so its backward starts from a gradient that is given.
+        recompute: as in the other models.
         """
         given = self._by_name(args, kwargs)
         x = self._check_input(given.get("input_ids"), given.get("inputs_embeds"))
         d, shape = backends.asarray(upstream, self.xp, "upstream"), (*x.shape[:2], self.config.hidden_size)
         if d.shape != shape:
             raise InputError(f"upstream has shape {list(d.shape)}, expected {list(shape)} like last_hidden_state.")
-        return self._differentiate(args, kwargs, trace, lambda tape, grads: d.astype(self.dtype))
+        return self._differentiate(args, kwargs, trace, recompute, lambda tape, grads: d.astype(self.dtype))
 
 
 class BloomForCausalLM(PreTrainedModel):
@@ -110,6 +112,7 @@ class BloomForCausalLM(PreTrainedModel):
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
         logits_to_keep: int = 0,
+        output_logits: bool = True,
         **options: Any,
     ) -> Any:
         """Logits of the token after each position; arguments as for `BloomModel`, and
@@ -117,6 +120,8 @@ class BloomForCausalLM(PreTrainedModel):
         labels: `[B, S]`, each the id of the token at its own position (they are shifted here: the logits at t
             are compared with the label at t + 1), or -100 where it does not count. Gives `loss`, a mean.
         logits_to_keep: compute logits for the last so many positions only; 0 means all.
+        output_logits: False, with labels: compute the loss chunk by chunk. `logits` is None, and no array of all
+            positions' logits exists, which is the largest of a training step.
 
         Returns `CausalLMOutputWithPast`, or with `return_dict=False` the tuple of its fields that are not None.
         """
@@ -127,20 +132,33 @@ class BloomForCausalLM(PreTrainedModel):
             labels = self._check_classes(labels, "labels", shape, self.config.vocab_size, "ids")
             if logits_to_keep:
                 raise InputError("logits_to_keep cannot be used with labels: the loss needs all positions' logits.")
+        if labels is None and not output_logits:
+            raise InputError("output_logits=False needs labels: without logits and loss there is nothing to return.")
         base, run = self._base(
             input_ids, past_key_values, attention_mask, head_mask, inputs_embeds,
             use_cache, output_attentions, output_hidden_states, **options,
         )  # fmt: skip
-        kept = base.last_hidden_state[:, -logits_to_keep:]  # all of them where it is 0, as -0 is 0
-        logits = run.watch("lm_head", linear(kept, self.params[self.head_matrix]))  # [B, S, E] -> [B, S, V]
-        loss = None
-        if labels is not None:
+        hidden, weight = base.last_hidden_state, self.params[self.head_matrix]
+        logits = loss = None
+        if output_logits:
+            kept = hidden[:, -logits_to_keep:]  # all of them where it is 0, as -0 is 0
+            logits = run.watch("lm_head", linear(kept, weight))  # [B, S, E] -> [B, S, V]
+        else:
+            derived = run.watch.wants("lm_head.dhidden")
+            loss, dhidden, dweight = chunked_cross_entropy(hidden, weight, shift(labels), backward=derived)
+            if derived:
+                run.watch("lm_head.dhidden", dhidden)
+                run.watch("lm_head.dweight", dweight)
+        if labels is not None and logits is not None:
             loss, dlogits = cross_entropy(logits, shift(labels))
             run.watch("lm_head.grad", dlogits)  # [B, S, V]
         out = CausalLMOutputWithPast(loss, logits, base.past_key_values, base.hidden_states, base.attentions)
         return self._finish(run, out, return_dict)
 
     def _head_backward(self, tape: Mapping[str, Array], grads: MutableMapping[str, Array]) -> Array:
+        if "lm_head.dhidden" in tape:
+            grads[self.head_matrix] = tape["lm_head.dweight"]
+            return tape["lm_head.dhidden"]
         weight = self.params[self.head_matrix]
         d, grads[self.head_matrix], _ = linear_backward(tape["lm_head.grad"], tape["ln_f"], weight)
         return d
@@ -257,7 +275,7 @@ class BloomForSequenceClassification(PreTrainedModel):
         return problem, targets
 
 
-LOSSES = {
+LOSSES: dict[str, Callable[[Array, Array], tuple[Array, Array]]] = {
     "single_label_classification": cross_entropy,
     "multi_label_classification": binary_cross_entropy,
     "regression": mean_squared_error,

@@ -30,8 +30,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 CHUNK = 2**15  # numbers that a function of rows is given at once: they and what it makes of them stay in the cache
 SMALL = 2**17  # numbers; with fewer, another thread costs more than it gives
-SMALL_PRODUCT = 2**22  # the same for a matrix product: multiplications; and at least so many weights are read in it:
-SMALL_WEIGHT = 2**19
+SMALL_PRODUCT = 2**22  # the same for a matrix product: multiplications; and no more weights are read in it than
+SMALL_WEIGHT = 2**20
 
 
 class _Threads:
@@ -145,10 +145,11 @@ def over_rows(function: Callable[..., Array], *arrays: Array) -> Array:
 
 def matmul(a: Array, b: Array) -> Array:
     """`a @ b`, for two matrices or two stacks of matrices `[B, H, ...]` of the same B and H."""
-    count = threads()
     M, N = a.shape[-2], b.shape[-1]
-    small = a.size * N < SMALL_PRODUCT and (M > 1 or b.size < SMALL_WEIGHT)
-    if count == 1 or small or namespace(a, b) is not numpy:
+    if a.size * N < SMALL_PRODUCT and (M > 1 or b.size <= SMALL_WEIGHT):
+        return a @ b
+    count = threads()
+    if count == 1 or namespace(a, b) is not numpy:
         return a @ b
     out = numpy.empty((*a.shape[:-1], N), dtype=numpy.result_type(a, b))
     if a.ndim > 2:  # a stack: one matrix each

@@ -19,6 +19,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
+from typing import Any
 
 import numpy
 
@@ -60,6 +61,8 @@ HEADS: dict[str, dict[str, str]] = {
     "lm_head": {
         "lm_head": "ln_f @ E.T, the logits",
         "lm_head.grad": "(softmax(logits) - onehot(label)) / count",
+        "lm_head.dhidden": "lm_head.grad @ E, chunk by chunk",  # these two in place of those two,
+        "lm_head.dweight": "lm_head.grad.T @ ln_f, chunk by chunk",  # with output_logits=False
     },
     "score": {
         "last_token": "place of the last id that is no padding",
@@ -161,11 +164,15 @@ class Trace(Mapping[str, Array]):
 
 
 class Tape(Trace):
-    """The steps that backward reads: a trace that keeps those, and shows every step to the caller's trace first."""
+    """The steps that backward reads: a trace that keeps those, and shows every step to the caller's trace first.
 
-    def __init__(self, seen_by: Trace | None = None) -> None:
+    With `recompute`, steps inside of blocks are not kept: backward computes each block again, from what went into it.
+    """
+
+    def __init__(self, seen_by: Trace | None = None, recompute: bool = False) -> None:
         super().__init__()
-        self.seen_by = seen_by
+        self.seen_by, self.recompute = seen_by, recompute
+        self.run: Any = None  # the pass that filled it
         if seen_by is not None and seen_by.edits:
             raise InputError("a trace with edits cannot be used with value_and_grad: backward knows nothing of edits.")
 
@@ -177,13 +184,14 @@ class Tape(Trace):
     def __call__(self, name: str, value: Array) -> Array:
         if self.seen_by is not None:
             self.seen_by(name, value)
-        if not name.endswith(UNUSED_BY_BACKWARD):
+        inside = self.recompute and re.match(r"h\.\d+\.", name)
+        if not inside and not name.endswith(UNUSED_BY_BACKWARD):
             self._steps[name] = value
         return value
 
     def wants(self, name: str) -> bool:
         """What the caller wants. Backward can do without: see `tiled_attention_backward`."""
-        return self.seen_by is not None and self.seen_by.wants(name)
+        return name.startswith("lm_head.d") or (self.seen_by is not None and self.seen_by.wants(name))
 
 
 def describe(name: str, value: Array) -> str:

@@ -28,7 +28,7 @@ FLOORS = [
     ["tokenizer"],
     ["layers"],
     ["losses", "cache"],
-    ["outputs", "trace"],
+    ["outputs", "trace", "chunked_loss"],
     ["tensor_file"],
     ["checkpoint"],
     ["base"],

@@ -13,7 +13,7 @@ from minibloom.trace import FORMULAS, formula
 from . import tiny
 from .strategies import random_model
 
-TRAINING = ("dropout", "head_mask", ".grad")  # steps that a plain pass does not have
+TRAINING = ("dropout", "head_mask", ".grad", ".dhidden", ".dweight")  # steps that a plain pass does not have
 
 
 @pytest.fixture(scope="module")

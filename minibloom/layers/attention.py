@@ -52,7 +52,7 @@ def merge_heads(x: Array) -> Array:
 def plain_attention(q: Array, k: Array, v: Array, layer: int, run: Run) -> Array:
     """`q [B, H, S, D]`, `k`, `v` `[B, H, T, D]` -> `[B, S, E]`, through all scores at once: what attention is."""
     name, watch = f"h.{layer}.self_attention", run.watch
-    scores = watch(f"{name}.scores", attention_scores(q, k, run.alibi, run.visible()))  # [B, H, S, T]
+    scores = watch(f"{name}.scores", attention_scores(q, k, run.alibi, run.visible))  # [B, H, S, T]
     weights = probs = watch(f"{name}.probs", softmax(scores))
     if run.rng is not None and run.config.attention_dropout:
         weights = probs * watch(f"{name}.dropout", dropout_factors(probs, run.config.attention_dropout, run.rng))

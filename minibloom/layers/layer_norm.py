@@ -15,6 +15,7 @@ and through the variance:
 from __future__ import annotations
 
 from ..backend import Array, namespace
+from ..threads import over_rows
 
 
 def normalise(x: Array, eps: float) -> tuple[Array, Array]:
@@ -29,10 +30,14 @@ def normalise(x: Array, eps: float) -> tuple[Array, Array]:
 
 def layer_norm(x: Array, weight: Array, bias: Array, eps: float) -> Array:
     """`x [..., E]`, `weight [E]`, `bias [E]` -> `[..., E]`."""
-    y, _ = normalise(x, eps)
-    y *= weight
-    y += bias
-    return y
+
+    def of_rows(x: Array) -> Array:
+        y, _ = normalise(x, eps)
+        y *= weight
+        y += bias
+        return y
+
+    return over_rows(of_rows, x)
 
 
 def layer_norm_backward(dy: Array, x: Array, weight: Array, eps: float) -> tuple[Array, Array, Array]:

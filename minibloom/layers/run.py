@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy
@@ -40,8 +41,18 @@ class Run:
     cache: Any = None  # a Cache, or None: keys and values are not kept
     head_mask: Array | None = None  # [L, H], factors on the attention of each head
     rng: numpy.random.Generator | None = None  # draws dropout. None: dropout is off
+    rng_states: list[Any] = field(default_factory=list)  # before each block: backward may have to draw it again
     watch: Watch = field(default_factory=Unwatched)
 
+    def again(self, layer: int, watch: Watch) -> Run:
+        """This pass as it was before block `layer`, to compute that once more."""
+        rng = None
+        if self.rng is not None:
+            rng = numpy.random.default_rng()
+            rng.bit_generator.state = self.rng_states[layer]
+        return replace(self, watch=watch, rng=rng, cache=None)
+
+    @cached_property
     def visible(self) -> Array | None:
         """Which query may see which key, `[B or 1, 1, S, T]` bool: tokens up to its own place. None: each sees all."""
         return visible(self.mask, self.new)

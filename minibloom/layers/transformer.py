@@ -7,7 +7,7 @@ hidden = LayerNorm_f(x)
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any
 
 from ..backend import Array, namespace
@@ -28,16 +28,25 @@ def transformer(ids: Array | None, embeds: Array | None, params: Mapping[str, Ar
     x = watch(FIRST_NORM, layer_norm(x, params[f"{FIRST_NORM}.weight"], params[f"{FIRST_NORM}.bias"], eps))
     run.mask, run.alibi = watch("attention_mask", run.mask), watch("alibi", run.alibi)
     for layer in range(run.config.n_layer):
+        if run.rng is not None:
+            run.rng_states.append(run.rng.bit_generator.state)
         x = block(x, params, layer, run)
     return watch(LAST_NORM, layer_norm(x, params[f"{LAST_NORM}.weight"], params[f"{LAST_NORM}.bias"], eps))
 
 
 def transformer_backward(
-    d: Array, params: Mapping[str, Array], config: Any, tape: Mapping[str, Array], grads: MutableMapping[str, Array]
+    d: Array,
+    params: Mapping[str, Array],
+    config: Any,
+    tape: Mapping[str, Array],
+    grads: MutableMapping[str, Array],
+    again: Callable[[Array, int], Mapping[str, Array]] | None = None,
 ) -> None:
     """Upstream `d [B, S, E]` at the hidden states -> every parameter's gradient, into `grads`.
 
-    What a tied head has already put there for the embedding matrix stays, and is added to.
+    What a tied head has already put there for the embedding matrix stays, and is added to. Where the tape has no steps
+    from inside of blocks, `again(x, layer)` computes those of one block again from its input: memory for one block's
+    steps instead of all blocks', at the price of a second forward pass.
     """
     eps = config.layer_norm_epsilon
     inputs = [FIRST_NORM, *(f"h.{i}" for i in range(config.n_layer))]  # of block 0, 1, ... and of the last norm
@@ -48,7 +57,9 @@ def transformer_backward(
 
     d = through_norm(d, tape[inputs[-1]], LAST_NORM)
     for layer in reversed(range(config.n_layer)):
-        d = block_backward(d, tape[inputs[layer]], params, layer, config, tape, grads)
+        x = tape[inputs[layer]]
+        steps = tape if again is None else again(x, layer)
+        d = block_backward(d, x, params, layer, config, steps, grads)
     d = through_norm(d, tape["word_embeddings"], FIRST_NORM)
     table = "word_embeddings.weight"
     if table not in grads:

@@ -1,0 +1,45 @@
+"""The language model's loss over a large vocabulary, without the logits of all positions at once.
+
+Logits are by far the largest array of a training step: `[B, S, V]`, for bloom-560m 1 GB a thousand tokens, and their
+gradient as much again. But each position's part of the loss, and of the gradients, needs its own logits alone:
+
+    loss = Σ_n loss_n        dhidden_n = dlogits_n W        dW = Σ_n dlogits_nᵀ hidden_n
+
+So positions go through in chunks, forward and straight back, and what does not count is not computed at all. Held to
+the plain way, `linear` and then `cross_entropy`, in `tests/test_chunked_loss.py`.
+"""
+
+from __future__ import annotations
+
+from .backend import Array, namespace
+from .layers.linear import linear, linear_backward
+from .losses import IGNORE, cross_entropy
+
+FEWEST, NUMBERS = 128, 2**20  # rows in a chunk at least, as each chunk reads all of W; else about so many logits
+
+
+def chunked_cross_entropy(
+    hidden: Array, weight: Array, labels: Array, backward: bool = True
+) -> tuple[Array, Array | None, Array | None]:
+    """`hidden [..., E]`, `weight [V, E]`, `labels [...]` -> the mean loss, `dhidden [..., E]`, `dweight [V, E]`.
+
+    Without `backward`, the gradients are None.
+    """
+    xp = namespace(hidden, weight, labels)
+    h, y = hidden.reshape(-1, hidden.shape[-1]), labels.reshape(-1)  # [N, E], [N]
+    counted = xp.flatnonzero(y != IGNORE)
+    count, height = len(counted), max(FEWEST, NUMBERS // len(weight))
+    loss = xp.zeros((), dtype=h.dtype) if count else xp.full((), xp.nan, dtype=h.dtype)
+    if not backward:
+        for start in range(0, count, height):
+            rows = counted[start : start + height]
+            loss = loss + cross_entropy(linear(h[rows], weight), y[rows], count)[0]
+        return loss, None, None
+    dh, dweight = xp.zeros_like(h), xp.zeros_like(weight)
+    for start in range(0, count, height):
+        rows = counted[start : start + height]
+        part, dlogits = cross_entropy(linear(h[rows], weight), y[rows], count)  # [rows, V]
+        loss = loss + part
+        dh[rows], d, _ = linear_backward(dlogits, h[rows], weight)
+        dweight += d
+    return loss, dh.reshape(hidden.shape), dweight
