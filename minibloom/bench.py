@@ -1,7 +1,9 @@
-"""`minibloom bench`: speed and memory, side by side with transformers where it is installed.
+"""`minibloom bench`: speed and memory, side by side with whatever other engine is installed.
 
 Every contestant runs in a process of its own, with the same number of threads, and all take turns: a machine
 that slows down slows all of them. A figure is the median of the repeats, with the lowest and highest beside it.
+One contestant is no library but the machine itself: how fast it multiplies matrices and how fast it reads memory, so
+that each figure is also a share of what can be had at all.
 """
 
 from __future__ import annotations
@@ -27,15 +29,36 @@ from .files import replacing
 SHAPES = {
     "bloom-560m": {"vocab_size": 250880, "hidden_size": 1024, "n_layer": 24, "n_head": 16},
     "small": {"vocab_size": 4096, "hidden_size": 256, "n_layer": 6, "n_head": 8},
+    "6 blocks of bloom-560m": {"vocab_size": 4096, "hidden_size": 1024, "n_layer": 6, "n_head": 16},
 }
 WORK = {  # name -> shape, kind, batch, length
     "prefill-512": ("bloom-560m", "prefill", 1, 512),
+    "prefill-2048": ("bloom-560m", "prefill", 1, 2048),
+    "prefill-4096": ("bloom-560m", "prefill", 1, 4096),
     "decode-128": ("bloom-560m", "decode", 1, 128),
+    "decode-1024": ("bloom-560m", "decode", 1, 1024),
+    "decode-8x128": ("bloom-560m", "decode", 8, 128),
+    "train-1x512": ("bloom-560m", "train", 1, 512),
     "small-decode-128": ("small", "decode", 1, 128),
     "small-train-8x256": ("small", "train", 8, 256),
+    "prefill-8192": ("6 blocks of bloom-560m", "prefill", 1, 8192),
+    "prefill-16384": ("6 blocks of bloom-560m", "prefill", 1, 16384),
+}
+ALONE = ("prefill-8192", "prefill-16384")  # measured of minibloom only: the others need minutes, or more memory
+NEEDS = {  # peer -> modules that must be installed
+    "minibloom": (),
+    "transformers": ("torch", "transformers"),
+    "transformers compiled": ("torch", "transformers"),
+    "CTranslate2": ("torch", "transformers", "ctranslate2"),
+    "CTranslate2 int8": ("torch", "transformers", "ctranslate2"),
+    "machine": (),
 }
 PROCESSES = ("import", "first-token", "load")  # measured from outside, as whole processes
-IMPORTS = {"minibloom": "import minibloom", "transformers": "from transformers import BloomForCausalLM"}
+IMPORTS = {
+    "minibloom": "import minibloom",
+    "transformers": "from transformers import BloomForCausalLM",
+    "CTranslate2": "import ctranslate2",
+}
 
 
 @dataclass
@@ -46,7 +69,9 @@ class Figure:
     peer: str
     unit: str
     values: list[float]
-    memory_peak: int | None = None  # bytes, of the process so far
+    memory_above: int | None = None  # bytes at the peak, above the process with its model loaded
+    limit: str = ""  # what bounds this work: "multiplying" or "reading"
+    share: float | None = None  # of that limit
 
     @property
     def median(self) -> float:
@@ -58,6 +83,8 @@ def add_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("work", nargs="*", metavar="WORK", help=f"what to measure, all if not given: {', '.join(names)}")
     sub.add_argument("--repeats", type=int, default=5, help="measurements of each (default 5)")
     sub.add_argument("--threads", type=int, default=os.cpu_count(), help="for every contestant (default: all cores)")
+    sub.add_argument("--peers", help=f"contestants, with commas between (default: all installed of {', '.join(NEEDS)})")
+    sub.add_argument("--growth", action="store_true", help="measure instead how time and memory of minibloom grow")
     sub.add_argument("--json", metavar="FILE", help="write the figures there too")
 
 
@@ -69,11 +96,13 @@ def run(a: argparse.Namespace) -> None:
             raise InputError(f"there is no work {name!r}, expected some of {', '.join([*WORK, *PROCESSES])}.")
     if a.repeats < 1 or a.threads < 1:
         raise InputError(f"repeats is {a.repeats} and threads {a.threads}, expected at least 1 of each.")
-    peers = ["minibloom", *(["transformers"] if find_spec("transformers") and find_spec("torch") else [])]
-    if len(peers) == 1:
+    peers = chosen_peers(a.peers)
+    if "transformers" not in peers and not a.peers:
         print("transformers is not installed: minibloom is measured alone. (pip install 'minibloom[parity]')")
-    print(machine(a.threads))
+    print(machine(a.threads), flush=True)
     figures: list[Figure] = []
+    if a.growth:
+        figures, chosen = growth(a.repeats, a.threads), []
     for shape in SHAPES:
         names = [name for name in chosen if name in WORK and WORK[name][0] == shape]
         if names:
@@ -81,10 +110,26 @@ def run(a: argparse.Namespace) -> None:
     for name in (name for name in chosen if name in PROCESSES):
         figures += {"import": imports, "first-token": first_token, "load": load}[name](peers, a.repeats, a.threads)
     print(table(figures))
+    if a.growth:
+        print(exponents(figures))
     if a.json:
         report = {"machine": machine(a.threads), "figures": [asdict(f) | {"median": f.median} for f in figures]}
         with replacing(a.json) as path:
             path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+def chosen_peers(named: str | None) -> list[str]:
+    """The contestants that are named, or all that are installed."""
+    missing = {peer: [m for m in modules if not find_spec(m)] for peer, modules in NEEDS.items()}
+    if named is None:
+        return [peer for peer in NEEDS if not missing[peer]]
+    peers = [name.strip() for name in named.split(",")]
+    for peer in peers:
+        if peer not in NEEDS:
+            raise InputError(f"there is no contestant {peer!r}, expected some of {', '.join(NEEDS)}.")
+        if missing[peer]:
+            raise InputError(f"{peer} needs {', '.join(missing[peer])}: pip install {' '.join(missing[peer])}.")
+    return peers
 
 
 def machine(threads: int) -> str:
@@ -96,7 +141,7 @@ def machine(threads: int) -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), model)
     versions = f"Python {platform.python_version()}, NumPy {numpy.__version__}"
-    for name in ("torch", "transformers"):
+    for name in ("torch", "transformers", "ctranslate2"):
         if find_spec(name):
             from importlib.metadata import version
 
@@ -106,22 +151,96 @@ def machine(threads: int) -> str:
 
 def in_turns(peers: Sequence[str], shape: str, names: Sequence[str], repeats: int, threads: int) -> Iterator[Figure]:
     """All contestants on one shape, one measurement of each after another, once before that counts."""
-    workers = {peer: _start(peer, SHAPES[shape], threads) for peer in peers}
+    started = {peer: _start(peer, SHAPES[shape], threads) for peer in peers}
+    workers = {peer: worker for peer, worker in started.items() if worker is not None}
     try:
         for name in names:
             _, work, batch, length = WORK[name]
-            figures = {peer: Figure(name, peer, "s", []) for peer in peers}
+            kinds = {peer: [work] for peer in workers} | {"machine": ["gemm", "read"]}
+            figures: dict[tuple[str, str], Figure] = {}
             for repeat in range(repeats + 1):
                 for peer, worker in workers.items():
-                    answer = _ask(worker, {"work": work, "batch": batch, "length": length})
-                    if repeat:  # the first warms up caches and memory
-                        figures[peer].values.append(answer["seconds"])
-                    figures[peer].memory_peak = answer["memory_peak"]
-            yield from figures.values()
+                    if name in ALONE and peer not in ("minibloom", "machine"):
+                        continue
+                    for kind in kinds[peer]:
+                        answer = _ask(worker, {"work": kind, "batch": batch, "length": length})
+                        figure = figures.setdefault((peer, kind), Figure(name, peer, "s", []))
+                        if repeat and "seconds" in answer:  # the first warms up caches and memory
+                            figure.values.append(answer["seconds"])
+                            figure.memory_above = max(figure.memory_above or 0, answer["memory_above"])
+            measured = {key: figure for key, figure in figures.items() if figure.values}
+            limits = {kind: measured.pop(("machine", kind)).median for kind in kinds["machine"] if "machine" in workers}
+            for figure in measured.values():
+                if limits:
+                    _compare_with_limit(figure, limits)
+            print(table(list(measured.values())), flush=True)
+            yield from measured.values()
     finally:
         for worker in workers.values():
             worker.kill()
             worker.wait()
+
+
+def _compare_with_limit(figure: Figure, limits: dict[str, float]) -> None:
+    """What share of the machine's rate a figure reaches: of multiplying, or in decoding one row, of reading weights."""
+    shape, work, batch, length = WORK[figure.work]
+    c = SHAPES[shape]
+    E, L, V = c["hidden_size"], c["n_layer"], c["vocab_size"]
+    in_blocks = 12 * E * E * L  # weights that each token is multiplied with; 2 E more in attention, for each key
+    if work == "decode" and batch == 1:
+        read = 4 * (in_blocks + V * E + 2 * L * E * length)  # weights, embedding as head, keys and values, in float32
+        figure.limit, figure.share = "reading", limits["read"] * read / figure.median
+        return
+    n, keys = (batch, length) if work == "decode" else (batch * length, length / 2)
+    head = V * E * (n if work == "train" else batch)
+    products = n * (in_blocks + 2 * L * E * keys) + head
+    figure.limit = "multiplying"
+    figure.share = limits["gemm"] * products * (3 if work == "train" else 1) / figure.median  # backward is two more
+
+
+def growth(repeats: int, threads: int) -> list[Figure]:
+    """Time and memory of minibloom's prefill as length, batch, width and depth double, each from the same start."""
+    start = {"length": 512, "batch": 1, "width": 512, "depth": 4}
+    doubled = {
+        "length": (512, 1024, 2048, 4096, 8192),
+        "batch": (1, 2, 4, 8),
+        "width": (256, 512, 1024),
+        "depth": (2, 4, 8),
+    }
+    figures = []
+    for name, values in doubled.items():
+        for value in values:
+            size = start | {name: value}
+            E, L = size["width"], size["depth"]
+            config = {"vocab_size": 4096, "hidden_size": E, "n_layer": L, "n_head": E // 64}
+            worker = _start("minibloom", config, threads)
+            assert worker is not None
+            figure = Figure(f"{name} {value}", "minibloom", "s", [])
+            for repeat in range(repeats + 1):
+                answer = _ask(worker, {"work": "prefill", "batch": size["batch"], "length": size["length"]})
+                if repeat:
+                    figure.values.append(answer["seconds"])
+                    figure.memory_above = max(figure.memory_above or 0, answer["memory_above"])
+            worker.kill()
+            worker.wait()
+            figures.append(figure)
+    return figures
+
+
+def exponents(figures: Sequence[Figure]) -> str:
+    """The powers with which time and memory grow, fitted through the figures of `growth`: 1 is in proportion."""
+    import numpy
+
+    lines = []
+    for name in dict.fromkeys(figure.work.split()[0] for figure in figures):
+        points = [f for f in figures if f.work.startswith(f"{name} ")]
+        x = numpy.log([float(f.work.split()[1]) for f in points])
+        time, memory = (
+            numpy.polyfit(x, numpy.log([max(1e-9, value) for value in values]), 1)[0]
+            for values in ([f.median for f in points], [f.memory_above or 1 for f in points])
+        )
+        lines.append(f"{name:<8} time grows with power {time:.2f}, memory above the model with power {memory:.2f}")
+    return "\n".join(lines)
 
 
 def _environment(threads: int) -> dict[str, str]:
@@ -130,13 +249,14 @@ def _environment(threads: int) -> dict[str, str]:
     return os.environ | dict.fromkeys(limits, str(threads)) | {"HF_HUB_OFFLINE": "1"}
 
 
-def _start(peer: str, config: dict[str, int], threads: int) -> subprocess.Popen[str]:
+def _start(peer: str, config: dict[str, int], threads: int) -> subprocess.Popen[str] | None:
+    """A contestant with its model loaded, or None if it cannot do that."""
     worker = subprocess.Popen(
         [sys.executable, "-m", "minibloom.bench_worker", peer],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=_environment(threads),
     )  # fmt: skip
-    _ask(worker, {"config": config, "threads": threads})
-    return worker
+    ready = "error" not in _ask(worker, {"config": config, "threads": threads})
+    return worker if ready else None
 
 
 def _ask(worker: subprocess.Popen[str], command: dict[str, Any]) -> dict[str, Any]:
@@ -146,7 +266,10 @@ def _ask(worker: subprocess.Popen[str], command: dict[str, Any]) -> dict[str, An
     line = worker.stdout.readline()
     if not line:
         raise InputError(f"a contestant stopped (status {worker.wait()}); what it said stands above.")
-    return json.loads(line)
+    answer: dict[str, Any] = json.loads(line)
+    if "error" in answer:
+        print(f"left out: {answer['error']}", file=sys.stderr)
+    return answer
 
 
 def _process(code: str, threads: int) -> tuple[float, str]:
@@ -158,10 +281,10 @@ def _process(code: str, threads: int) -> tuple[float, str]:
 
 def imports(peers: Sequence[str], repeats: int, threads: int) -> list[Figure]:
     """From the start of Python to the imported library, with Python's own start taken off."""
-    figures = {peer: Figure("import", peer, "s", []) for peer in peers}
+    figures = {peer: Figure("import", peer, "s", []) for peer in peers if peer in IMPORTS}
     for repeat in range(repeats + 1):
         bare = _process("pass", threads)[0]
-        for peer in peers:
+        for peer in figures:
             seconds = _process(IMPORTS[peer], threads)[0] - bare
             if repeat:
                 figures[peer].values.append(seconds)
@@ -199,7 +322,7 @@ def load(peers: Sequence[str], repeats: int, threads: int) -> list[Figure]:
 def table(figures: Sequence[Figure]) -> str:
     """A row for each figure; contestants on the same work are compared with transformers."""
     reference = {f.work: f.median for f in figures if f.peer == "transformers"}
-    rows = [("work", "contestant", "median", "lowest to highest", "against transformers", "peak memory")]
+    rows = [("work", "contestant", "median", "lowest to highest", "against transformers", "memory", "of the limit")]
     for f in figures:
         ratio = reference.get(f.work)
         rows.append((
@@ -208,7 +331,8 @@ def table(figures: Sequence[Figure]) -> str:
             f"{f.median:.4g} {f.unit}",
             f"{min(f.values):.4g} to {max(f.values):.4g}",
             f"{ratio / f.median:.2f}x as fast" if ratio and f.peer != "transformers" else "",
-            f"{f.memory_peak / 1e9:.2f} GB" if f.memory_peak else "",
+            f"{f.memory_above / 1e6:,.0f} MB" if f.memory_above is not None else "",
+            f"{f.share:.0%} of {f.limit}" if f.share else "",
         ))  # fmt: skip
-    widths = [max(len(row[i]) for row in rows) for i in range(6)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows)

@@ -7,32 +7,77 @@ contestants work in turns. Every peer runs the same shape with random weights an
 from __future__ import annotations
 
 import json
+import os
 import resource
+import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy
 
+STEPS = 8  # tokens that are decoded in one measurement
+
 
 def memory_peak() -> int:
-    """The largest memory that this process has held, in bytes."""
+    """The largest memory that this process has held, in bytes; on Linux, since `forget_peak`."""
     status = Path("/proc/self/status")
-    if status.exists():  # Linux: `ru_maxrss` there starts at what the parent process held
+    if status.exists():  # `ru_maxrss` there starts at what the parent process held
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
         return int(line.split()[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+def forget_peak() -> None:
+    """Let the peak start again from what is held now, where the system can."""
+    with suppress(OSError):  # elsewhere the peak is that of the process so far, which is what `memory_peak` says
+        Path("/proc/self/clear_refs").write_text("5")
+
+
 def tokens(vocabulary: int, batch: int, length: int) -> numpy.ndarray:
     """Random ids `[batch, length]`, the same for every peer."""
-    return numpy.random.default_rng(0).integers(0, vocabulary, (batch, length))
+    return numpy.random.default_rng(0).integers(4, vocabulary, (batch, length))
 
 
-class Minibloom:
+class Peer:
+    """A library that runs one model. A measurement returns seconds."""
+
+    def prefill(self, ids: numpy.ndarray) -> float:
+        """One pass over `ids [B, S]`, keys and values kept, logits of the last position."""
+        start = time.perf_counter()
+        self.pass_over(ids, None)
+        return time.perf_counter() - start
+
+    def decode(self, ids: numpy.ndarray) -> float:
+        """One more token, with the keys and values of `ids` kept."""
+        cache, one = self.pass_over(ids, None), ids[:, :1]
+        cache = self.pass_over(one, cache)  # the first step may move the cache to a larger place
+        start = time.perf_counter()
+        for _ in range(STEPS):
+            cache = self.pass_over(one, cache)
+        return (time.perf_counter() - start) / STEPS
+
+    def train(self, ids: numpy.ndarray) -> float:
+        """Forward and backward, a gradient for each parameter."""
+        start = time.perf_counter()
+        self.gradients(ids)
+        return time.perf_counter() - start
+
+    def pass_over(self, ids: numpy.ndarray, cache: Any) -> Any:
+        """A pass over `ids` behind `cache`, which it returns, extended."""
+        raise TypeError(f"{type(self).__name__} has no pass to measure.")
+
+    def gradients(self, ids: numpy.ndarray) -> None:
+        """Every gradient of the loss of `ids`."""
+        raise TypeError(f"{type(self).__name__} does not train.")
+
+
+class Minibloom(Peer):
     """This library."""
 
     def __init__(self, config: dict[str, Any], threads: int) -> None:
@@ -41,17 +86,14 @@ class Minibloom:
 
         self.model = BloomForCausalLM(BloomConfig(**config))
 
-    def prefill(self, ids: numpy.ndarray) -> Any:
-        return self.model(ids, use_cache=True, logits_to_keep=1).past_key_values
+    def pass_over(self, ids: numpy.ndarray, cache: Any) -> Any:
+        return self.model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1).past_key_values
 
-    def decode(self, ids: numpy.ndarray, cache: Any) -> Any:
-        return self.model(ids, past_key_values=cache, use_cache=True).past_key_values
-
-    def train(self, ids: numpy.ndarray) -> None:
-        self.model.value_and_grad(ids, labels=ids)
+    def gradients(self, ids: numpy.ndarray) -> None:
+        self.model.value_and_grad(ids, labels=ids, output_logits=False)
 
 
-class Transformers:
+class Transformers(Peer):
     """transformers in eager mode: what minibloom explains."""
 
     def __init__(self, config: dict[str, Any], threads: int) -> None:
@@ -63,46 +105,125 @@ class Transformers:
         self.model: Any = BloomForCausalLM(BloomConfig(**config))
         self.model.eval()  # type: ignore[no-untyped-call]
 
-    def prefill(self, ids: numpy.ndarray) -> Any:
+    def pass_over(self, ids: numpy.ndarray, cache: Any) -> Any:
         with self.torch.inference_mode():
-            return self.model(self.torch.tensor(ids), use_cache=True, logits_to_keep=1).past_key_values
+            return self.model(
+                self.torch.tensor(ids), past_key_values=cache, use_cache=True, logits_to_keep=1
+            ).past_key_values
 
-    def decode(self, ids: numpy.ndarray, cache: Any) -> Any:
-        with self.torch.inference_mode():
-            return self.model(self.torch.tensor(ids), past_key_values=cache, use_cache=True).past_key_values
-
-    def train(self, ids: numpy.ndarray) -> None:
+    def gradients(self, ids: numpy.ndarray) -> None:
         rows = self.torch.tensor(ids)
         self.model(rows, labels=rows, use_cache=False).loss.backward()
         self.model.zero_grad()
 
 
-PEERS: dict[str, Callable[[dict[str, Any], int], Any]] = {"minibloom": Minibloom, "transformers": Transformers}
-STEPS = 8  # tokens that are decoded in one measurement
+class TransformersCompiled(Transformers):
+    """transformers with its forward pass compiled by torch; needs a C++ compiler."""
+
+    def __init__(self, config: dict[str, Any], threads: int) -> None:
+        super().__init__(config, threads)
+        self.model.forward = self.torch.compile(self.model.forward, dynamic=True)
 
 
-def measure(peer: Any, vocabulary: int, work: str, batch: int, length: int) -> float:
-    """Seconds of one prefill or one training step over `[batch, length]`, or of one decoding step after it."""
-    ids = tokens(vocabulary, batch, length)
-    if work == "decode":
-        cache, one = peer.prefill(ids), ids[:, :1]
-        cache = peer.decode(one, cache)  # the first step may move the cache to a larger place
+class CTranslate2(Peer):
+    """CTranslate2's engine in C++, from a checkpoint that transformers writes. It generates, and does not train."""
+
+    def __init__(self, config: dict[str, Any], threads: int, compute_type: str) -> None:
+        import ctranslate2
+        from transformers import BloomConfig, BloomForCausalLM
+
+        from .files import SHIPPED
+
+        with tempfile.TemporaryDirectory() as folder:
+            BloomForCausalLM(BloomConfig(**config)).save_pretrained(folder)
+            for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
+                shutil.copy(SHIPPED / name, folder)  # the converter asks for one; ids past its end get names
+            converter = ctranslate2.converters.TransformersConverter(folder)
+            converter.convert(os.path.join(folder, "ct2"), quantization=compute_type)
+            self.engine: Any = ctranslate2.Generator(
+                os.path.join(folder, "ct2"), compute_type=compute_type, intra_threads=threads
+            )
+            self.names = json.loads(Path(folder, "ct2", "vocabulary.json").read_text())
+
+    def prefill(self, ids: numpy.ndarray) -> float:
+        return self._generate(ids, 1)
+
+    def decode(self, ids: numpy.ndarray) -> float:
+        return (self._generate(ids, 1 + STEPS) - self._generate(ids, 1)) / STEPS
+
+    def _generate(self, ids: numpy.ndarray, count: int) -> float:
+        prompts = [[self.names[i] for i in row] for row in ids]
         start = time.perf_counter()
-        for _ in range(STEPS):
-            cache = peer.decode(one, cache)
-        return (time.perf_counter() - start) / STEPS
-    start = time.perf_counter()
-    getattr(peer, work)(ids)
-    return time.perf_counter() - start
+        self.engine.generate_batch(
+            prompts, min_length=count, max_length=count, sampling_topk=1, include_prompt_in_result=False, end_token=[]
+        )
+        return time.perf_counter() - start
+
+
+class Limits(Peer):
+    """No library but the machine: how fast it multiplies, and how fast it reads."""
+
+    def __init__(self, config: dict[str, Any], threads: int) -> None:
+        rng = numpy.random.default_rng(0)
+        E = config["hidden_size"]
+        self.a, self.b = rng.random((512, E), dtype="float32"), rng.random((4 * E, E), dtype="float32")
+        self.large = numpy.ones(2**27, dtype="float32")  # 0.5 GB: no cache holds it
+
+    def gemm(self, ids: numpy.ndarray) -> float:
+        """Seconds a multiplication and addition, of the product that most of prefill consists of."""
+        from .threads import matmul, shared_out
+
+        with shared_out():
+            matmul(self.a, self.b.T)
+            start = time.perf_counter()
+            for _ in range(8):
+                matmul(self.a, self.b.T)
+            return (time.perf_counter() - start) / (8 * self.a.size * len(self.b))
+
+    def read(self, ids: numpy.ndarray) -> float:
+        """Seconds a byte, read by all threads."""
+        from .threads import each, shared_out
+
+        with shared_out():
+            start = time.perf_counter()
+            each(lambda part: float(numpy.dot(part, part)), numpy.array_split(self.large, 64))
+            return (time.perf_counter() - start) / self.large.nbytes
+
+
+PEERS: dict[str, Callable[[dict[str, Any], int], Any]] = {
+    "minibloom": Minibloom,
+    "transformers": Transformers,
+    "transformers compiled": TransformersCompiled,
+    "CTranslate2": lambda config, threads: CTranslate2(config, threads, "float32"),
+    "CTranslate2 int8": lambda config, threads: CTranslate2(config, threads, "int8"),
+    "machine": Limits,
+}
 
 
 def main() -> None:
     setup = json.loads(sys.stdin.readline())
-    peer = PEERS[sys.argv[1]](setup["config"], setup["threads"])
-    print(json.dumps({"ready": True}), flush=True)
+    answers = sys.stdout
+    sys.stdout = sys.stderr  # what a library prints is no answer
+    try:
+        peer, vocabulary = PEERS[sys.argv[1]](setup["config"], setup["threads"]), setup["config"]["vocab_size"]
+    except Exception as error:  # of a library that is not ours: the others go on without it
+        print(
+            json.dumps({"error": f"{sys.argv[1]}: {type(error).__name__} {str(error)[:200]}"}), file=answers, flush=True
+        )
+        return
+    forget_peak()
+    ready = memory_peak()
+    print(json.dumps({"ready": ready}), file=answers, flush=True)
     for line in sys.stdin:
-        seconds = measure(peer, setup["config"]["vocab_size"], **json.loads(line))
-        print(json.dumps({"seconds": seconds, "memory_peak": memory_peak()}), flush=True)
+        command = json.loads(line)
+        ids = tokens(vocabulary, command["batch"], command["length"])
+        forget_peak()
+        try:
+            seconds = getattr(peer, command["work"])(ids)
+            answer = {"seconds": seconds, "memory_above": memory_peak() - ready}
+        except Exception as error:
+            answer = {"error": f"{sys.argv[1]}, {command['work']}: {type(error).__name__} {str(error)[:200]}"}
+        print(json.dumps(answer), file=answers, flush=True)
 
 
 if __name__ == "__main__":
