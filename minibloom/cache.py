@@ -42,6 +42,7 @@ class Cache:
         self.length = 0
         self._keys: list[Array | None] = [None] * layers  # [B, H, capacity, D], filled up to `length`
         self._values: list[Array | None] = [None] * layers
+        self._norms: list[Array | None] = [None] * layers  # see `key_norms`
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -103,6 +104,19 @@ class Cache:
         values[:, :, self.length : end] = value
         return keys[:, :, :end], values[:, :, :end]
 
+    def key_norms(self, layer: int, keys: Array) -> Array:
+        """|k| `[B, H, T]` of `keys [B, H, T, D]`, which `update` returned: those of earlier passes are kept.
+
+        By them, tiled attention knows which far keys it need not read.
+        """
+        xp, kept = namespace(keys), self._norms[layer]
+        known = 0 if kept is None else min(kept.shape[2], self.length)  # a pass that failed may have left more
+        norms = xp.sqrt(xp.square(keys[:, :, known:]).sum(-1))
+        if kept is not None:
+            norms = xp.concatenate([kept[:, :, :known], norms], axis=2)
+        self._norms[layer] = norms
+        return norms
+
     def advance(self, positions: int) -> None:
         """The pass over `positions` new positions is complete."""
         self.length += positions
@@ -118,12 +132,14 @@ class Cache:
         twin = copy.copy(self)
         twin._keys = [None if a is None else a.copy() for a in self._keys]
         twin._values = [None if a is None else a.copy() for a in self._values]
+        twin._norms = list(self._norms)  # which are never written to
         return twin
 
     def select(self, rows: Array) -> None:
         """Keep the given batch rows, in the given order, repeats allowed."""
         self._keys = [None if a is None else a[rows] for a in self._keys]
         self._values = [None if a is None else a[rows] for a in self._values]
+        self._norms = [None if a is None else a[rows] for a in self._norms]
 
     def to_tuple(self, layout: str = "today") -> tuple[tuple[Array, Array], ...]:
         """Keys and values of every block as `((key, value), ...)`, copied into one of `LAYOUTS`."""

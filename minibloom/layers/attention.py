@@ -81,7 +81,8 @@ def self_attention(x: Array, params: Mapping[str, Array], layer: int, run: Run) 
     q, k, v = watch(f"{name}.query", q), watch(f"{name}.key", k), watch(f"{name}.value", v)
 
     if in_tiles(q, k, layer, run):
-        context = tiled_attention(q, k, v, run.alibi, run.mask)
+        norms = None if run.cache is None else run.cache.key_norms(layer, k)
+        context = tiled_attention(q, k, v, run.alibi, run.mask, norms)
     else:
         context = plain_attention(q, k, v, layer, run)
     context = watch(f"{name}.context", context)  # [B, S, E]

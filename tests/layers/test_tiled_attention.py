@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minibloom import BloomConfig, BloomForCausalLM, Trace
+from minibloom import BloomConfig, BloomForCausalLM, Cache, InputError, Trace
 from minibloom.layers import tiled_attention as tiles
 from minibloom.layers.alibi import alibi_bias
 from minibloom.layers.attention import merge_heads
@@ -18,7 +18,7 @@ from minibloom.layers.scores import attention_scores
 from minibloom.layers.softmax import softmax, softmax_backward
 from minibloom.threads import shared_out
 
-from ..strategies import padding_of, some
+from ..strategies import padding_of, random_model, some
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -126,3 +126,34 @@ def test_a_long_pass_gives_the_same_logits_and_gradients_watched_and_not():
     assert numpy.abs(fast.logits - out.logits).max() < 1e-5 * numpy.abs(out.logits).max()
     for name, gradient in grads.items():
         assert numpy.abs(fast_grads[name] - gradient).max() < 1e-5 * numpy.abs(gradient).max(), name
+
+
+@some
+@given(
+    pieces=st.lists(st.integers(1, 9), min_size=2, max_size=5), fail=st.booleans(), crop=st.integers(0, 5),
+    seed=st.integers(0, 99),
+)  # fmt: skip
+def test_decoding_with_kept_norms_skips_as_it_would_without(pieces, fail, crop, seed):
+    """Norms of keys are kept with the cache, through passes that fail, crops, copies and chosen rows."""
+    model = random_model(BloomConfig(vocab_size=20, hidden_size=12, n_layer=2, n_head=3), seed)
+    ids = numpy.random.default_rng(seed).integers(0, 20, (2, sum(pieces)))
+    cache, done = Cache(2), 0
+    for length in pieces:
+        if fail:
+            with pytest.raises(InputError):
+                model(ids[:, ::-1][:, :length], past_key_values=cache, trace=Trace(edits={"h.1": lambda x: x[0]}))
+        new = ids[:, done : done + length]
+        got = model(new, past_key_values=cache).logits
+        done += length
+        numpy.testing.assert_allclose(got, model(ids[:, :done]).logits[:, -length:], atol=1e-11 * abs(got).max())
+        cache.select(numpy.array([1, 0]))
+        cache = cache.copy()
+        cache.select(numpy.array([1, 0]))
+        if crop < done:
+            cache.crop(done - crop)
+            done -= crop
+    if cache.length:
+        cache.select(numpy.array([1, 1, 0]))
+    norms = [cache.key_norms(layer, keys) for layer, (keys, _) in enumerate(cache)] if cache.length else []
+    for kept, (keys, _) in zip(norms, cache, strict=False):
+        numpy.testing.assert_allclose(kept, numpy.linalg.norm(keys, axis=-1))
