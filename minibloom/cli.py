@@ -188,8 +188,11 @@ def run_walk(a: argparse.Namespace) -> None:
 def run_info(a: argparse.Namespace) -> None:
     from .checkpoint import describe
     from .files import SHIPPED
+    from .machine import describe_blas
 
     print(describe(a.model or SHIPPED, a.revision))
+    for line in describe_blas().splitlines():
+        print(f"{'this machine':<16} {line}")
 
 
 def run_train(a: argparse.Namespace) -> int:

@@ -23,7 +23,7 @@ HEAVY = ORACLES | {"tokenizers", "safetensors", "huggingface_hub", "matplotlib",
 FLOORS = [
     ["errors", "version"],
     ["backend", "fields"],
-    ["files", "threads"],
+    ["files", "threads", "machine"],
     ["config"],
     ["tokenizer"],
     ["layers"],

@@ -1,0 +1,40 @@
+"""What this machine computes with, and whether NumPy's matrix products use all that its processor has."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+NARROW = ("Haswell", "Zen", "Excavator", "Sandybridge", "Nehalem", "Barcelona", "Prescott", "Core2")  # no AVX-512
+NEEDED = {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512cd"}  # what OpenBLAS's kernels for SkylakeX use
+
+
+def describe_blas() -> str:
+    """The BLAS library of NumPy, its kernels and threads, in one line; and a second if the processor has more to give.
+
+    OpenBLAS chooses its kernels when NumPy is first imported, by the processor's model, and takes newer ones for old.
+    It cannot be told otherwise later, so this can only be said.
+    """
+    import numpy  # loads the library that is asked about  # noqa: F401
+    from threadpoolctl import threadpool_info
+
+    libraries = [library for library in threadpool_info() if library["user_api"] == "blas"]
+    if not libraries:
+        return "NumPy's own BLAS, of which nothing can be told"
+    blas = libraries[0]
+    kernels = blas.get("architecture")
+    line = f"{blas['internal_api']} {blas['version']}, {blas['num_threads']} threads"
+    line += f", kernels for {kernels}" if kernels else ""
+    if kernels in NARROW and cpu_flags() >= NEEDED and "OPENBLAS_CORETYPE" not in os.environ:
+        line += (
+            "\nthis processor has AVX-512, which these kernels leave unused: with OPENBLAS_CORETYPE=SkylakeX in the "
+            "environment before Python starts, matrix products may be twice as fast"
+        )
+    return line
+
+
+def cpu_flags() -> set[str]:
+    """What the processor says it can do, where the system tells (Linux)."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    return next((set(line.partition(":")[2].split()) for line in lines if line.startswith("flags")), set())

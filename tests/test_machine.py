@@ -1,0 +1,45 @@
+"""What is said about the machine."""
+
+from __future__ import annotations
+
+import pytest
+
+from minibloom import machine
+
+BLAS = {
+    "user_api": "blas",
+    "internal_api": "openblas",
+    "version": "0.3.31",
+    "num_threads": 2,
+    "architecture": "Haswell",
+}
+
+
+@pytest.mark.parametrize(
+    ("flags", "architecture", "variable", "hint"),
+    [
+        (machine.NEEDED | {"fma"}, "Haswell", None, True),
+        (machine.NEEDED, "SkylakeX", None, False),  # they are used
+        (machine.NEEDED, "Haswell", "SkylakeX", False),  # the user has chosen
+        ({"avx2", "avx512f"}, "Zen", None, False),  # not all that the kernels need
+    ],
+)
+def test_unused_avx512_is_said(monkeypatch, flags, architecture, variable, hint):
+    monkeypatch.setattr("threadpoolctl.threadpool_info", lambda: [BLAS | {"architecture": architecture}])
+    monkeypatch.setattr(machine, "cpu_flags", lambda: flags)
+    monkeypatch.delenv("OPENBLAS_CORETYPE", raising=False)
+    if variable:
+        monkeypatch.setenv("OPENBLAS_CORETYPE", variable)
+    said = machine.describe_blas()
+    assert said.startswith(f"openblas 0.3.31, 2 threads, kernels for {architecture}")
+    assert ("OPENBLAS_CORETYPE=SkylakeX" in said) == hint
+
+
+def test_of_this_machine():
+    assert "threads" in machine.describe_blas()
+    assert all(isinstance(flag, str) for flag in machine.cpu_flags())
+
+
+def test_a_numpy_without_a_library_that_tells(monkeypatch):
+    monkeypatch.setattr("threadpoolctl.threadpool_info", list)
+    assert machine.describe_blas() == "NumPy's own BLAS, of which nothing can be told"

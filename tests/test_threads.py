@@ -1,0 +1,128 @@
+"""Work shared out among threads: the same numbers, BLAS left as it was, errors not lost."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import Any
+
+import numpy
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from threadpoolctl import threadpool_info, threadpool_limits
+
+from minibloom import BloomConfig, BloomForCausalLM, threads
+from minibloom.layers.mlp import gelu, gelu_backward
+from minibloom.threads import each, matmul, on_all_cores, over_rows, shared_out
+
+from .strategies import normal, seeds, some
+
+
+@pytest.fixture(autouse=True)
+def always_share(monkeypatch):
+    """Three threads, whatever the machine has, and nothing too small for them."""
+    for name in ("SMALL", "SMALL_PRODUCT", "SMALL_WEIGHT"):
+        monkeypatch.setattr(threads, name, 0)
+    monkeypatch.setattr(threads, "CHUNK", 8)
+    with threadpool_limits(3, "blas"):
+        yield
+
+
+def blas_threads() -> list[int]:
+    return [library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"]
+
+
+def test_blas_is_kept_on_one_thread_and_has_its_threads_back_afterwards():
+    before = blas_threads()
+    with shared_out():
+        assert set(blas_threads()) == {1} and threads.threads() == max(before)
+        with shared_out():  # a pass within a pass
+            assert set(blas_threads()) == {1}
+        assert set(blas_threads()) == {1}
+    assert blas_threads() == before and threads.threads() == 1
+
+    @on_all_cores
+    def fails() -> None:
+        raise KeyError("inside")
+
+    with pytest.raises(KeyError, match="inside"):
+        fails()
+    assert blas_threads() == before
+
+
+def test_a_model_gives_blas_its_threads_back():
+    before = blas_threads()
+    model = BloomForCausalLM(BloomConfig(vocab_size=9, hidden_size=8, n_layer=1, n_head=2))
+    model.value_and_grad([[1, 2]], labels=[[1, 2]])
+    with pytest.raises(ValueError, match="input_ids"):
+        model([[99]])
+    assert blas_threads() == before
+
+
+def test_each_item_is_done_once_and_by_several_threads():
+    done, names, meet = [], set(), threading.Barrier(2, timeout=20)
+
+    def task(item: int) -> None:
+        if item < 2:
+            meet.wait()  # nobody can do both of these
+        names.add(threading.current_thread().name)
+        done.append(item)
+
+    with shared_out():
+        each(task, range(50))
+    assert sorted(done) == list(range(50)) and len(names) > 1
+    done.clear()
+    each(lambda item: done.append(item), range(5))  # outside of a pass: in order, by the caller
+    assert done == list(range(5))
+
+
+def test_an_error_in_a_thread_is_raised_and_work_within_work_is_not_shared_out_again():
+    def task(item: int) -> None:
+        assert threads.threads() == 1
+        if item == 7:
+            raise ZeroDivisionError
+
+    with shared_out():
+        with pytest.raises(ZeroDivisionError):
+            each(task, range(9))
+        each(lambda item: each(task, range(3)), range(9))  # would wait for ever if it were
+
+
+@some
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 40), seeds)
+def test_matrix_products(M, K, N, seed):
+    a, b = normal(seed, M, K), normal(seed + 1, N, K)
+    with shared_out():
+        numpy.testing.assert_allclose(matmul(a, b.T), a @ b.T, atol=1e-12)
+        numpy.testing.assert_allclose(matmul(b, a.T), b @ a.T, atol=1e-12)
+    stack, other = normal(seed, 2, 3, M, K), normal(seed, 2, 3, K, N)
+    with shared_out():
+        numpy.testing.assert_allclose(matmul(stack, other), stack @ other, atol=1e-12)
+
+
+@some
+@given(st.integers(1, 5), st.integers(1, 7), st.integers(1, 20), seeds)
+def test_functions_of_rows_give_the_same_bits(B, S, N, seed):
+    x, dy = normal(seed, B, S, N), normal(seed + 1, B, S, N)
+    with shared_out():
+        numpy.testing.assert_array_equal(over_rows(gelu, x), gelu(x))
+        numpy.testing.assert_array_equal(over_rows(gelu_backward, dy, x), gelu_backward(dy, x))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="only where processes fork")
+def test_a_process_that_forks_goes_on():
+    """The threads of its parent are not there: waiting for them would be for ever."""
+    with shared_out():
+        each(lambda _: None, range(9))
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            seen: list[Any] = []
+            with shared_out():
+                each(seen.append, range(9))
+            status = 0 if sorted(seen) == list(range(9)) else 2
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
