@@ -742,11 +742,21 @@ def save(kind: type, folder: Path, **changes: Any) -> Any:
 
 
 @pytest.mark.filterwarnings("error")
-@each_kind
-def test_saving_and_loading_is_the_identity(kind, tmp_path):
-    model = save(kind, tmp_path, problem_type="regression", classifier_dropout=0.2)
-    again = kind.from_pretrained(tmp_path)
-    assert again.config == model.config.replace(architectures=[kind.__name__], dtype="float32")
+@pytest.mark.parametrize("kind", [BloomModel, BloomForCausalLM, *LABELS])
+@few
+@given(data=st.data(), dtype=st.sampled_from(["float32", "float64"]), shard=st.sampled_from([500, 5 * 10**9]))
+def test_saving_and_loading_is_the_identity(kind, tmp_path_factory, data, dtype, shard):
+    fields = {
+        "num_labels": data.draw(st.integers(1, 4)),
+        "problem_type": data.draw(st.sampled_from([None, "regression", "multi_label_classification"])),
+        "classifier_dropout": data.draw(st.sampled_from([None, 0.2])),
+        "pad_token_id": data.draw(st.sampled_from([None, 0])),
+    }
+    folder = tmp_path_factory.mktemp("model")
+    model = random_model(data.draw(configs(**fields)), data.draw(seeds), dtype, kind)
+    model.save_pretrained(folder, max_shard_size=shard)
+    again = kind.from_pretrained(folder, dtype=dtype)
+    assert again.config == model.config.replace(architectures=[kind.__name__], dtype=dtype)
     assert list(again.params) == list(model.params)
     for name, value in model.params.items():
         equal(again.params[name], value)

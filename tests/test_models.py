@@ -15,6 +15,7 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from minibloom import BloomConfig, BloomForCausalLM, BloomModel, InputError, Trace
+from minibloom.layers.alibi import alibi_slopes
 from minibloom.layers.embedding import embedding
 from minibloom.layers.layer_norm import layer_norm
 from minibloom.losses import IGNORE
@@ -285,6 +286,16 @@ def test_rows_that_see_nothing_look_everywhere_alike_and_stay_finite(model, data
     for weights in out.attentions:
         blind = weights.transpose(0, 2, 1, 3)[see_nothing(mask, ids.shape)]
         equal(blind, numpy.full_like(blind, numpy.float32(1) / numpy.float32(ids.shape[1])))
+
+
+@few
+@given(models(), st.data(), st.integers(-50, 50))
+def test_positions_count_only_as_distances(model, data, shift):
+    """ALiBi at positions moved by any number, as if the text stood elsewhere, is the same attention."""
+    ids = data.draw(token_ids(model.config))
+    slopes = alibi_slopes(model.config.n_head, numpy).astype("float64")[:, None, None]  # [H, 1, 1]
+    moved = model(ids, trace=Trace(edits={"alibi": lambda bias: bias + shift * slopes})).logits
+    numpy.testing.assert_allclose(moved, model(ids).logits, rtol=0, atol=1e-9 * abs(moved).max())
 
 
 @some
