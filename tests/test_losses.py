@@ -1,4 +1,4 @@
-"""Cross-entropy: the mean surprise of the labels that count."""
+"""Losses: the mean surprise of the labels that count, of yes and no, and the mean squared error."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minibloom.losses import IGNORE, cross_entropy, shift
+from minibloom.losses import IGNORE, binary_cross_entropy, cross_entropy, mean_squared_error, shift
 
 from .gradients import assert_gradient
-from .strategies import normal, seeds, some
+from .strategies import arrays, normal, seeds, some
 
 
 @st.composite
@@ -98,3 +98,102 @@ def test_logits_are_compared_with_the_next_label():
     assert shift(labels).tolist() == [[6, 7, IGNORE], [IGNORE, 9, IGNORE]]
     assert labels[0].tolist() == [5, 6, 7]  # the caller's stay as they are
     assert shift(numpy.array([[4]])).tolist() == [[IGNORE]]
+
+
+# --- yes or no; numbers ---
+
+LOSSES = pytest.mark.parametrize("loss", [binary_cross_entropy, mean_squared_error], ids=lambda loss: loss.__name__)
+
+
+def probabilities(shape: tuple[int, ...], seed: int) -> numpy.ndarray:
+    """Targets in [0, 1], some of them at its ends."""
+    return numpy.random.default_rng(seed).uniform(-0.5, 1.5, shape).clip(0, 1)
+
+
+@some
+@given(arrays(), seeds)
+def test_mean_surprise_of_yes_and_no(z, seed):
+    y = probabilities(z.shape, seed)
+    p = 1 / (1 + numpy.exp(-z))
+    expected = -(y * numpy.log(p) + (1 - y) * numpy.log(1 - p)).mean()
+    assert float(binary_cross_entropy(z, y)[0]) == pytest.approx(expected, rel=1e-12)
+
+
+@some
+@given(arrays(), seeds)
+def test_yes_or_no_is_a_choice_among_two(z, seed):
+    """A logit z for yes is the same as the logits (0, z) for no and yes."""
+    y = numpy.random.default_rng(seed).integers(0, 2, z.shape)
+    loss, dz = binary_cross_entropy(z, y.astype("float64"))
+    of_two, dtwo = cross_entropy(numpy.stack([numpy.zeros_like(z), z], -1), y)
+    assert float(loss) == pytest.approx(float(of_two), rel=1e-12)
+    numpy.testing.assert_allclose(dz, dtwo[..., 1], atol=1e-15)
+
+
+@some
+@given(arrays(), seeds)
+def test_mean_squared_error_by_hand(z, seed):
+    y = normal(seed, *z.shape)
+    pairs = list(zip(z.ravel(), y.ravel(), strict=True))
+    assert float(mean_squared_error(z, y)[0]) == pytest.approx(sum((a - b) ** 2 for a, b in pairs) / len(pairs))
+    assert float(mean_squared_error(z, z)[0]) == 0 and not mean_squared_error(z, z)[1].any()
+
+
+@LOSSES
+@some
+@given(z=arrays(), seed=seeds)
+def test_backward_of_both(loss, z, seed):
+    y = probabilities(z.shape, seed)
+    assert_gradient(lambda: loss(z, y)[0], z, loss(z, y)[1])
+
+
+@LOSSES
+@some
+@given(z=arrays(), seed=seeds, share=st.floats(0, 1))
+def test_what_is_linear_in_the_targets(loss, z, seed, share):
+    """Both gradients, and the surprise itself: a target half way between two is the mean of both."""
+    a, b = probabilities(z.shape, seed), probabilities(z.shape, seed + 1)
+    between = share * a + (1 - share) * b
+    numpy.testing.assert_allclose(
+        loss(z, between)[1], share * loss(z, a)[1] + (1 - share) * loss(z, b)[1], atol=1e-12 * abs(z).max()
+    )
+    if loss is binary_cross_entropy:
+        mixed = share * loss(z, a)[0] + (1 - share) * loss(z, b)[0]
+        assert float(loss(z, between)[0]) == pytest.approx(mixed, rel=1e-12)
+
+
+@some
+@given(arrays(), seeds)
+def test_yes_and_no_are_mirrored(z, seed):
+    y = probabilities(z.shape, seed)
+    (loss, dz), (mirrored, dmirrored) = binary_cross_entropy(z, y), binary_cross_entropy(-z, 1 - y)
+    assert float(loss) == pytest.approx(float(mirrored), rel=1e-12)
+    numpy.testing.assert_allclose(dz, -dmirrored, atol=1e-15)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_extreme_logits_neither_overflow_nor_lose_what_they_say(dtype):
+    """Where p rounds to 0 or 1, the logarithm of p would be infinite; the surprise is |z|, or what is left of it."""
+    largest = numpy.finfo(dtype).max / 8
+    z = numpy.array([largest, -largest, 1000, -1000, 0], dtype)
+    right = numpy.array([1, 0, 1, 0, 0.5], dtype)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        losses = [binary_cross_entropy(z[i : i + 1], right[i : i + 1]) for i in range(5)]
+        wrong = [binary_cross_entropy(z[i : i + 1], 1 - right[i : i + 1]) for i in range(5)]
+    assert [float(loss) for loss, _ in losses] == [0, 0, 0, 0, pytest.approx(math.log(2))]
+    assert [float(loss) for loss, _ in wrong[:4]] == abs(z[:4]).tolist()
+    assert [float(dz[0]) for _, dz in wrong] == [1, -1, 1, -1, 0]
+    assert all(dz.dtype == loss.dtype == dtype for loss, dz in losses)
+    tiny, _ = binary_cross_entropy(numpy.array([50], "float64"), numpy.array([1.0]))
+    assert float(tiny) == pytest.approx(math.exp(-50), rel=1e-12)  # log(1 + x), not log of 1 + x rounded
+
+
+@LOSSES
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_mean_is_over_all_numbers_and_keeps_their_type(loss, dtype):
+    z, y = normal(0, 3, 4, dtype=dtype), probabilities((3, 4), 0).astype(dtype)
+    (mean, gradient), twice = loss(z, y), loss(numpy.concatenate([z, z]), numpy.concatenate([y, y]))
+    assert mean.shape == () and mean.dtype == gradient.dtype == dtype and gradient.shape == (3, 4)
+    numpy.testing.assert_allclose(twice[0], mean, rtol=1e-6)
+    numpy.testing.assert_allclose(twice[1], numpy.concatenate([gradient, gradient]) / 2, rtol=1e-6)

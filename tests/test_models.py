@@ -15,6 +15,7 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from minibloom import BloomConfig, BloomForCausalLM, BloomModel, InputError, Trace
+from minibloom.layers.alibi import alibi_slopes
 from minibloom.layers.embedding import embedding
 from minibloom.layers.layer_norm import layer_norm
 from minibloom.losses import IGNORE
@@ -287,6 +288,16 @@ def test_rows_that_see_nothing_look_everywhere_alike_and_stay_finite(model, data
         equal(blind, numpy.full_like(blind, numpy.float32(1) / numpy.float32(ids.shape[1])))
 
 
+@few
+@given(models(), st.data(), st.integers(-50, 50))
+def test_positions_count_only_as_distances(model, data, shift):
+    """ALiBi at positions moved by any number, as if the text stood elsewhere, is the same attention."""
+    ids = data.draw(token_ids(model.config))
+    slopes = alibi_slopes(model.config.n_head, numpy).astype("float64")[:, None, None]  # [H, 1, 1]
+    moved = model(ids, trace=Trace(edits={"alibi": lambda bias: bias + shift * slopes})).logits
+    numpy.testing.assert_allclose(moved, model(ids).logits, rtol=0, atol=1e-9 * abs(moved).max())
+
+
 @some
 @given(models(), st.data())
 @example(MODEL_176B, None)
@@ -555,7 +566,7 @@ BAD = [
     ({"input_ids": IDS, "position_ids": ONES}, "no argument 'position_ids'. BLOOM has no position embeddings"),
     ({"input_ids": IDS, "token_type_ids": ONES}, "no argument 'token_type_ids'. BLOOM has no token types"),
     ({"input_ids": IDS, "atention_mask": ONES}, "no argument 'atention_mask'.* Did you mean 'attention_mask'"),
-    ({"input_ids": IDS, "foo": 1}, "no argument 'foo'. The arguments are input_ids, past_key_values, .* trace"),
+    ({"input_ids": IDS, "foo": 1}, "no argument 'foo'. The arguments are input_ids, .*attention_mask, .* trace"),
 ]
 BAD_LABELS = [
     (ONES[:, :3], r"labels has shape \[2, 3\], expected \[2, 4\]"),

@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy
 import pytest
 
-from minibloom.outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from minibloom.outputs import (
+    BaseModelOutputWithPast,
+    CausalLMOutputWithPast,
+    QuestionAnsweringModelOutput,
+    SequenceClassifierOutputWithPast,
+    TokenClassifierOutput,
+)
 
 LOGITS, HIDDEN = numpy.ones((1, 2, 3)), (numpy.zeros((1, 2, 4)),)
+FIELDS = {
+    BaseModelOutputWithPast: ["last_hidden_state", "past_key_values", "hidden_states", "attentions"],
+    CausalLMOutputWithPast: ["loss", "logits", "past_key_values", "hidden_states", "attentions"],
+    SequenceClassifierOutputWithPast: ["loss", "logits", "past_key_values", "hidden_states", "attentions"],
+    TokenClassifierOutput: ["loss", "logits", "hidden_states", "attentions"],
+    QuestionAnsweringModelOutput: ["loss", "start_logits", "end_logits", "hidden_states", "attentions"],
+}
+EACH = pytest.mark.parametrize("kind", FIELDS)
 
 
 def test_attribute_key_and_index_are_the_same():
@@ -25,12 +41,26 @@ def test_what_is_none_is_left_out():
     assert dict(**out) == {"logits": LOGITS}
 
 
-def test_order_is_that_of_transformers():
-    out = CausalLMOutputWithPast(*range(5))
-    assert out.keys() == ["loss", "logits", "past_key_values", "hidden_states", "attentions"]
-    assert out.to_tuple() == (0, 1, 2, 3, 4)
-    base = BaseModelOutputWithPast(*range(4))
-    assert base.keys() == ["last_hidden_state", "past_key_values", "hidden_states", "attentions"]
+@EACH
+def test_order_is_the_documented_one(kind):
+    values = range(len(FIELDS[kind]))
+    out = kind(*values)
+    assert out.keys() == FIELDS[kind] and out.to_tuple() == out.values() == tuple(values)
+    assert out.items() == list(zip(FIELDS[kind], values, strict=True))
+
+
+@EACH
+def test_by_attribute_by_key_and_by_index_whatever_is_there(kind):
+    """Every choice of fields. An empty array is there, and so is a zero: only None is not."""
+    for there in itertools.product([False, True], repeat=len(FIELDS[kind])):
+        values = {name: numpy.zeros(i) for i, name in enumerate(FIELDS[kind]) if there[i]}
+        out = kind(**values)
+        assert out.keys() == list(out) == list(values) and len(out) == len(values)
+        for i, (name, value) in enumerate(values.items()):
+            assert getattr(out, name) is out[name] is out[i] is out[i - len(values)] is value and name in out
+        for name in FIELDS[kind]:
+            assert name in values or (getattr(out, name) is None and name not in out)
+        assert out[:] == out.to_tuple() == tuple(values.values())
 
 
 def test_a_key_that_is_not_there_is_named_with_those_that_are():

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from minibloom.layers.embedding import embedding, embedding_backward
 
-from ..gradients import assert_gradient
+from ..gradients import assert_gradient, assert_linear
 from ..strategies import normal, seeds, some
 
 shapes = st.tuples(st.integers(1, 3), st.integers(1, 6))
@@ -31,6 +31,13 @@ def test_backward(shape, V, seed):
     d, dtable = normal(seed + 1, *shape, 3), numpy.zeros((V, 3))
     embedding_backward(d, ids, dtable)
     assert_gradient(lambda: (d * embedding(ids, table)).sum(), table, dtable)
+
+    def backward(d: numpy.ndarray) -> tuple[numpy.ndarray]:
+        dtable = numpy.zeros((V, 3))
+        embedding_backward(d, ids, dtable)
+        return (dtable,)
+
+    assert_linear(backward, d)
 
 
 def test_repeated_ids_add_up_onto_what_the_head_left_there():

@@ -13,7 +13,7 @@ from minibloom.layers.block import block
 from minibloom.layers.layer_norm import layer_norm
 from minibloom.layers.transformer import transformer, transformer_backward
 
-from ..gradients import assert_gradients
+from ..gradients import assert_gradients, assert_linear
 from ..strategies import configs, normal, passes, random_params, seeds, token_ids, without_shrinking
 
 TABLE = "word_embeddings.weight"
@@ -50,8 +50,14 @@ def test_backward(config, data, seed, from_ids):
         return transformer(*inputs, params, run), tape
 
     _, tape = forward()
-    grads: dict[str, numpy.ndarray] = {}
-    transformer_backward(d, params, config, tape, grads)
+
+    def backward(d: numpy.ndarray) -> dict[str, numpy.ndarray]:
+        grads: dict[str, numpy.ndarray] = {}
+        transformer_backward(d, params, config, tape, grads)
+        return grads
+
+    grads = backward(d)
+    assert_linear(lambda d: tuple(backward(d).values()), d)
     assert_gradients(lambda: (d * forward()[0]).sum(), params, {name: grads[name] for name in params}, few=0)
 
     left = {TABLE: numpy.ones_like(params[TABLE])}

@@ -9,11 +9,24 @@ from typing import Any
 import numpy
 from hypothesis import strategies as st
 
-from minibloom import BloomConfig, BloomForCausalLM
+from minibloom import (
+    BloomConfig,
+    BloomForCausalLM,
+    BloomForQuestionAnswering,
+    BloomForSequenceClassification,
+    BloomForTokenClassification,
+)
 
 HEADS = (1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 24, 40, 112)  # 112 is the 176B model's; half of them no power of two
 MASKS = ("none", "left", "right", "holes", "one token")
 LABELS = ("all", "tokens", "half", "one")  # which positions count
+TASKS = {
+    "single_label_classification": BloomForSequenceClassification,
+    "multi_label_classification": BloomForSequenceClassification,
+    "regression": BloomForSequenceClassification,
+    "tokens": BloomForTokenClassification,
+    "answers": BloomForQuestionAnswering,
+}
 
 
 @dataclass
@@ -25,10 +38,11 @@ class Case:
     gain: float
     inputs: dict[str, Any] = field(repr=False)  # input_ids or inputs_embeds; maybe attention_mask, labels
     pieces: list[int] = field(default_factory=list)  # lengths that add up to S: the same call in steps, with a cache
+    kind: type = BloomForCausalLM
 
-    def model(self, dtype: str, kind: type = BloomForCausalLM) -> Any:
+    def model(self, dtype: str) -> Any:
         """A minibloom model with random parameters."""
-        model = kind(self.config, dtype=dtype)
+        model = self.kind(self.config, dtype=dtype)
         model.params = random_params(model.shapes(self.config), self.seed, self.gain, dtype)
         for name in biases_dropped_by_the_oracle(self.config):
             model.params[name][:] = 0
@@ -45,13 +59,19 @@ class Case:
         for piece in self.pieces:
             start, end = end, end + piece
             call = self.call(dtype)
-            call.pop("labels", None)
+            for name in ("labels", "start_positions", "end_positions"):
+                call.pop(name, None)
             for name, x in call.items():
                 if name == "attention_mask":
                     call[name] = x[:, :end]
                 elif name.startswith("input"):
                     call[name] = x[:, start:end]
             yield {**call, "use_cache": True}
+
+    @property
+    def head(self) -> str:
+        """What the head's parameters are called."""
+        return self.kind.head  # type: ignore[attr-defined]
 
     @property
     def mask(self) -> numpy.ndarray:
@@ -61,7 +81,7 @@ class Case:
 
 
 def biases_dropped_by_the_oracle(config: BloomConfig) -> list[str]:
-    """The biases that transformers leaves out: see `test_slow_but_exact_drops_two_biases_in_the_oracle`."""
+    """The biases that transformers leaves out: see `test_quirks.py`."""
     names = ("self_attention.dense.bias", "mlp.dense_4h_to_h.bias")
     drops = config.slow_but_exact and config.pretraining_tp > 1
     return [f"h.{i}.{name}" for i in range(config.n_layer) for name in names] if drops else []
@@ -82,6 +102,14 @@ def random_params(shapes: dict[str, tuple[int, ...]], seed: int, gain: float, dt
             x = 0.3 * x + name.endswith(("norm.weight", "ln_f.weight"))
         params[name] = x.astype(dtype)
     return params
+
+
+def call_of(B: int, S: int, seed: int = 1, mask: Any = None, **config: Any) -> Case:
+    """A case with these sizes, all labels counted."""
+    fields = {"vocab_size": 23, "hidden_size": 24, "n_layer": 2, "n_head": 6, **config}
+    ids = numpy.random.default_rng(seed).integers(0, fields["vocab_size"], (B, S))
+    inputs = {"input_ids": ids, "labels": ids, **({} if mask is None else {"attention_mask": mask})}
+    return Case(BloomConfig(**fields), seed, 1.0, inputs)
 
 
 @st.composite
@@ -126,6 +154,48 @@ def cases(draw: st.DrawFn, wild: bool = False, shortest: int = 1, **fields: Any)
         inputs["labels"][~counted(draw(st.sampled_from(LABELS)), inputs, rng)] = -100
     cuts = sorted(draw(st.sets(st.integers(1, S - 1), max_size=2))) if S > 1 else []
     return Case(config, seed, gain, inputs, numpy.diff([0, *cuts, S]).tolist())
+
+
+@st.composite
+def head_cases(draw: st.DrawFn, task: str, **fields: Any) -> Case:
+    """A random case of a classifier, with labels of which at least one counts.
+
+    `fields` are those of `cases`. Padding has the pad token's id, or any; the pad token may stand among the tokens.
+    """
+    named = draw(st.booleans())  # whether config names the kind of problem
+    count = draw(st.integers(2 if task in ("single_label_classification", "tokens") else 1, 5))  # of one, one is sure
+    if not named and task in ("regression", "multi_label_classification"):
+        count = 1 if task == "regression" else max(2, count)
+    fields = {"num_labels": count, "problem_type": task if named and task in list(TASKS)[:3] else None, **fields}
+    shortest = max(fields.pop("shortest", 1), 2 if task == "answers" else 1)
+    case = draw(cases(shortest=shortest, **fields))
+    case.kind, config, inputs = TASKS[task], case.config, case.inputs
+    inputs.pop("labels", None)
+    rng = numpy.random.default_rng(case.seed + 1)
+    B, S = case.mask.shape
+    pads = st.integers(0, config.vocab_size - 1)
+    config.pad_token_id = draw(pads if B > 1 else st.none() | pads)
+    if "input_ids" in inputs and config.pad_token_id is not None and draw(st.booleans()):
+        inputs["input_ids"][case.mask == 0] = config.pad_token_id
+
+    row = rng.integers(B)  # one that counts
+    if task == "single_label_classification":
+        inputs["labels"] = rng.integers(0, count, B)
+        inputs["labels"][(rng.random(B) < draw(st.sampled_from([0, 0.5]))) & (numpy.arange(B) != row)] = -100
+    elif task == "multi_label_classification":
+        inputs["labels"] = rng.random((B, count)).round(draw(st.sampled_from([0, 2])))
+    elif task == "regression":
+        inputs["labels"] = rng.standard_normal((B,) if count == 1 and draw(st.booleans()) else (B, count))
+    elif task == "tokens":
+        inputs["labels"] = rng.integers(0, count, (B, S))
+        ignored = rng.random((B, S)) < draw(st.sampled_from([0, 0.5, 1]))
+        ignored[row, rng.integers(S)] = False
+        inputs["labels"][ignored] = -100
+    else:
+        for name in ("start_positions", "end_positions"):
+            inputs[name] = rng.integers(-2, S + 2, (B, 1) if draw(st.booleans()) else B)
+            inputs[name][row] = rng.integers(-2, S)
+    return case
 
 
 def padding(kind: str, length: int, rng: numpy.random.Generator) -> numpy.ndarray:

@@ -9,6 +9,8 @@ import numpy
 
 from minibloom import Cache
 
+TOLERANCE = {"float32": 1e-5, "float64": 1e-11}  # relative to an array's largest magnitude
+
 
 def named(out: Any) -> dict[str, Any]:
     """An output of either library as a flat dictionary: "logits", "hidden_states.0", "attentions.1", "keys.0", ...
@@ -21,11 +23,11 @@ def named(out: Any) -> dict[str, Any]:
         if field == "past_key_values":
             arrays[field] = found
             for i, (key, value) in enumerate(_keys_and_values(found)):
-                arrays |= {f"keys.{i}": _array(key), f"values.{i}": _array(value)}
+                arrays |= {f"keys.{i}": array(key), f"values.{i}": array(value)}
         elif isinstance(found, tuple):
-            arrays |= {f"{field}.{i}": _array(x) for i, x in enumerate(found)}
+            arrays |= {f"{field}.{i}": array(x) for i, x in enumerate(found)}
         else:
-            arrays[field] = _array(found)
+            arrays[field] = array(found)
     return arrays
 
 
@@ -33,8 +35,12 @@ def _keys_and_values(cache: Any) -> Sequence[tuple[Any, Any]]:
     return list(cache) if isinstance(cache, Cache) else [(layer.keys, layer.values) for layer in cache.layers]
 
 
-def _array(x: Any) -> numpy.ndarray:
-    return x.detach().numpy() if hasattr(x, "detach") else numpy.asarray(x)
+def array(x: Any) -> numpy.ndarray:
+    """`x` of either library as NumPy's; bfloat16, which NumPy does not have, as float32."""
+    if not hasattr(x, "detach"):
+        return numpy.asarray(x)
+    x = x.detach()
+    return (x.float() if str(x.dtype) == "torch.bfloat16" else x).numpy()
 
 
 def error(got: Any, expected: Any) -> float:
@@ -64,11 +70,23 @@ def rows(arrays: Mapping[str, Any], mask: numpy.ndarray) -> dict[str, Any]:
     for name, x in arrays.items():
         if name == "past_key_values":
             continue
-        if x.ndim == 0:
-            split[name] = x  # the loss
+        if x.ndim == 0 or (name == "logits" and x.ndim == 2):
+            split[name] = x  # the loss; what a whole text was classified as
             continue
         by_head = name.startswith(("attentions", "keys", "values"))  # [B, H, S, ...]
         x = x.swapaxes(1, 2) if by_head else x  # -> [B, S, ...]
         tokens = mask[:, mask.shape[1] - x.shape[1] :].astype(bool)  # [B, T] -> [B, S], the newest
         split |= {name: x[tokens], f"{name} (padding)": x[~tokens]}
     return split
+
+
+def assert_same(out: Any, expected: dict[str, Any], mask: numpy.ndarray, dtype: str) -> None:
+    """Every array of minibloom's output is the oracle's, in its tokens' rows and in its padding's."""
+    assert_close(rows(named(out), mask), rows(expected, mask), TOLERANCE[dtype])
+
+
+def form(field: Any) -> Any:
+    """What a field of an output is made of: shapes, or the length of a cache."""
+    if isinstance(field, tuple):
+        return [form(x) for x in field]
+    return tuple(field.shape) if hasattr(field, "shape") else f"cache of {len(field)} blocks"

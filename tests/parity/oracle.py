@@ -1,6 +1,6 @@
 """The oracle: transformers' BLOOM with the configuration and parameters of a minibloom model, in memory.
 
-    oracle = Oracle(model)                           # model: minibloom's BloomForCausalLM
+    oracle = Oracle(model)                           # model: one of minibloom's with a head
     oracle(input_ids, labels=...)                    # {"loss": ..., "logits": ..., "hidden_states.0": ..., ...}
     oracle.value_and_grad(input_ids, labels=...)     # the same, and {parameter name: gradient}
     named(model(input_ids, labels=...))              # minibloom's output as the same dictionary
@@ -12,7 +12,8 @@ so: `float64_kept`, `slopes_of_minibloom` and `dropout_factors`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -21,38 +22,46 @@ import torch
 import transformers
 from transformers.models.bloom import modeling_bloom
 
-from minibloom import BloomForCausalLM
+from minibloom.base import PreTrainedModel
 from minibloom.layers.alibi import alibi_slopes
 
-from .cases import biases_dropped_by_the_oracle
-from .compare import named
+from .cases import Case, biases_dropped_by_the_oracle
+from .compare import array, named
 
 torch.set_num_threads(1)  # toy sizes: a second thread costs more than it gives
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
 
-# The fields that decide what is computed; the others are about files, labels and generation.
+# The fields that decide what is computed; the others are about files and generation.
 FIELDS = (
     "vocab_size", "hidden_size", "n_layer", "n_head", "layer_norm_epsilon", "hidden_dropout", "attention_dropout",
     "apply_residual_connection_post_layernorm", "slow_but_exact", "pretraining_tp", "tie_word_embeddings",
+    "num_labels", "problem_type", "pad_token_id", "classifier_dropout",
 )  # fmt: skip
 
 
 class Oracle:
-    """transformers' `BloomForCausalLM`: arrays in, arrays out, under minibloom's names.
+    """transformers' model of the same class, one with a head: arrays in, arrays out, under minibloom's names.
 
     `fields` change the configuration against the model's. Ids, masks, embeddings and labels are NumPy arrays; a
     cache is the oracle's own, as it returned it under "past_key_values".
     """
 
-    def __init__(self, model: BloomForCausalLM, **fields: Any) -> None:
+    def __init__(self, model: PreTrainedModel, **fields: Any) -> None:
         config = {name: getattr(model.config, name) for name in FIELDS} | fields
-        self.module = transformers.BloomForCausalLM(transformers.BloomConfig(**config))
+        self.module = getattr(transformers, type(model).__name__)(transformers.BloomConfig(**config))
         self.module.to(getattr(torch, model.dtype)).eval()
         assert self.parameters.keys() == model.params.keys()
         with torch.no_grad():
             for name, parameter in self.parameters.items():
                 parameter.copy_(torch.from_numpy(model.params[name]))
+
+    @classmethod
+    def of_file(cls, folder: Path, kind: type, dtype: torch.dtype) -> Oracle:
+        """As transformers itself loads the checkpoint in `folder`, computing in `dtype`."""
+        oracle = cls.__new__(cls)
+        oracle.module = getattr(transformers, kind.__name__).from_pretrained(folder, dtype=dtype).eval()
+        return oracle
 
     @property
     def parameters(self) -> dict[str, torch.nn.Parameter]:
@@ -80,10 +89,10 @@ class Oracle:
         self.module.zero_grad()
         loss.backward()
         gradients = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in self.parameters.items()}
-        return {name: gradient.numpy() for name, gradient in gradients.items()}
+        return {name: array(gradient) for name, gradient in gradients.items()}
 
 
-def oracle_value_and_grad(model: BloomForCausalLM, **call: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+def oracle_value_and_grad(model: PreTrainedModel, **call: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """The oracle's output and gradients; those of the biases that it drops (see `cases.py`) from its plain path."""
     out, gradients = Oracle(model).value_and_grad(**{"use_cache": False, **call})
     if dropped := biases_dropped_by_the_oracle(model.config):
@@ -130,7 +139,7 @@ def oracle_slopes(heads: int) -> numpy.ndarray:
 
 @contextmanager
 def slopes_of_minibloom() -> Iterator[None]:
-    """ALiBi slopes as minibloom rounds them; `test_oracle_slopes_may_be_one_float32_off` says what differs."""
+    """ALiBi slopes as minibloom rounds them; `test_quirks.py` says what differs."""
 
     def slopes(heads: int, device: Any) -> torch.Tensor:
         return torch.from_numpy(alibi_slopes(heads, numpy))
@@ -143,7 +152,8 @@ def slopes_of_minibloom() -> Iterator[None]:
 def dropout_factors(*factors: numpy.ndarray | float) -> Iterator[None]:
     """Dropout draws nothing: call by call, it multiplies by the next of `factors`.
 
-    A block calls it on the attention probabilities, on the attention's output, and on the MLP's.
+    A block calls it on the attention probabilities, on the attention's output, and on the MLP's; a classifier of tokens
+    once more, before its head.
     """
     left = list(factors)
 
@@ -153,3 +163,14 @@ def dropout_factors(*factors: numpy.ndarray | float) -> Iterator[None]:
     with mock.patch.object(torch.nn.functional, "dropout", given):
         yield
     assert not left, f"{len(left)} of {len(factors)} factors were not asked for"
+
+
+def exactly(case: Case, dtype: str) -> ExitStack:
+    """In float64, the oracle keeps it, and takes minibloom's slopes if one of its own is rounded otherwise."""
+    stack = ExitStack()
+    if dtype == "float64":
+        stack.enter_context(float64_kept())
+        heads = case.config.n_head
+        if not numpy.array_equal(oracle_slopes(heads), alibi_slopes(heads, numpy)):
+            stack.enter_context(slopes_of_minibloom())
+    return stack

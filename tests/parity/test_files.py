@@ -130,6 +130,72 @@ def test_a_second_head_in_a_tied_checkpoint_is_used(tmp_path):
     assert error(first_output(ours), first_output(theirs)) <= 1e-5
 
 
+# --- classifiers ---
+
+LABELS = {0: "no", 1: "maybe", 2: "yes"}
+FIELDS = {"id2label": LABELS, "label2id": {name: i for i, name in LABELS.items()}, "pad_token_id": 3}
+each_head = pytest.mark.parametrize(
+    "kind", ["BloomForSequenceClassification", "BloomForTokenClassification", "BloomForQuestionAnswering"]
+)
+
+
+def all_outputs(model: Any) -> list[numpy.ndarray]:
+    """Logits, those of both ends for answers."""
+    if isinstance(model, torch.nn.Module):
+        with torch.no_grad():
+            out = model(torch.from_numpy(IDS), attention_mask=torch.from_numpy(MASK))
+        return [out[name].numpy() for name in out if name.endswith("logits")]
+    out = model(IDS, attention_mask=MASK)
+    return [out[name] for name in out if name.endswith("logits")]
+
+
+def assert_same_model(ours: Any, theirs: Any) -> None:
+    for got, expected in zip(all_outputs(ours), all_outputs(theirs), strict=True):
+        assert error(got, expected) <= 1e-5
+    for name in (*FIELDS, "num_labels", "problem_type", "classifier_dropout"):
+        assert getattr(ours.config, name) == getattr(theirs.config, name, None), name
+
+
+@each_dtype
+@each_head
+@pytest.mark.filterwarnings("error:.*is new:UserWarning")
+def test_classifier_written_here_loaded_there(tmp_path, dtype, kind):
+    model = getattr(minibloom, kind)(config().replace(**FIELDS, problem_type="regression", classifier_dropout=0.3))
+    model.params = random_params(model.shapes(model.config), 7, 1.5, "float32")
+    model.save_pretrained(tmp_path, dtype=dtype)
+    theirs = load_theirs(kind, tmp_path)
+    assert_same_model(getattr(minibloom, kind).from_pretrained(tmp_path), theirs)
+    if dtype == "float32":
+        assert_same_model(model, theirs)
+    assert type(transformers.AutoModel.from_pretrained(tmp_path)).__name__ == "BloomModel"
+
+
+@each_dtype
+@each_head
+@pytest.mark.filterwarnings("error:.*is new:UserWarning")
+def test_classifier_written_there_loaded_here(tmp_path, dtype, kind):
+    torch.manual_seed(7)
+    fields = {name: getattr(config(), name) for name in ("vocab_size", "hidden_size", "n_layer", "n_head")}
+    settings = transformers.BloomConfig(**fields, **FIELDS, initializer_range=0.3, classifier_dropout=0.3)
+    theirs = getattr(transformers, kind)(settings).eval().to(getattr(torch, dtype))
+    theirs.save_pretrained(tmp_path)
+    ours = getattr(minibloom, kind).from_pretrained(tmp_path)
+    assert ours.config.dtype == dtype and ours.config.architectures == [kind]
+    assert_same_model(ours, theirs.float())
+
+
+@each_head
+def test_a_new_head_is_the_only_thing_that_is_new_in_both(tmp_path, kind):
+    """From a language model's file: the same names are missing there and drawn here."""
+    our_model("BloomForCausalLM").save_pretrained(tmp_path)
+    _, info = getattr(transformers, kind).from_pretrained(tmp_path, output_loading_info=True)
+    with pytest.warns(UserWarning) as caught:
+        getattr(minibloom, kind).from_pretrained(tmp_path)
+    missing = set(info["missing_keys"])
+    assert len(caught) == 1 and all(name in str(caught[0].message) for name in missing)
+    assert missing == set(getattr(minibloom, kind).head_shapes(config()))
+
+
 # --- tokenizers ---
 
 TEXTS = [

@@ -3,13 +3,12 @@
 Two gates. In float32, transformers runs as it is, and every number is within 1e-5 of its array's largest. In float64,
 transformers is kept from rounding to float32 in between (`float64_kept`), and the two agree to 1e-11: what differs
 in float32 is rounding, not a formula. Only the float64 draws are wild: `cases` and `test_scores_of_hundreds` say why.
-Where transformers does something else than minibloom, a test at the end pins it.
+Classifiers are in `test_heads.py`. Where transformers does something else than minibloom, `test_quirks.py` pins it.
 """
 
 from __future__ import annotations
 
 from contextlib import ExitStack
-from fractions import Fraction
 from typing import Any
 
 import numpy
@@ -17,60 +16,30 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minibloom import BloomConfig, BloomModel, InputError, Trace
-from minibloom.layers.alibi import alibi_slopes
-from minibloom.layers.mlp import gelu_backward
+from minibloom import BloomModel, Trace
 
 from . import NOT_INSTALLED
 
 torch = pytest.importorskip("torch", reason=NOT_INSTALLED)
 pytest.importorskip("transformers", minversion="5.23", reason=NOT_INSTALLED)
 
-from transformers.models.bloom import modeling_bloom  # noqa: E402
-
-from .cases import Case, biases_dropped_by_the_oracle, cases  # noqa: E402
-from .compare import assert_close, error, named, rows  # noqa: E402
+from .cases import Case, call_of, cases  # noqa: E402
+from .compare import TOLERANCE, assert_close, assert_same, error, form, named  # noqa: E402
 from .oracle import (  # noqa: E402
     Oracle,
     dropout_factors,
+    exactly,
     float64_kept,
-    oracle_slopes,
     oracle_value_and_grad,
     slopes_of_minibloom,
     tensors,
 )
-
-TOLERANCE = {"float32": 1e-5, "float64": 1e-11}  # relative to an array's largest magnitude
 
 in_both_dtypes = pytest.mark.parametrize("dtype", TOLERANCE)
 
 
 def drawn(data: st.DataObject, dtype: str, **fields: Any) -> Case:
     return data.draw(cases(wild=dtype == "float64", **fields))
-
-
-def exactly(case: Case, dtype: str) -> ExitStack:
-    """In float64, the oracle keeps it, and takes minibloom's slopes if one of its own is rounded otherwise."""
-    stack = ExitStack()
-    if dtype == "float64":
-        stack.enter_context(float64_kept())
-        heads = case.config.n_head
-        if not numpy.array_equal(oracle_slopes(heads), alibi_slopes(heads, numpy)):
-            stack.enter_context(slopes_of_minibloom())
-    return stack
-
-
-def assert_same(out: Any, expected: dict[str, Any], mask: numpy.ndarray, dtype: str) -> None:
-    """Every array of minibloom's output is the oracle's, in its tokens' rows and in its padding's."""
-    assert_close(rows(named(out), mask), rows(expected, mask), TOLERANCE[dtype])
-
-
-def call_of(B: int, S: int, seed: int = 1, mask: Any = None, **config: Any) -> Case:
-    """A case with these sizes, all labels counted."""
-    fields = {"vocab_size": 23, "hidden_size": 24, "n_layer": 2, "n_head": 6, **config}
-    ids = numpy.random.default_rng(seed).integers(0, fields["vocab_size"], (B, S))
-    inputs = {"input_ids": ids, "labels": ids, **({} if mask is None else {"attention_mask": mask})}
-    return Case(BloomConfig(**fields), seed, 1.0, inputs)
 
 
 # --- what a model computes ---
@@ -206,13 +175,6 @@ def test_what_is_returned(labels, option, value):
     assert [form(x) for x in out] == [form(x) for x in expected]
 
 
-def form(field: Any) -> Any:
-    """What a field of an output is made of: shapes, or the length of a cache."""
-    if isinstance(field, tuple):
-        return [form(x) for x in field]
-    return tuple(field.shape) if hasattr(field, "shape") else f"cache of {len(field)} blocks"
-
-
 @pytest.mark.parametrize("ids", ["int32", "int16", "uint8"])
 @pytest.mark.parametrize("mask", ["bool", "uint8", "int32", "float32", "float64"])
 def test_integer_types_make_no_difference(ids, mask):
@@ -273,113 +235,3 @@ def test_scores_of_hundreds():
 
 def largest_error(arrays: dict[str, Any], truth: dict[str, Any]) -> float:
     return max(error(arrays[name].astype("float64"), truth[name]) for name in truth)
-
-
-# --- padding ---
-
-
-PADDED = numpy.array([[0, 0, 0, 1, 1], [0, 0, 0, 0, 0], [1, 1, 1, 1, 0]])
-
-
-@in_both_dtypes
-def test_a_query_that_sees_no_token_attends_to_all_keys_alike(dtype):
-    """Padding on the left, and rows of nothing else: 1/T for every key, later ones included. No token reads it."""
-    case = call_of(3, 5, mask=PADDED)
-    model, call = case.model(dtype), case.call(dtype)
-    with exactly(case, dtype):
-        expected, out = Oracle(model)(**call), named(model(**call))
-    blind = numpy.cumsum(PADDED, axis=1) == 0  # [B, S]: queries before the first token
-    for arrays in (expected, out):
-        for layer in range(case.config.n_layer):
-            probs = arrays[f"attentions.{layer}"].swapaxes(1, 2)[blind]  # [B, H, S, T] -> [N, H, T]
-            numpy.testing.assert_allclose(probs, 1 / 5, rtol=1e-6)
-
-
-# --- where the oracle differs: each of these is left out above, or patched ---
-
-
-def test_oracle_computes_softmax_and_loss_in_float32_whatever_its_dtype():
-    case = call_of(2, 16)
-    model, call = case.model("float64"), case.call("float64")
-    expected, out = Oracle(model)(**call), named(model(**call))
-    assert expected["loss"].dtype == "float32" and out["loss"].dtype == "float64"
-    assert 1e-9 < error(out["logits"], expected["logits"]) < 1e-6
-
-
-def test_oracle_in_float64_is_nan_where_there_is_padding_on_the_left():
-    """float64's lowest number, cast to float32 for softmax, is -inf; the NaN then spreads to every later row."""
-    case = call_of(3, 5, mask=PADDED)
-    model, call = case.model("float64"), case.call("float64")
-    assert numpy.isnan(Oracle(model)(**call)["logits"]).all(axis=(1, 2)).tolist() == [True, True, False]
-    assert not numpy.isnan(model(**call).logits).any()
-
-
-def test_oracle_writes_the_derivative_of_gelu_with_ten_digits():
-    x = numpy.linspace(-4, 4, 1001)
-    there, exact = torch.from_numpy(x), torch.from_numpy(x).requires_grad_()
-    modeling_bloom.bloom_gelu_forward(exact).sum().backward()
-    by_hand = modeling_bloom.bloom_gelu_back(torch.ones_like(there), (there,))
-    assert 1e-13 < error(by_hand.numpy(), exact.grad.numpy()) < 1e-12
-    assert error(gelu_backward(numpy.ones_like(x), x), exact.grad.numpy()) < 1e-14
-
-
-def test_oracle_slopes_may_be_one_float32_off():
-    """float32's power function may round to the second nearest number. Where this was written it does so once for
-    each of 32 to 63 heads, and for 128: of BLOOM's own sizes, bloom-3b and bloom-7b1 have 32. minibloom's slopes are
-    the nearest float32 numbers.
-    """
-    for heads in (*range(1, 40), 63, 64, 100, 112, 128):
-        ours, theirs = alibi_slopes(heads, numpy), oracle_slopes(heads)
-        assert abs(ours.view("int32") - theirs.view("int32")).max() <= 1  # how many float32 numbers apart
-        assert (ours == exactly_rounded_slopes(heads)).all()
-
-
-def exactly_rounded_slopes(heads: int) -> numpy.ndarray:
-    """The powers of float32 bases in exact arithmetic, rounded once, to the nearest float32."""
-    power = 2 ** (heads.bit_length() - 1)
-    slopes = []
-    for base, exponents in (
-        (2 ** (-8 / power), range(1, power + 1)),
-        (2 ** (-4 / power), range(1, 2 * (heads - power), 2)),
-    ):
-        for exponent in exponents:
-            exact = Fraction(float(numpy.float32(base))) ** exponent
-            near = numpy.float32(float(exact))
-            around = [numpy.nextafter(near, numpy.float32(0)), near, numpy.nextafter(near, numpy.float32(1))]
-            slopes.append(min(around, key=lambda number: abs(Fraction(float(number)) - exact)))
-    return numpy.array(slopes)
-
-
-def test_slow_but_exact_drops_two_biases_in_the_oracle():
-    """Those that trained BLOOM added them once, after the sum over slices. So does minibloom; transformers never."""
-    case = call_of(2, 8, slow_but_exact=True, pretraining_tp=2)
-    model, call = case.model("float32"), case.call("float32")
-    with_zeros = model(**call).logits
-    for name in biases_dropped_by_the_oracle(case.config):
-        model.params[name][::2] = 1.0
-    expected, gradients = Oracle(model).value_and_grad(**call)
-    assert error(with_zeros, expected["logits"]) < 1e-5  # set, but not read
-    assert all((gradients[name] == 0).all() for name in biases_dropped_by_the_oracle(case.config))
-    plain = Oracle(model, slow_but_exact=False)(**call)
-    assert error(model(**call).logits, plain["logits"]) < 1e-5  # set and read
-    assert error(with_zeros, plain["logits"]) > 0.1
-
-
-def test_no_label_that_counts():
-    """The mean over nothing is NaN on both sides, and its gradient 0."""
-    case = call_of(2, 5)
-    case.inputs["labels"] = numpy.full((2, 5), -100)
-    model, call = case.model("float32"), case.call("float32")
-    (expected, theirs), (out, ours) = oracle_value_and_grad(model, **call), model.value_and_grad(**call)
-    assert numpy.isnan(out.loss) and numpy.isnan(expected["loss"])
-    assert not any(gradient.any() for gradient in (*ours.values(), *theirs.values()))
-
-
-def test_oracle_swallows_arguments_that_it_does_not_know():
-    case = call_of(1, 5)
-    model, call = case.model("float32"), case.call("float32")
-    plain = Oracle(model)(**call)["logits"]
-    for argument in ("position_ids", "head_mask", "foo"):
-        assert (Oracle(model)(**call, **{argument: 1})["logits"] == plain).all()
-    with pytest.raises(InputError, match="foo"):
-        model(**call, foo=1)

@@ -1,0 +1,73 @@
+"""Checkpoints in float16 and bfloat16: how near minibloom, which widens them, and transformers come to the answer.
+
+The answer is what transformers computes in float64 from the numbers in the file. minibloom reads the same file and
+computes in float32; transformers reads it and computes in the type that it is stored in, as it does by default. For
+every array of output and every gradient, the largest error of minibloom's is no larger than that of transformers'.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from . import NOT_INSTALLED
+
+torch = pytest.importorskip("torch", reason=NOT_INSTALLED)
+pytest.importorskip("transformers", minversion="5.23", reason=NOT_INSTALLED)
+
+from .cases import cases, head_cases  # noqa: E402
+from .compare import named, rows  # noqa: E402
+from .oracle import Oracle, exactly  # noqa: E402
+
+TASKS = ("words", "single_label_classification", "tokens", "answers")
+CANCELLED = ("qa_outputs.bias", "ln_f.bias")  # of the answers: their gradient is 0, so that there is no error of it
+FEW = 8  # of so few numbers, one that is rounded may be right by luck, to as many digits as float32 has
+
+
+def in_type(x: Any, dtype: Any) -> Any:
+    """An argument as torch's array: numbers in `dtype`, ids, labels and masks as they are."""
+    x = torch.as_tensor(x)
+    return x.to(dtype) if x.is_floating_point() else x
+
+
+def distance(x: numpy.ndarray, answer: numpy.ndarray) -> float:
+    """The largest difference; infinite where there is a NaN."""
+    largest = abs(x.astype("float64") - answer).max(initial=0)
+    return float("inf") if numpy.isnan(largest) else float(largest)
+
+
+@pytest.mark.parametrize("stored", ["float16", "bfloat16"])
+@settings(max_examples=30)
+@given(data=st.data(), task=st.sampled_from(TASKS))
+def test_no_further_from_the_answer_than_transformers(stored, tmp_path_factory, data, task):
+    case = data.draw(cases(shortest=2) if task == "words" else head_cases(task))
+    folder, half = tmp_path_factory.mktemp(stored), getattr(torch, stored)
+    made = case.kind(case.config)
+    made.params = case.model("float32").params
+    made.save_pretrained(folder, dtype=stored)
+
+    given_call = case.call("float32")
+    flags = {name: given_call.pop(name) for name in [*given_call] if isinstance(given_call[name], bool)}
+    call = {name: in_type(x, half) for name, x in given_call.items()}  # given numbers too are such as the type has
+    widened = {name: in_type(x, torch.float32).numpy() for name, x in call.items()}
+    ours, our_gradients = case.kind.from_pretrained(folder, hf_compat=True).value_and_grad(**widened, **flags)
+
+    def oracle(dtype: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        inputs = {name: in_type(x, dtype) for name, x in call.items()}
+        return Oracle.of_file(folder, case.kind, dtype).value_and_grad(**inputs, **flags, use_cache=False)
+
+    theirs, their_gradients = oracle(half)
+    with exactly(case, "float64"):
+        answer, gradients = oracle(torch.float64)
+    outputs = [rows(arrays, case.mask) for arrays in (named(ours), theirs, answer)]
+    for got, other, exact in (outputs, (our_gradients, their_gradients, gradients)):
+        assert got.keys() == other.keys() == exact.keys()
+        for name, x in exact.items():
+            if case.head == "qa_outputs" and name in CANCELLED:
+                continue
+            luck = 1e-6 * abs(x).max(initial=0) if x.size < FEW else 0
+            assert distance(got[name], x) <= max(luck, distance(other[name], x)), name
