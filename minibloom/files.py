@@ -6,6 +6,7 @@ import json
 import os
 import re
 import secrets
+import struct
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
@@ -76,7 +77,7 @@ CONVERT = (
     "safe_serialization=True), and give FOLDER."
 )
 # What reading an answer that is no hub's ends in, as that of a network that wants one to log in first.
-NONSENSE = (AttributeError, LookupError, TypeError, ValueError)
+NONSENSE = (AttributeError, LookupError, TypeError, ValueError, struct.error)
 
 
 def fetch(path_or_repo: str | Path, names: list[str] | None = None, revision: str | None = None) -> Path:

@@ -162,7 +162,8 @@ class Hub:
         if refused := self.refusal(asked, repo, revision):
             return refused
         if repo in self.gated and asked.token != self.token:
-            return Answer(401, b'{"error": "Access is restricted"}', {"X-Error-Code": "GatedRepo"})
+            status = 403 if asked.token else 401
+            return Answer(status, b'{"error": "Access is restricted"}', {"X-Error-Code": "GatedRepo"})
         commit, path = self.commit(repo, revision), self.repos[repo][revision] / name
         headers = {"X-Repo-Commit": commit}
         if not path.is_file():
@@ -267,6 +268,17 @@ def environment(endpoint: str, home: Path, **more: str) -> dict[str, str]:
     ours = {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "NO_PROXY": "127.0.0.1"}
     quiet = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
     return theirs | tiny.ENVIRONMENT | quiet | ours | more
+
+
+def start(endpoint: str, home: Path, command: Sequence[str]) -> subprocess.Popen[bytes]:
+    """A minibloom `command` in a process of its own, still running."""
+    return subprocess.Popen(
+        [*tiny.COMMAND, *command],
+        env=environment(endpoint, home),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
 
 
 PROGRAM = """

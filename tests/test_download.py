@@ -15,7 +15,7 @@ from minibloom import BloomForCausalLM, BloomTokenizerFast
 from minibloom.generation import stream_text
 
 from . import tiny
-from .hub import NOWHERE, PATIENCE, Failure, Hub, Stall, ask, cut, environment, say, silence
+from .hub import NOWHERE, PATIENCE, Failure, Hub, Stall, ask, cut, say, silence, start
 
 CHUNK = 10 * 2**20  # bytes; huggingface_hub writes down what it receives in pieces of this size
 PROMPT = "the cat"
@@ -123,7 +123,10 @@ def test_a_branch_that_moved_on_is_downloaded_again(hub, folders, tmp_path):
 
 def test_a_connection_that_breaks_off_is_taken_up_where_it_was(hub, folders, tmp_path):
     hub.fail("/storage/.*/model.safetensors", cut(CHUNK + 2**20), times=1)
-    assert ask(hub.endpoint, tmp_path, generate("some/large"))[0] == (0, text(folders["large"]), "")
+    outcome = ask(hub.endpoint, tmp_path, generate("some/large"))[0]
+    if outcome[0]:  # huggingface_hub takes it up at once; old versions of it do at the next call
+        outcome = ask(hub.endpoint, tmp_path, generate("some/large"))[0]
+    assert outcome == (0, text(folders["large"]), "")
     assert hub.ranges("model.safetensors") == [None, f"bytes={CHUNK}-"]
     assert kept(tmp_path)["model.safetensors"] == (folders["large"] / "model.safetensors").read_bytes()
 
@@ -131,7 +134,7 @@ def test_a_connection_that_breaks_off_is_taken_up_where_it_was(hub, folders, tmp
 def test_what_breaks_off_for_good_is_an_error_and_the_next_call_fetches_the_rest(hub, folders, tmp_path):
     hub.fail("/storage/.*/model-00002-of-00003.safetensors", cut(1000))
     outcome = ask(hub.endpoint, tmp_path, generate("some/shards"))[0]
-    assert_error(outcome, "cannot be downloaded (peer closed connection", "Try again: whole files are kept.")
+    assert_error(outcome, "cannot be downloaded (", "Try again: whole files are kept.")
     assert_the_rest_follows(hub, folders, tmp_path)
     assert not list(tmp_path.rglob("*.incomplete"))
 
@@ -142,10 +145,13 @@ def test_a_process_that_is_stopped_in_the_middle_leaves_whole_files_and_the_next
 ):
     stall = Stall(1000)
     hub.fail("/storage/.*/model-00002-of-00003.safetensors", stall)
-    process = tiny.start(*generate("some/shards"), **environment(hub.endpoint, tmp_path))
-    assert stall.reached.wait(PATIENCE)
-    process.send_signal(stop)
-    out, err = process.communicate(timeout=PATIENCE)  # at once, though the hub would go on
+    process = start(hub.endpoint, tmp_path, generate("some/shards"))
+    try:
+        assert stall.reached.wait(120)
+        process.send_signal(stop)
+        out, err = process.communicate(timeout=PATIENCE)  # at once, though the hub has not said its last word
+    finally:
+        process.kill()
     assert (process.returncode, out) == ((130, b"") if stop == signal.SIGINT else (-signal.SIGKILL, b""))
     assert b"Traceback" not in err
     assert_the_rest_follows(hub, folders, tmp_path)
@@ -199,6 +205,8 @@ def test_a_token_opens_what_is_private_or_gated_and_is_shown_to_nobody_else(hub,
     )
     assert [status for status, _, _ in outcomes] == [0, 0, 0]
     assert {one.token for one in hub.asked if one.path.startswith("/storage/")} == {None}
+    wrong = ask(hub.endpoint, tmp_path / "other", generate("some/whole"), HF_TOKEN="hf_of_somebody_else")
+    assert_error(wrong[0], "is gated. Accept its terms")
 
 
 def test_without_a_hub_and_without_a_download_both_are_said(hub, tmp_path):
@@ -217,20 +225,22 @@ def test_without_a_hub_and_without_a_download_both_are_said(hub, tmp_path):
 
 HTML = say(200, b"<html>Please log in to this network.</html>", **{"Content-Type": "text/html"})
 ABOUT, FILE, WEIGHTS = "/api/models/some/{}", "/some/{}/resolve/.*", "/storage/some/{}/.*/model.safetensors"
-# name: path that fails, method, how, what is said of it
-FAILING: dict[str, tuple[str, str, Failure, str]] = {
-    "about-500": (ABOUT, "GET", say(500), "cannot be reached (Server error '500 Internal Server Error'"),
-    "about-html": (ABOUT, "GET", HTML, "cannot be reached (what it answers is no hub's answer)"),
-    "about-list": (ABOUT, "GET", say(200, b"[]"), "cannot be reached (what it answers is no hub's answer)"),
-    "about-json": (ABOUT, "GET", say(200, b'{"message": 1}'), "cannot be reached (what it answers is no hub's"),
-    "about-busy": (ABOUT, "GET", say(429), "cannot be reached (429 Too Many Requests"),
-    "about-never": (ABOUT, "GET", silence, "cannot be reached (timed out)"),
-    "about-cut": (ABOUT, "GET", cut(10), "cannot be reached (peer closed connection"),
-    "file-500": (FILE, "HEAD", say(500), "cannot be downloaded (Server error '500 Internal Server Error'"),
-    "file-html": (FILE, "HEAD", HTML, "does not seem to be served by a Hugging Face Hub"),
-    "weights-500": (WEIGHTS, "GET", say(500), "cannot be downloaded (Server error '500 Internal Server Error'"),
-    "weights-html": (WEIGHTS, "GET", HTML, "cannot be downloaded (Consistency check failed"),
-    "weights-none": (WEIGHTS, "GET", say(404), "cannot be downloaded (Client error '404 Not Found'"),
+NONSENSE = "cannot be reached (what it answers is no hub's answer)"
+# name: path that fails, method, how, and what is said of it; the rest of a reason is huggingface_hub's own.
+FAILING: dict[str, tuple[str, str, Failure, list[str]]] = {
+    "about-500": (ABOUT, "GET", say(500), ["cannot be reached (", "500"]),
+    "about-403": (ABOUT, "GET", say(403), ["cannot be reached (", "403"]),
+    "about-busy": (ABOUT, "GET", say(429), ["cannot be reached (", "429"]),
+    "about-html": (ABOUT, "GET", HTML, [NONSENSE]),
+    "about-list": (ABOUT, "GET", say(200, b"[]"), [NONSENSE]),
+    "about-json": (ABOUT, "GET", say(200, b'{"message": 1}'), [NONSENSE]),
+    "about-never": (ABOUT, "GET", silence, ["cannot be reached (", "timed out"]),
+    "about-cut": (ABOUT, "GET", cut(10), ["cannot be reached ("]),
+    "file-500": (FILE, "HEAD", say(500), ["cannot be downloaded (", "500"]),
+    "file-html": (FILE, "HEAD", HTML, ["cannot be downloaded (", "check your firewall and proxy settings"]),
+    "weights-500": (WEIGHTS, "GET", say(500), ["cannot be downloaded (", "500"]),
+    "weights-html": (WEIGHTS, "GET", HTML, ["cannot be downloaded (Consistency check failed"]),
+    "weights-none": (WEIGHTS, "GET", say(404), ["cannot be downloaded (", "404"]),
 }
 
 
@@ -248,7 +258,7 @@ def test_a_hub_that_fails_is_one_line_and_what_was_downloaded_before_still_works
     for (_, _, _, said), outcome in zip(
         FAILING.values(), ask(hub.endpoint, fresh, *commands, **impatient), strict=True
     ):
-        assert_error(outcome, "is no folder here, and as a repository on the hub", said)
+        assert_error(outcome, "is no folder here, and as a repository on the hub", *said)
     assert "model.safetensors" not in kept(fresh) and not list(fresh.rglob("*.incomplete"))
     hub.failures.clear()
     assert ask(hub.endpoint, fresh, *commands) == expected
@@ -271,7 +281,7 @@ HEADER = (2).to_bytes(8, "little")
 # What is wrong with a repository: of which folder, what is done to it, and what `info` and `generate` say.
 DAMAGES = [
     ("whole", truncated("model.safetensors"), None, "model.safetensors is truncated"),  # `info` reads its header alone
-    ("whole", written("model.safetensors", b"short"), "file is too small", "model.safetensors is truncated"),
+    ("whole", written("model.safetensors", b"short"), "holds a corrupt", "model.safetensors is truncated"),
     ("whole", written("model.safetensors", HEADER + b"{]"), "is not json-encoded", "is corrupt"),
     ("whole", written("model.safetensors", HEADER + b"[]"), "holds a corrupt model.safetensors", "is corrupt"),
     ("whole", without("config.json"), "it has no file config.json", "config.json does not exist"),
