@@ -21,7 +21,17 @@ import numpy
 from .backend import Array
 from .config import BloomConfig, parameter_shapes
 from .errors import InputError, suggest
-from .files import fetch, make_folder, read_json, refuse_pickle, replacing, unreachable_errors
+from .files import (
+    NONSENSE,
+    WEIGHTS,
+    cause,
+    fetch,
+    make_folder,
+    read_json,
+    refuse_pickle,
+    replacing,
+    unreachable_errors,
+)
 from .tensor_file import (
     CODES,
     FLOATS,
@@ -328,16 +338,23 @@ def _remote_index(repo: str, revision: str | None, folder: Path) -> dict[str, Te
 
     api = HfApi()
     try:
-        found = api.get_safetensors_metadata(repo, revision=revision)
-    except errors.NotASafetensorsRepoError:
-        refuse_pickle(api.list_repo_files(repo, revision=revision), repo)
-        raise InputError(f"{repo} on the hub holds no model.safetensors, nor shards with an index.") from None
+        try:
+            found = api.get_safetensors_metadata(repo, revision=revision)
+        except errors.NotASafetensorsRepoError:
+            refuse_pickle(api.list_repo_files(repo, revision=revision), repo, revision)
+            raise InputError(f"{repo} on the hub holds no {SINGLE}, nor shards with an index.") from None
+        return {
+            name: TensorEntry(name, Path(file), info.dtype, tuple(map(int, info.shape)), *map(int, info.data_offsets))
+            for file, header in found.files_metadata.items()
+            for name, info in header.tensors.items()
+        }
+    except InputError:
+        raise
     except errors.SafetensorsParsingError as error:
-        raise InputError(f"{repo} on the hub holds a corrupt file: {error}.") from None
-    except unreachable_errors():
+        raise InputError(f"{repo} on the hub holds a corrupt file: {error}") from None
+    except NONSENSE:
+        raise InputError(f"{repo} on the hub holds a corrupt {SINGLE}, or a corrupt {INDEX}.") from None
+    except unreachable_errors() as error:
+        if not any(folder.glob(WEIGHTS)):
+            raise InputError(f"{repo} on the hub: its weights cannot be read ({cause(error)}). Try again.") from None
         return tensor_index(folder)
-    return {
-        name: TensorEntry(name, Path(file), info.dtype, tuple(info.shape), *info.data_offsets)
-        for file, header in found.files_metadata.items()
-        for name, info in header.tensors.items()
-    }

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import re
 import secrets
+import struct
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -72,9 +73,11 @@ CHECKPOINT = [
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 CONVERT = (
     "A pickle can run any program when it is opened, so minibloom opens none. Convert it once, in an "
-    'environment with transformers: AutoModelForCausalLM.from_pretrained("{0}").save_pretrained("FOLDER", '
+    'environment with transformers: AutoModelForCausalLM.from_pretrained("{0}"{1}).save_pretrained("FOLDER", '
     "safe_serialization=True), and give FOLDER."
 )
+# What reading an answer that is no hub's ends in, as that of a network that wants one to log in first.
+NONSENSE = (AttributeError, LookupError, TypeError, ValueError, struct.error)
 
 
 def fetch(path_or_repo: str | Path, names: list[str] | None = None, revision: str | None = None) -> Path:
@@ -90,7 +93,7 @@ def fetch(path_or_repo: str | Path, names: list[str] | None = None, revision: st
     if given and path.is_dir():
         return path
     if path.is_file():
-        hint = CONVERT.format(path.parent) if path.suffix in PICKLES else f"Give {path.parent} instead."
+        hint = CONVERT.format(path.parent, "") if path.suffix in PICKLES else f"Give {path.parent} instead."
         raise InputError(f"{given} is a file, expected the folder of a checkpoint. {hint}")
     repo_like = isinstance(path_or_repo, str) and re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", given)
     if not repo_like:
@@ -102,25 +105,38 @@ def fetch(path_or_repo: str | Path, names: list[str] | None = None, revision: st
 
 
 def _download(repo: str, names: list[str], revision: str | None) -> Path:
-    from huggingface_hub import HfApi, constants, errors, snapshot_download
+    """Return the folder in the hub's cache that holds the files of `repo` that `names` match.
 
-    download: Any = functools.partial(
-        snapshot_download, repo, revision=revision, allow_patterns=names, ignore_patterns="*/*"
-    )
+    They come one after another, in this thread, so that Ctrl-C is heard at once. A file is put in place when it is
+    whole: what broke off goes on with the first file that is missing, at the next call.
+    """
+    from huggingface_hub import HfApi, constants, errors, hf_hub_download, snapshot_download
+
     where = f"{repo!r} is no folder here, and as a repository on the hub ({constants.ENDPOINT})"
     unreachable = ""
     try:
         try:
             # Asked first, with a time limit: tells in seconds whether the hub answers, and what it holds.
-            held = HfApi().model_info(repo, revision=revision, timeout=10).siblings or []
-        except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError):
+            about = HfApi().model_info(repo, revision=revision, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+            held = [file.rfilename for file in about.siblings or []]
+        except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError):
             raise
-        except unreachable_errors() as error:
-            unreachable = f"{where} it cannot be reached ({_first_line(error)}), nor was it ever downloaded. "
-            return Path(download(local_files_only=True))
+        except unreachable_errors() + NONSENSE as error:
+            unreachable = f"{where} it cannot be reached ({cause(error)}), nor was it downloaded before. "
+            folder = Path(snapshot_download(repo, revision=revision, local_files_only=True, allow_patterns=names))
+            if not any(folder.glob(WEIGHTS if WEIGHTS in names else names[0])):
+                raise FileNotFoundError from None
+            return folder
         if WEIGHTS in names:
-            refuse_pickle((file.rfilename for file in held), repo)
-        return Path(download())
+            refuse_pickle(held, repo, revision)
+        wanted = [name for one in names for name in held if fnmatchcase(name, one) and "/" not in name]  # weights last
+        if not wanted:
+            raise InputError(f"{where} it has no file {' or '.join(names)}.")
+        # The first by the revision's name: the cache notes which commit that is now. The others are that commit's.
+        folder = Path(hf_hub_download(repo, wanted[0], revision=revision)).parent
+        for name in wanted[1:]:
+            hf_hub_download(repo, name, revision=folder.name)
+        return folder
     except errors.GatedRepoError:
         problem = f"{where} it is gated. Accept its terms on its page, then use `hf auth login`."
     except errors.RepositoryNotFoundError:
@@ -128,11 +144,11 @@ def _download(repo: str, names: list[str], revision: str | None) -> Path:
     except errors.RevisionNotFoundError:
         problem = f"{where} it has no revision {revision!r}."
     except errors.HFValidationError as error:
-        problem = f"{repo!r} is no folder here, and no name of a repository: {_first_line(error)}."
+        problem = f"{repo!r} is no folder here, and no name of a repository: {str(error).rstrip('.')}."
     except unreachable_errors() as error:
         problem = unreachable + "Check the connection, or give the path of a folder."
         if not unreachable:
-            problem = f"{where} it cannot be downloaded ({_first_line(error)}). Try again."
+            problem = f"{where} it cannot be downloaded ({cause(error)}). Try again: whole files are kept."
     raise InputError(problem)
 
 
@@ -143,14 +159,22 @@ def unreachable_errors() -> tuple[type[Exception], ...]:
     return errors.HTTPError, OSError  # type: ignore[attr-defined]
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+def cause(error: BaseException) -> str:
+    """Return in a line why the hub could not be reached, or not be understood."""
+    from huggingface_hub import errors
+
+    if isinstance(error, errors.LocalEntryNotFoundError):  # "an error happened, and nothing is in the cache either"
+        error = error.__cause__ or error
+    if isinstance(error, NONSENSE) and not isinstance(error, errors.HTTPError):  # type: ignore[attr-defined]
+        return "what it answers is no hub's answer"
+    lines = [line for line in str(error).splitlines() if line.strip() and not re.match(r"\d+ Client Error\.", line)]
+    return (lines or [type(error).__name__])[0].rstrip(".")
 
 
-def refuse_pickle(names: Iterable[str], where: str | Path) -> None:
+def refuse_pickle(names: Iterable[str], where: str | Path, revision: str | None = None) -> None:
     """Raise an InputError that tells how to convert if the only weights among files `names` are pickles."""
     names = list(names)
     pickles = [name for name in names if name.endswith(PICKLES)]
     if pickles and not any(name.endswith(".safetensors") for name in names):
         message = f"{where} holds its weights only as a pickle ({pickles[0]}), expected model.safetensors. "
-        raise InputError(message + CONVERT.format(where))
+        raise InputError(message + CONVERT.format(where, f', revision="{revision}"' if revision else ""))

@@ -144,14 +144,16 @@ def test_pieces_are_runs_with_one_space_and_what_lies_between(tokenizer, text):
 
 
 @pytest.fixture(scope="module")
-def published() -> BloomTokenizerFast:
-    """BLOOM's own tokens and ids, as far as they are published: a piece that is one of them gets its id."""
-    from tokenizers import models
+def published(tmp_path_factory) -> BloomTokenizerFast:
+    """BLOOM's own tokenizer.json as far as it is published: its pipeline, and 241 of 250,680 tokens without merges.
 
-    from minibloom.tokenizer import _pipeline
-
-    model = models.BPE(vocab=PUBLISHED["vocabulary"], merges=[], ignore_merges=True)
-    return BloomTokenizerFast(tokenizer_object=_pipeline(model))
+    A piece that is one of those tokens gets its id.
+    """
+    folder = tmp_path_factory.mktemp("published")
+    model = {"vocab": PUBLISHED["vocabulary"], "merges": [], "ignore_merges": True}
+    content = PUBLISHED["pipeline"] | {"model": PUBLISHED["pipeline"]["model"] | model}
+    (folder / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+    return BloomTokenizerFast.from_pretrained(folder)
 
 
 @pytest.mark.parametrize("case", PUBLISHED["cases"], ids=lambda case: repr(case["text"][:20]))
@@ -174,12 +176,18 @@ def test_published_tokens_end_where_our_pieces_end(published, case):
 
 
 def test_published_ids_come_out_where_every_piece_is_a_known_token(published):
-    known = [
-        case
-        for case in PUBLISHED["cases"]
-        if all(piece in PUBLISHED["vocabulary"] for piece, _ in pieces(published, case["text"]))
-    ]
-    assert len(known) >= 18
+    """That is so in 20 of 39 cases, and of 173 of 256 pieces.
+
+    The other 83 pieces are several tokens each. Which, only the merges say, and nobody has published them: of those
+    pieces the tests above check where they begin and end, and that their tokens decode to them.
+    """
+    known, cut = [], []
+    for case in PUBLISHED["cases"]:
+        of_case = [piece for piece, _ in pieces(published, case["text"])]
+        cut += of_case
+        known += [case] * all(piece in PUBLISHED["vocabulary"] for piece in of_case)
+    assert (len(known), len(PUBLISHED["cases"])) == (20, 39)
+    assert (sum(piece in PUBLISHED["vocabulary"] for piece in cut), len(cut)) == (173, 256)
     for case in known:
         assert published.encode(case["text"]) == case["ids"]
 
@@ -198,12 +206,12 @@ def pieces(tokenizer: BloomTokenizerFast, text: str) -> list[tuple[str, bool]]:
 
 def test_the_pipeline_is_that_of_the_published_file(tokenizer):
     pipeline = json.loads(tokenizer._backend.to_str())
-    assert pipeline["normalizer"] is None
-    split, to_bytes = pipeline["pre_tokenizer"]["pretokenizers"]
-    assert split == {"type": "Split", "pattern": {"Regex": SPLIT}, "behavior": "Isolated", "invert": False}
-    assert to_bytes == {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
-    assert pipeline["post_processor"] | {"type": "ByteLevel", "trim_offsets": False} == pipeline["post_processor"]
-    assert [token["content"] for token in pipeline["added_tokens"]] == ["<unk>", "<s>", "</s>", "<pad>"]
+    real = PUBLISHED["pipeline"]
+    assert pipeline["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] == SPLIT
+    for part in ("normalizer", "pre_tokenizer", "post_processor", "added_tokens", "truncation", "padding"):
+        assert pipeline[part] == real[part]
+    assert pipeline["decoder"] == real["decoder"] | {"use_regex": True}  # which decoding never reads
+    assert pipeline["model"] == pipeline["model"] | real["model"]  # and vocabulary, merges, and what came later
     assert tokenizer.tokenize("a(b)|c [d]") == ["a", "(", "b", ")", "|", "c", "Ġ", "[", "d", "]"]
     assert [piece for piece, _ in pieces(tokenizer, "a(b)|c [d]")] == ["a", "(", "b", ")|", "c", "Ġ[d]"]
 
