@@ -193,7 +193,7 @@ class PreTrainedModel:
             cache = Cache(c.n_layer)
         if cache is not None:
             cache = cache if isinstance(cache, Cache) else Cache.from_tuple(cache, B, c.n_head, c.head_dim)
-            cache.check(c.n_layer, c.n_head, c.head_dim, self.dtype, B, S)
+            cache.check(c.n_layer, c.n_head, c.head_dim, self.dtype, B, S, self.xp)
         mask, visible = self._masks(attention_mask, B, S, 0 if cache is None else cache.length)
 
         hidden_names, attention_names = [], []  # of the steps that the caller wants back

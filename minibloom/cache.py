@@ -4,20 +4,22 @@ A pass over S new positions then costs S queries against T = past + S keys, not 
 same numbers as the whole sequence at once, because a key depends only on the tokens up to its own.
 
 A `Cache` grows as it is filled; a `StaticCache` has room for a fixed number of positions from the start. Over the
-years, transformers has kept past keys and values as tuples in four layouts: `LAYOUTS` has them, and both kinds of
-cache are made from such tuples and turned into them.
+years, transformers has kept past keys and values as tuples in four layouts: `LAYOUTS` has them. Both kinds of cache
+are turned into such tuples, and `Cache.from_tuple` makes a growing one from them.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
+from types import ModuleType
 from typing import Any
 
 import numpy
 
-from .backend import Array, namespace
+from .backend import Array, asarray, namespace
 from .errors import InputError, suggest
+from .fields import whole
 
 # Which axes keys and values have, from batch B, heads H, positions T and head size D, and who used them so.
 LAYOUTS = {
@@ -70,13 +72,14 @@ class Cache:
         """Bytes that the cache holds, room for growth included."""
         return sum(a.nbytes for a in (*self._keys, *self._values) if a is not None)
 
-    def check(self, layers: int, heads: int, head_dim: int, dtype: str, batch: int, new: int) -> None:
+    def check(self, layers: int, heads: int, head_dim: int, dtype: str, batch: int, new: int, xp: ModuleType) -> None:
         """Raise an InputError if a pass of this kind over `new` positions cannot use this cache."""
         if len(self) != layers:
             raise InputError(f"past_key_values is a cache of {len(self)} blocks, expected {layers}.")
         if self.batch_size not in (None, batch):
             raise InputError(f"past_key_values holds a batch of {self.batch_size}, the input one of {batch}.")
         if (held := self._held()) is not None:
+            asarray(held, xp, "past_key_values")  # an error, if it is an array of another library
             given = f"{held.shape[1]} heads of size {held.shape[3]} in {held.dtype}"
             expected = f"{heads} heads of size {head_dim} in {dtype}"
             if given != expected:
@@ -121,7 +124,9 @@ class Cache:
         return twin
 
     def select(self, rows: Array) -> None:
-        """Keep the given batch rows, in the given order, repeats allowed."""
+        """Keep the given batch rows, in the given order, repeats allowed. An empty cache has none yet."""
+        if self._held() is None:
+            return
         self._keys = [None if a is None else a[rows] for a in self._keys]
         self._values = [None if a is None else a[rows] for a in self._values]
 
@@ -150,6 +155,9 @@ class Cache:
                     f"Say which it is: Cache.from_tuple(past, {batch}, {heads}, {head_dim}, layout={fitting[0]!r})."
                 )
             raise InputError(f"{shapes}; expected {_in_words(layouts)} in every block, with {sizes}.")
+        kinds = sorted({str(x.dtype) for pair in pairs for x in pair})
+        if len(kinds) != 1:
+            raise InputError(f"past_key_values holds arrays of {' and '.join(kinds)}, expected one dtype.")
         axes, cache = _axes(fitting[0]), Cache(len(pairs))
         for layer, pair in enumerate(pairs):
             cache.update(layer, *(_to_today(x, of, batch) for x, of in zip(pair, axes, strict=True)))
@@ -186,13 +194,12 @@ class StaticCache(Cache):
         max_length: int,
         head_dim: int,
         dtype: str = "float32",
-        xp: Any = numpy,
+        xp: ModuleType = numpy,
     ) -> None:
         super().__init__(layers)
         shape = (batch, heads, max_length, head_dim)
         for name, size in zip(("batch", "heads", "max_length", "head_dim"), shape, strict=True):
-            if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-                raise InputError(f"{name} is {size!r}, expected a whole number of at least 1.")
+            whole(1).check(name, size)
         self.max_length = max_length
         self._keys = [xp.zeros(shape, dtype=dtype) for _ in range(layers)]  # [B, H, max_length, D]
         self._values = [xp.zeros(shape, dtype=dtype) for _ in range(layers)]
