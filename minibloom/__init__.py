@@ -11,6 +11,7 @@ from .backend import to_numpy
 from .cache import Cache, StaticCache
 from .config import BloomConfig
 from .errors import InputError
+from .flax import FlaxBloomForCausalLM, FlaxBloomModel
 from .models import (
     BloomForCausalLM,
     BloomForQuestionAnswering,
@@ -35,6 +36,8 @@ __all__ = [
     "BloomModel",
     "BloomTokenizerFast",
     "Cache",
+    "FlaxBloomForCausalLM",
+    "FlaxBloomModel",
     "InputError",
     "StaticCache",
     "Trace",

@@ -183,7 +183,7 @@ class PreTrainedModel:
     ) -> tuple[BaseModelOutputWithPast, Run]:
         """The base model's output; and the pass, with the watch that sees a head's steps and the draws of dropout."""
         if unknown:
-            raise _unknown(next(iter(unknown)), self._arguments())
+            raise unknown_argument(next(iter(unknown)), self._arguments())
         c = self.config
         x = self._check_input(input_ids, inputs_embeds)
         if seed is not None and not train:
@@ -410,7 +410,8 @@ def checked_dtype(dtype: Any) -> str:
     return name
 
 
-def _unknown(name: str, known: Sequence[str]) -> InputError:
+def unknown_argument(name: str, known: Sequence[str]) -> InputError:
+    """The error about an argument that is not there: what replaced it, or what there is."""
     why = RETIRED.get(name) or f"The arguments are {', '.join(known)}.{suggest(name, known)}"
     return InputError(f"there is no argument {name!r}. {why}")
 

@@ -200,6 +200,8 @@ class StaticCache(Cache):
     makes one that fits a model.
     """
 
+    max_length: int
+
     def __init__(
         self,
         layers: int,

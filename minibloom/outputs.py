@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from .backend import Array
-from .cache import Cache
+from .cache import Cache, StaticCache
 from .errors import suggest
 
 
@@ -93,5 +93,25 @@ class QuestionAnsweringModelOutput(ModelOutput):
     loss: Array | None = None
     start_logits: Array = None
     end_logits: Array = None
+    hidden_states: tuple[Array, ...] | None = None
+    attentions: tuple[Array, ...] | None = None
+
+
+@dataclass(eq=False)
+class FlaxBaseModelOutput(ModelOutput):
+    """`last_hidden_state [B, S, E]`; the next cache; hidden states; attentions `[B, H, S, S or max_length]`."""
+
+    last_hidden_state: Array = None
+    past_key_values: StaticCache | dict[str, Any] | None = None
+    hidden_states: tuple[Array, ...] | None = None
+    attentions: tuple[Array, ...] | None = None
+
+
+@dataclass(eq=False)
+class FlaxMaskedLMOutput(ModelOutput):
+    """`logits [B, S, V]`; the next cache; hidden states and attentions as in `FlaxBaseModelOutput`."""
+
+    logits: Array = None
+    past_key_values: StaticCache | dict[str, Any] | None = None
     hidden_states: tuple[Array, ...] | None = None
     attentions: tuple[Array, ...] | None = None

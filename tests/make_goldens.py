@@ -26,6 +26,7 @@ from typing import Any
 import numpy
 
 from minibloom import BloomConfig, BloomForCausalLM
+from minibloom.base import PreTrainedModel
 from minibloom.files import replacing
 
 GOLDENS = Path(__file__).parent / "data" / "goldens.safetensors"
@@ -51,14 +52,16 @@ def config_of(case: str) -> dict[str, Any]:
     return {"vocab_size": 19, "hidden_size": 16, "n_layer": 2, "n_head": 2} | CONFIGS[case]
 
 
-def parameters(pool: numpy.ndarray, config: BloomConfig) -> dict[str, numpy.ndarray]:
+def parameters(
+    pool: numpy.ndarray, config: BloomConfig, kind: type[PreTrainedModel] = BloomForCausalLM
+) -> dict[str, numpy.ndarray]:
     """Parameters that are read one after the other, in the order of the names, from `pool`, around and around.
 
     A number z becomes z * 1.5 / sqrt(columns) in a matrix, 1 + z / 4 in a norm's weight, z / 4 in a bias. With
     `slow_but_exact`, the two biases that transformers then drops are 0.
     """
     params, read = {}, 0
-    for name, shape in BloomForCausalLM.shapes(config).items():
+    for name, shape in kind.shapes(config).items():
         z = numpy.resize(numpy.roll(pool, -read), shape)
         read = (read + z.size) % len(pool)
         if len(shape) == 2:

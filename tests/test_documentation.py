@@ -100,3 +100,33 @@ def test_bloom_for_causal_lm(checkpoint):
     assert logits.shape == (*ids.shape, model.config.vocab_size)
     each = numpy.log(numpy.exp(logits).sum(-1))[0, :-1] - logits[0, numpy.arange(ids.shape[1] - 1), ids[0, 1:]]
     assert float(loss) == pytest.approx(float(each.mean()), rel=1e-5)  # the labels are shifted inside
+
+
+def test_flax_bloom_model(checkpoint):
+    from minibloom import AutoTokenizer, FlaxBloomModel
+
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    model = FlaxBloomModel.from_pretrained(checkpoint)
+
+    inputs = tokenizer("Hello, my dog is cute", return_tensors="np")
+    outputs = model(**inputs)
+
+    last_hidden_states = outputs.last_hidden_state
+
+    assert last_hidden_states.shape == (*inputs["input_ids"].shape, model.config.hidden_size)
+    assert numpy.isfinite(last_hidden_states).all()
+
+
+def test_flax_bloom_for_causal_lm(checkpoint):
+    from minibloom import AutoTokenizer, FlaxBloomForCausalLM
+
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    model = FlaxBloomForCausalLM.from_pretrained(checkpoint)
+
+    inputs = tokenizer("Hello, my dog is cute", return_tensors="np")
+    outputs = model(**inputs)
+
+    # retrieve logts for next token
+    next_token_logits = outputs.logits[:, -1]
+
+    assert next_token_logits.shape == (1, model.config.vocab_size)

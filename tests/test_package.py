@@ -33,7 +33,7 @@ FLOORS = [
     ["checkpoint"],
     ["base"],
     ["models"],
-    ["generation"],
+    ["flax", "generation"],
     ["training", "walk"],
     ["bench_worker"],
     ["bench"],
@@ -81,7 +81,8 @@ def test_no_module_imports_an_oracle(path):
     tree = ast.parse(path.read_text(encoding="utf-8"))
     allowed = MAY_RUN_ORACLES.get(path.name, ())
     tree.body = [node for node in tree.body if getattr(node, "name", None) not in allowed]
-    assert not {name.partition(".")[0] for _, name in imports(tree)} & ORACLES
+    outside = {name.partition(".")[0] for level, name in imports(tree) if level == 0}  # `from .flax` is minibloom's own
+    assert not outside & ORACLES
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
