@@ -101,21 +101,17 @@ def test_info_reads_headers_and_no_weights(hub, tmp_path):
     assert hub.ranges("model.safetensors") == ["bytes=0-100000"]
 
 
-def test_a_revision_is_a_branch_a_tag_or_a_commit(hub, folders, tmp_path):
+def test_a_revision_is_a_branch_a_tag_or_a_commit_and_a_branch_may_move_on(hub, folders, tmp_path):
     commit = hub.publish("some/shards", folders["whole"], "gs555750", "v1")
     named = [generate("some/shards", "--revision", revision) for revision in ("gs555750", "v1", commit)]
     outcomes = ask(hub.endpoint, tmp_path, *named, generate("some/shards"))
     assert [out for _, out, _ in outcomes] == 3 * [text(folders["whole"])] + [text(folders["shards"])]
-    assert ask(NOWHERE, tmp_path, *named, generate("some/shards")) == outcomes
-    unknown = ask(hub.endpoint, tmp_path, generate("some/shards", "--revision", "v2"))
-    assert_error(unknown[0], "it has no revision 'v2'")
 
-
-def test_a_branch_that_moved_on_is_downloaded_again(hub, folders, tmp_path):
-    for name in ("whole", "shards"):
-        hub.publish("some/moving", folders[name])
-        assert ask(hub.endpoint, tmp_path, generate("some/moving"))[0][1] == text(folders[name])
-    assert ask(NOWHERE, tmp_path, generate("some/moving"))[0][1] == text(folders["shards"])
+    hub.publish("some/shards", folders["whole"])  # under "main" now
+    now, unknown = ask(hub.endpoint, tmp_path, generate("some/shards"), generate("some/shards", "--revision", "v2"))
+    assert now[1] == text(folders["whole"])
+    assert_error(unknown, "it has no revision 'v2'")
+    assert ask(NOWHERE, tmp_path, *named, generate("some/shards")) == [*outcomes[:3], now]
 
 
 # --- Downloads that break off ---
@@ -135,6 +131,8 @@ def test_what_breaks_off_for_good_is_an_error_and_the_next_call_fetches_the_rest
     hub.fail("/storage/.*/model-00002-of-00003.safetensors", cut(1000))
     outcome = ask(hub.endpoint, tmp_path, generate("some/shards"))[0]
     assert_error(outcome, "cannot be downloaded (", "Try again: whole files are kept.")
+    offline = ask(NOWHERE, tmp_path, generate("some/shards"))[0]
+    assert_error(offline, "model-00002-of-00003.safetensors does not exist")
     assert_the_rest_follows(hub, folders, tmp_path)
     assert not list(tmp_path.rglob("*.incomplete"))
 
@@ -161,8 +159,6 @@ def assert_the_rest_follows(hub: Hub, folders: dict[str, Path], home: Path) -> N
     """Shard 1 was there, shard 2 broke off; now that the hub works again, 2 and 3 are fetched, and all is well."""
     names = [f"model-0000{i}-of-00003.safetensors" for i in (1, 2, 3)]
     assert names[0] in kept(home) and not kept(home).keys() & set(names[1:])
-    offline = ask(NOWHERE, home, generate("some/shards"))[0]
-    assert_error(offline, "model-00002-of-00003.safetensors does not exist")
     hub.failures.clear()
     hub.asked.clear()
     assert ask(hub.endpoint, home, generate("some/shards"))[0] == (0, text(folders["shards"]), "")
@@ -210,17 +206,16 @@ def test_a_token_opens_what_is_private_or_gated_and_is_shown_to_nobody_else(hub,
 
 
 def test_without_a_hub_and_without_a_download_both_are_said(hub, tmp_path):
-    commands = [generate("some/whole"), info("some/whole")]
+    assert ask(hub.endpoint, tmp_path, info("some/shards"))[0][0] == 0  # that repository's configuration is there now
+    hub.asked.clear()
+    commands = [generate("some/whole"), info("some/whole"), generate("some/shards"), info("some/shards")]
     for endpoint, offline, reason in [(NOWHERE, "", "refused"), (hub.endpoint, "1", "HF_HUB_OFFLINE")]:
-        for outcome in ask(endpoint, tmp_path, *commands, HF_HUB_OFFLINE=offline):
-            assert_error(outcome, "'some/whole' is no folder here, and as a repository on the hub", reason)
-            assert_error(outcome, "cannot be reached", "nor was it downloaded before", "give the path of a folder")
+        *outcomes, partly = ask(endpoint, tmp_path, *commands, HF_HUB_OFFLINE=offline)
+        for outcome in outcomes:
+            assert_error(outcome, "is no folder here, and as a repository on the hub", "it cannot be reached", reason)
+            assert_error(outcome, "nor was it downloaded before", "give the path of a folder")
+        assert_error(partly, "its weights cannot be read", reason)
     assert not hub.asked
-    # A part of it is there: not the one that is needed.
-    ask(hub.endpoint, tmp_path, info("some/whole"))
-    outcomes = ask(NOWHERE, tmp_path, *commands)
-    assert_error(outcomes[0], "cannot be reached", "nor was it downloaded before")
-    assert_error(outcomes[1], "its weights cannot be read", "refused")
 
 
 HTML = say(200, b"<html>Please log in to this network.</html>", **{"Content-Type": "text/html"})
