@@ -130,3 +130,101 @@ def test_flax_bloom_for_causal_lm(checkpoint):
     next_token_logits = outputs.logits[:, -1]
 
     assert next_token_logits.shape == (1, model.config.vocab_size)
+
+
+@pytest.fixture
+def new_heads():
+    """A checkpoint of a language model gives a classifier a new head, and says so."""
+    with pytest.warns(UserWarning, match="this head of .* is new"):
+        yield
+
+
+@pytest.mark.usefixtures("new_heads")
+def test_bloom_for_sequence_classification_of_one_label(checkpoint):
+    from minibloom import AutoTokenizer, BloomForSequenceClassification
+
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    model = BloomForSequenceClassification.from_pretrained(checkpoint)
+
+    inputs = tokenizer("Hello, my dog is cute", return_tensors="np")
+
+    logits = model(**inputs).logits
+
+    predicted_class_id = logits.argmax().item()
+
+    # To train a model on `num_labels` classes, you can pass `num_labels=num_labels` to `.from_pretrained(...)`
+    num_labels = len(model.config.id2label)
+    model = BloomForSequenceClassification.from_pretrained(checkpoint, num_labels=num_labels)
+
+    labels = numpy.array([1])
+    loss = model(**inputs, labels=labels).loss
+
+    assert logits.shape == (1, 2) and predicted_class_id in (0, 1)
+    assert float(loss) == pytest.approx(float(numpy.log(numpy.exp(logits[0]).sum()) - logits[0, 1]), rel=1e-5)
+
+
+@pytest.mark.usefixtures("new_heads")
+def test_bloom_for_sequence_classification_of_several_labels(checkpoint):
+    from minibloom import AutoTokenizer, BloomForSequenceClassification
+
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    model = BloomForSequenceClassification.from_pretrained(checkpoint, problem_type="multi_label_classification")
+
+    inputs = tokenizer("Hello, my dog is cute", return_tensors="np")
+
+    logits = model(**inputs).logits
+
+    predicted_class_ids = numpy.arange(0, logits.shape[-1])[(1 / (1 + numpy.exp(-logits))).squeeze(axis=0) > 0.5]
+
+    # To train a model on `num_labels` classes, you can pass `num_labels=num_labels` to `.from_pretrained(...)`
+    num_labels = len(model.config.id2label)
+    model = BloomForSequenceClassification.from_pretrained(
+        checkpoint, num_labels=num_labels, problem_type="multi_label_classification"
+    )
+
+    labels = numpy.eye(num_labels)[predicted_class_ids].sum(axis=0)[None]
+    loss = model(**inputs, labels=labels).loss
+
+    assert labels.tolist() == (logits > 0).astype(float).tolist()
+    assert 0 < float(loss) <= float(numpy.log(2))  # each is at least as likely as not
+
+
+@pytest.mark.usefixtures("new_heads")
+def test_bloom_for_token_classification(checkpoint):
+    from minibloom import AutoTokenizer, BloomForTokenClassification
+
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    model = BloomForTokenClassification.from_pretrained(checkpoint)
+
+    inputs = tokenizer(
+        "HuggingFace is a company based in Paris and New York", add_special_tokens=False, return_tensors="np"
+    )
+
+    logits = model(**inputs).logits
+
+    predicted_token_class_ids = logits.argmax(-1)
+
+    # Note that tokens are classified rather then input words which means that
+    # there might be more predicted token classes than words.
+    # Multiple token classes might account for the same word
+    predicted_tokens_classes = [model.config.id2label[t.item()] for t in predicted_token_class_ids[0]]
+
+    labels = predicted_token_class_ids
+    loss = model(**inputs, labels=labels).loss
+
+    assert set(predicted_tokens_classes) <= {"LABEL_0", "LABEL_1"}
+    assert len(predicted_tokens_classes) == inputs["input_ids"].shape[1] > 10
+    assert 0 < float(loss) <= float(numpy.log(2))
+
+
+@pytest.mark.usefixtures("new_heads")
+def test_bloom_for_question_answering(checkpoint):
+    """The page has no example of this head; its arguments are those of its signature there."""
+    from minibloom import AutoTokenizer, BloomForQuestionAnswering
+
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    model = BloomForQuestionAnswering.from_pretrained(checkpoint)
+    inputs = tokenizer("Who sat on the mat?", "the cat sat on the mat", return_tensors="np")
+    out = model(**inputs, start_positions=[3], end_positions=[4])
+    assert out.start_logits.shape == out.end_logits.shape == inputs["input_ids"].shape
+    assert out.loss.shape == ()
