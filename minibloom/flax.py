@@ -282,7 +282,7 @@ class FlaxPreTrainedModel:
         past_key_values: a `StaticCache`, or Flax's tree; see `init_cache`. Only new tokens are given then.
         params: the tree of parameters; the model's own, if None.
         dropout_rng: draws dropout, and is needed where `train=True` has some to draw: a whole number, or a
-            `jax.random.PRNGKey`, which is the same as the number that it was made from.
+            `jax.random.PRNGKey`, which is the same as the number (below 2**32) that it was made from.
         output_attentions, output_hidden_states, return_dict: config's fields of these names, if None.
 
         Returns `FlaxBaseModelOutput` or `FlaxMaskedLMOutput`, in which `past_key_values` is another cache of the kind

@@ -356,7 +356,7 @@ def test_training_without_dropout_needs_no_rng():
 def test_dropout_thins_out_what_a_layer_adds_and_never_the_stream_itself():
     """ "The dropout function on the bias dropout": before the residual is added, as everywhere in BLOOM.
 
-    transformers' Flax drops the sum after the MLP; see `documented/test_quirks.py`.
+    transformers' Flax drops the sum after the MLP; see `test_documented_goldens.py`.
     """
     out = random_model(DROPPING, 0)(IDS, train=True, dropout_rng=0, output_hidden_states=True)
     assert all(hidden.all() for hidden in out.hidden_states)
@@ -376,6 +376,8 @@ def changed(tree: Any, at: str, value: Any) -> Any:
 
 
 BLOCK = "transformer/h/1/self_attention"
+TOO_FAR = changed(TREE, f"{BLOCK}/cache_index", numpy.array(7))
+TOO_FAR = changed(TOO_FAR, "transformer/h/0/self_attention/cache_index", numpy.array(7))
 
 
 @pytest.mark.parametrize(
@@ -408,6 +410,7 @@ BLOCK = "transformer/h/1/self_attention"
         ),
         ({"past_key_values": changed(TREE, f"{BLOCK}/cache_index", numpy.array(1))}, "cache_index that is no number"),
         ({"past_key_values": changed(TREE, f"{BLOCK}/cache_index", numpy.ones(1))}, "cache_index that is no number"),
+        ({"past_key_values": TOO_FAR}, "cache_index that is no number from 0 to 6"),
         (
             {"past_key_values": changed(TREE, f"{BLOCK}/cached_key", numpy.ones((2, 5, 3, 4)))},
             r"holds float64\[2, 5, 3, 4\], expected float64\[batch, max_length, 3, 4\], the same in every block",

@@ -172,7 +172,10 @@ def tasks(
 @sixty
 @given(data=st.data())
 def test_every_class(dtype, data):
+    """Outputs, and in float64 the loss: near 0 it is a difference of numbers alike, and float32 has lost its digits."""
     model, call = data.draw(tasks(dtype, blind=True))
+    if dtype == "float32":
+        call = {name: x for name, x in call.items() if name not in ("labels", "start_positions", "end_positions")}
     same(model, [call], dtype)
 
 
