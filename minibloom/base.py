@@ -188,8 +188,6 @@ class PreTrainedModel:
         x = self._check_input(input_ids, inputs_embeds)
         if seed is not None and not train:
             raise InputError(f"seed is {seed} without train=True: only dropout draws numbers in a forward pass.")
-        if trace is not None:
-            trace.start(self.step_names())
         B, S = x.shape[:2]
         cache = past_key_values
         if cache is None and _or(use_cache, c.use_cache):
@@ -217,6 +215,8 @@ class PreTrainedModel:
             rng=numpy.random.default_rng(seed) if train else None,
             watch=_Keeping(seen, kept) if kept else seen,
         )
+        if trace is not None:
+            trace.start(self.step_names())  # the last check: a call that is refused leaves a trace as it was
         if isinstance(trace, Tape):
             trace.run = run
         ids, embeds = (x, None) if inputs_embeds is None else (None, x)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minibloom import BloomConfig, BloomForCausalLM, BloomModel, InputError, Trace, step_names
+from minibloom import BloomConfig, BloomForCausalLM, BloomModel, Cache, InputError, Trace, step_names
 from minibloom.layers.transformer import transformer_backward
 from minibloom.trace import Tape, formula, summary
 
@@ -154,6 +154,30 @@ def test_a_second_pass_starts_over():
     model(IDS, labels=IDS, train=True, trace=trace)
     model(IDS[:1], trace=trace)
     assert list(trace) == always(step_names(2)) and trace["lm_head"].shape == (1, 4, 13)
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [
+        {"attention_mask": [[1]]},
+        {"head_mask": [1]},
+        {"past_key_values": Cache(3)},
+        {"past_key_values": ()},
+        {"labels": [[1]]},
+        {"seed": 1},
+        {"foo": 1},
+    ],
+    ids=str,
+)
+def test_a_call_that_is_refused_leaves_the_last_pass_in_the_trace(refused):
+    model, trace = BloomForCausalLM(CONFIG), Trace("ln_f")
+    model(IDS, trace=trace)
+    seen = trace["ln_f"]
+    with pytest.raises(InputError):
+        model(IDS, **refused, trace=trace)
+    with pytest.raises(InputError):
+        model.value_and_grad(IDS, **{"labels": IDS, **refused}, trace=trace)
+    assert trace["ln_f"] is seen
 
 
 def test_backward_reads_everything_that_its_tape_keeps():

@@ -55,10 +55,11 @@ Where minibloom does as transformers does, since a port is judged by it, or a tr
 a_query_that_sees_no_token_attends_to_all_keys_alike
     Padding on the left, and a text of nothing else: 1/T for every key, later ones included. No token reads such a row.
 and_its_gradient_passes_as_if_the_mask_were_added
-    Its scores do not matter, yet they have a gradient. A loss that counts no padding does not see it.
+    Its scores do not matter, yet they have a gradient. A loss that counts no padding does not see it. (transformers
+    4.35.2 put a number in place of the scores, and had none: seen once, not tested here.)
 the_last_token_is_told_by_its_id
     A text is classified at its last token that is no pad token, whatever the mask says; a mask that ends earlier moves
-    nothing.
+    nothing. (transformers 4.35.2 counted the tokens, and read a text that is padded on the left too early.)
 labels_that_repeat_the_ids_count_the_padding
     `labels=input_ids` has the model predict the pad token too. Say -100 where a label does not count.
 a_negative_place_of_an_answer_counts_as_0
