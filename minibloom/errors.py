@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 
 class InputError(ValueError):
     """Something a user gave cannot be used. Raised at the border, before any work is done."""
 
 
-def suggest(name: str, known: Iterable[str]) -> str:
-    """Return `" Did you mean 'x'?"` for the known name nearest to `name`, or an empty string."""
+def suggest(name: str, known: Iterable[str], instead: Mapping[str, str] | None = None) -> str:
+    """Return `" Did you mean 'x'?"` for the known name nearest to `name`, or an empty string.
+
+    instead: what to use in place of names that are known to be missing; `" Use ..."` is then returned.
+    """
+    if instead and name in instead:
+        return f" Use {instead[name]}."
     nearest = difflib.get_close_matches(str(name), list(known), n=1)
     return f" Did you mean {nearest[0]!r}?" if nearest else ""

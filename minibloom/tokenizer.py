@@ -1,118 +1,79 @@
 """BloomTokenizerFast: text to token ids, and back.
 
-BLOOM reads bytes, in four steps:
+`byte_pair.py` tells how BLOOM cuts a text into tokens, `vocabulary.py` what tokens there are and how ids become text
+again, `encoding.py` what a call returns. Here is the class, with loading, saving, and all that a call can be asked
+for: batches, pairs, words, truncation, padding, offsets, arrays.
 
-1. Special tokens (`<s>`, `</s>`, `<unk>`, `<pad>`) are cut out of the text; each is one id.
-2. `SPLIT` cuts the rest into pieces. A run of letters, digits or symbols, with the one space before it, is a
-   piece; so is what stands between two such runs: spaces, line ends, punctuation that ends a sentence.
-3. The UTF-8 bytes of a piece are written as printable symbols: `Ġ` is a space, `Ċ` a line end.
-4. Byte-pair encoding joins neighbouring symbols of a piece, in the order in which the merges were learned.
-
-    "How are you?"  ->  "How", "Ġare", "Ġyou", "?"  ->  7572, 1306, 1152, 34      (the real BLOOM's ids)
-
-All 256 bytes have a token, so every text can be encoded, and decoding gives back exactly that text. One token
-may hold only part of a character, so a text that grows token by token is decoded with `stream()`.
-
-The four steps run in the `tokenizers` library. Sources: the documentation of BloomTokenizerFast in
-transformers, and the pipeline in the tokenizer.json of bigscience/bloom.
+Source: the documentation of BloomTokenizerFast in transformers, and of PreTrainedTokenizerFast, which it inherits.
 """
 
 from __future__ import annotations
 
-import codecs
-import copy
+import functools
 import json
-import operator
 import reprlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy
-
-from .backend import load
+from .byte_pair import BYTE_OF, SPECIAL, SPLIT, SURROGATE, byte_step, learn, read, switch
+from .encoding import BatchEncoding, library, result, trimmed
 from .errors import InputError, suggest
 from .fields import choice, optional, whole
 from .files import SHIPPED, fetch, make_folder, read_json, replacing
+from .vocabulary import MORE, NAMED, TokenStream, Vocabulary, listed
 
 if TYPE_CHECKING:
-    from tokenizers import Encoding, Tokenizer
+    from tokenizers import AddedToken, Encoding, Tokenizer
 
-# The real pattern: `(`, `|` and `)` end a run too, though it hardly meant to; `[` and `]` do not.
-SPLIT = r" ?[^(\s|[.,!?…。，、।۔،])]+"
-SPECIAL = ("<unk>", "<s>", "</s>", "<pad>")  # ids 0 to 3
-NAMED = ("bos_token", "eos_token", "unk_token", "pad_token")
-SURROGATE = "half of a surrogate pair is no character, and has no bytes in UTF-8."
+__all__ = ["BYTE_OF", "SPECIAL", "SPLIT", "BatchEncoding", "BloomTokenizerFast", "TokenStream"]
+
 NO_LIMIT = int(1e30)  # transformers' model_max_length where there is no limit
+LARGE = int(1e20)  # it counts as no limit from here on, in transformers too
 OPTIONS: dict[str, Any] = {
     "errors": "replace",  # what decoding does with bytes that are no UTF-8: see bytes.decode
     "trim_offsets": None,  # leave spaces out of offsets? None: as the file says, and BLOOM's says no
     "padding_side": "left",  # as in BLOOM's files: generation goes on at the right end
     "truncation_side": "right",
-    "model_max_length": NO_LIMIT,
-    "additional_special_tokens": (),
+    "model_max_length": NO_LIMIT,  # None is no limit too
+    MORE: (),
     "name_or_path": "",
     "tokenizer_object": None,  # a tokenizers.Tokenizer, in place of files
 }
-SIDE, COUNT = choice("left", "right"), whole(1)
-ERRORS = choice("replace", "strict", "ignore", "backslashreplace", "surrogateescape")
-PAD_VALUES = {"attention_mask": 0, "token_type_ids": 0, "special_tokens_mask": 1}
-CLEAN_UP = {" .": ".", " ?": "?", " !": "!", " ,": ",", " ' ": "'"} | {
-    f" {end}": end for end in ("n't", "'m", "'s", "'ve", "'re")
+INSTEAD = {  # what transformers has besides, and what to use in its place
+    "apply_chat_template": '"".join(m["content"] + tokenizer.eos_token for m in messages): transformers\' default, '
+    "though BLOOM has learned no chat format",
+    "as_target_tokenizer": 'a call of its own: labels = tokenizer(targets)["input_ids"]',
+    "batch_encode_plus": "tokenizer(texts), or tokenizer(texts, text_pairs)",
+    "build_inputs_with_special_tokens": "ids + other_ids: BLOOM's pipeline adds no special tokens",
+    "clean_up_tokenization": "decode(ids, clean_up_tokenization_spaces=True)",
+    "cls_token": "additional_special_tokens: BLOOM has no cls_token",
+    "create_token_type_ids_from_sequences": "tokenizer(text, text_pair, return_token_type_ids=True)",
+    "encode_plus": "tokenizer(text), or tokenizer(text, text_pair)",
+    "get_special_tokens_mask": "[int(i in tokenizer.all_special_ids) for i in ids]",
+    "is_pretokenized": "is_split_into_words",
+    "mask_token": "additional_special_tokens: BLOOM has no mask_token",
+    "pad_to_max_length": 'padding="max_length"',
+    "prepare_for_model": 'tokenizer(text, ...), or tokenizer.pad({"input_ids": ids}, ...)',
+    "push_to_hub": "save_pretrained(folder), then huggingface_hub.upload_folder",
+    "sep_token": "additional_special_tokens: BLOOM has no sep_token",
+    "text_pair_target": 'a call of its own: labels = tokenizer(targets, target_pairs)["input_ids"]',
+    "text_target": 'a call of its own: labels = tokenizer(targets)["input_ids"]',
+    "train_new_from_iterator": "BloomTokenizerFast.train(texts, vocab_size)",
+    "truncate_sequences": "tokenizer(text, truncation=True, max_length=...)",
+    "truncation_strategy": "truncation",
+    "vocab": "get_vocab()",
 }
+SIDE, COUNT = choice("left", "right"), whole(1)
+PAD_VALUES = {"attention_mask": 0, "token_type_ids": 0, "special_tokens_mask": 1}
 
 
-def _byte_symbols() -> dict[str, int]:
-    """Return the 256 symbols of step 3 and the byte that each stands for.
-
-    Visible Latin-1 characters stand for their own code; 256, 257, ... for the other bytes, in order.
-    """
-    visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    hidden = [byte for byte in range(256) if byte not in visible]
-    return {chr(byte): byte for byte in visible} | {chr(256 + i): byte for i, byte in enumerate(hidden)}
-
-
-BYTE_OF = _byte_symbols()
-
-
-class BatchEncoding(dict[str, Any]):
-    """What a tokenizer call returns: a dictionary for `model(**encoded)`, whose keys are attributes too.
-
-    `tokens`, `word_ids` and `sequence_ids` say where each token of one row comes from (None for padding).
-    """
-
-    def __init__(self, columns: Mapping[str, Any], encodings: Sequence[Encoding] = ()) -> None:
-        super().__init__(columns)
-        self._encodings = encodings
-
-    def __getattr__(self, name: str) -> Any:  # called only for what is no method
-        if name not in self:
-            raise AttributeError(f"this encoding has no {name!r}, only {list(self)}.{suggest(name, self)}")
-        return self[name]
-
-    def _row(self, index: int) -> Encoding:
-        if not 0 <= index < len(self._encodings):
-            raise InputError(f"batch_index is {index}, but {len(self._encodings)} texts were encoded here.")
-        return self._encodings[index]
-
-    def tokens(self, batch_index: int = 0) -> list[str]:
-        """Return the tokens of one row, as the vocabulary writes them."""
-        return self._row(batch_index).tokens
-
-    def word_ids(self, batch_index: int = 0) -> list[int | None]:
-        """Return for each token the number of its word, or of its piece where the text came in one."""
-        return self._row(batch_index).word_ids
-
-    def sequence_ids(self, batch_index: int = 0) -> list[int | None]:
-        """Return for each token 0 if it comes from `text`, 1 if from `text_pair`."""
-        return self._row(batch_index).sequence_ids
-
-
-class BloomTokenizerFast:
+class BloomTokenizerFast(Vocabulary):
     """BLOOM's tokenizer, usually made by `from_pretrained` or `train`.
 
     It is read from `tokenizer_file`, or from `vocab_file` (JSON) and `merges_file` (a pair a line), to which
-    BLOOM's pipeline is added. A special token that is not in the vocabulary is added at its end.
+    BLOOM's pipeline is added. A special token, a string or a tokenizers.AddedToken, that is not in the vocabulary is
+    added at its end.
     `add_prefix_space` puts a space before each piece that has none, as in transformers 4, so that the first
     word is read like any other. `clean_up_tokenization_spaces` makes decoding drop spaces before punctuation.
     `OPTIONS` above lists the other keywords. What cannot be used is an `InputError`.
@@ -130,35 +91,42 @@ class BloomTokenizerFast:
         vocab_file: str | Path | None = None,
         merges_file: str | Path | None = None,
         tokenizer_file: str | Path | None = None,
-        unk_token: str | None = "<unk>",
-        bos_token: str | None = "<s>",
-        eos_token: str | None = "</s>",
-        pad_token: str | None = "<pad>",
+        unk_token: str | AddedToken | None = "<unk>",
+        bos_token: str | AddedToken | None = "<s>",
+        eos_token: str | AddedToken | None = "</s>",
+        pad_token: str | AddedToken | None = "<pad>",
         add_prefix_space: bool | None = False,
         clean_up_tokenization_spaces: bool = False,
         **kwargs: Any,
     ) -> None:
         _refuse_unknown("BloomTokenizerFast", kwargs, OPTIONS)
         options = OPTIONS | kwargs
-        self.errors = ERRORS.check("errors", options["errors"])
         self.padding_side = SIDE.check("padding_side", options["padding_side"])
         self.truncation_side = SIDE.check("truncation_side", options["truncation_side"])
-        self.model_max_length = whole(1, NO_LIMIT).check("model_max_length", options["model_max_length"])
+        limit = optional(whole(1, NO_LIMIT)).check("model_max_length", options["model_max_length"])
+        self.model_max_length = NO_LIMIT if limit is None else limit
         self.name_or_path = options["name_or_path"]
-        self.clean_up_tokenization_spaces = bool(clean_up_tokenization_spaces)
-        self.unk_token, self.bos_token = _content("unk_token", unk_token), _content("bos_token", bos_token)
-        self.eos_token, self.pad_token = _content("eos_token", eos_token), _content("pad_token", pad_token)
-        more = [_content("additional_special_tokens", one) for one in options["additional_special_tokens"] or ()]
-        self.additional_special_tokens = more
 
-        self._backend = _backend(vocab_file, merges_file, tokenizer_file, options["tokenizer_object"])
-        self.add_prefix_space = _switch(self._backend, "pre_tokenizer", "add_prefix_space", add_prefix_space)
-        self.trim_offsets = _switch(self._backend, "post_processor", "trim_offsets", options["trim_offsets"])
-        # `_offsets` trims; the library's own trimming takes a letter off where a prefix space was put in.
-        _switch(self._backend, "post_processor", "trim_offsets", False)
-        tokens = [getattr(self, name) for name in NAMED] + more
-        self._backend.add_special_tokens([token for token in tokens if token is not None])
-        self._added = dict(sorted(self._backend.get_added_tokens_decoder().items()))  # id -> AddedToken
+        backend = read(vocab_file, merges_file, tokenizer_file, options["tokenizer_object"])
+        self.add_prefix_space = switch(backend, "pre_tokenizer", "add_prefix_space", add_prefix_space)
+        self.trim_offsets = switch(backend, "post_processor", "trim_offsets", options["trim_offsets"])
+        # `trimmed` trims; the library's own trimming takes a letter off where a prefix space was put in.
+        switch(backend, "post_processor", "trim_offsets", False)
+        special = {"unk_token": unk_token, "bos_token": bos_token, "eos_token": eos_token, "pad_token": pad_token}
+        special |= {MORE: options[MORE]}
+        super().__init__(backend, special, options["errors"], clean_up_tokenization_spaces)
+
+    def __getattr__(self, name: str) -> Any:  # called only for what is not there
+        public = [known for known in dir(self) if not known.startswith("_")]
+        raise AttributeError(f"BloomTokenizerFast has no {name!r}.{suggest(name, public, INSTEAD)}")
+
+    @property
+    def backend_tokenizer(self) -> Tokenizer:
+        """The pipeline in the `tokenizers` library: `backend_tokenizer.pre_tokenizer.pre_tokenize_str(text)`."""
+        return self._backend
+
+    def __repr__(self) -> str:
+        return f"BloomTokenizerFast({len(self)} tokens; special: {' '.join(self.all_special_tokens)})"
 
     # --- Learning, loading, saving ---
 
@@ -169,22 +137,7 @@ class BloomTokenizerFast:
         The special tokens get ids 0 to 3 and the 256 bytes follow, so `vocab_size` is at least 260. It is an
         upper limit: `len(tokenizer)` is less where `texts` have too few pairs that occur twice.
         """
-        from tokenizers import models, pre_tokenizers, trainers
-
-        vocab_size = whole(len(SPECIAL) + len(BYTE_OF)).check("vocab_size", vocab_size)
-        trainer = trainers.BpeTrainer(
-            vocab_size=vocab_size,
-            min_frequency=2,  # a pair that occurs once is not worth a token
-            special_tokens=list(SPECIAL),
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
-        )
-        backend = _pipeline(models.BPE())
-        try:
-            backend.train_from_iterator(_strings(texts), trainer)
-        except UnicodeEncodeError:
-            raise InputError(f"texts: {SURROGATE}") from None
-        return cls(tokenizer_object=backend)
+        return cls(tokenizer_object=learn(texts, vocab_size))
 
     @classmethod
     def from_pretrained(
@@ -194,12 +147,11 @@ class BloomTokenizerFast:
 
         Keywords are those of the class; they win over what `tokenizer_config.json` says.
         """
-        names = ["tokenizer.json", "tokenizer_config.json"]
+        names = ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"]
         folder = SHIPPED if path_or_repo is None else fetch(path_or_repo, names, revision)
         if not (folder / "tokenizer.json").is_file():
             raise InputError(f"{folder} is no checkpoint with a tokenizer: there is no file tokenizer.json in it.")
-        config_file = folder / "tokenizer_config.json"
-        config = read_json(config_file) if config_file.exists() else {}
+        config = _config(folder)
         known = (OPTIONS.keys() | {"add_prefix_space", "clean_up_tokenization_spaces"}) - {"tokenizer_object"}
         options: dict[str, Any] = {name: config[name] for name in NAMED if name in config}  # None is no token
         options |= {name: config[name] for name in known if config.get(name) is not None}
@@ -208,24 +160,36 @@ class BloomTokenizerFast:
 
     def save_pretrained(self, folder: str | Path) -> tuple[str, ...]:
         """Write three files into `folder` and return their paths. transformers 4 and 5 read them too."""
-        content = json.loads(self._backend.to_str())
-        merges = content["model"]["merges"]  # as strings, for the older `tokenizers` of transformers 4
-        content["model"]["merges"] = [pair if isinstance(pair, str) else " ".join(pair) for pair in merges]
-        _byte_step(content["post_processor"] or {})["trim_offsets"] = self.trim_offsets
+        content = self._pipeline()
+        byte_step(content["post_processor"] or {})["trim_offsets"] = self.trim_offsets
         names = ["add_prefix_space", "clean_up_tokenization_spaces", "errors", "model_max_length"]
         names += ["padding_side", "trim_offsets", "truncation_side"]
-        tokens = {name: getattr(self, name) for name in (*NAMED, "additional_special_tokens")}
+        tokens = {name: getattr(self, name) for name in (*NAMED, MORE)}
         settings = {"tokenizer_class": "BloomTokenizerFast"} | {name: getattr(self, name) for name in names}
-        files = {
-            "tokenizer.json": content,
-            "special_tokens_map.json": {name: token for name, token in tokens.items() if token},
-            "tokenizer_config.json": settings | tokens,
-        }
-        target = make_folder(folder)
-        for name, value in files.items():
-            with replacing(target / name) as path:
-                path.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-        return tuple(str(target / name) for name in files)
+        return _write(
+            folder,
+            {
+                "tokenizer.json": _json(content),
+                "special_tokens_map.json": _json(self.special_tokens_map),
+                "tokenizer_config.json": _json(settings | tokens),
+            },
+        )
+
+    def save_vocabulary(self, folder: str | Path) -> tuple[str, ...]:
+        """Write vocab.json and merges.txt, `vocab_file` and `merges_file`, into `folder` and return their paths.
+
+        They hold what was learned; tokens that were added since, and settings, are only in `save_pretrained`'s files.
+        """
+        model = self._pipeline()["model"]
+        merges = "".join(f"{pair}\n" for pair in ("#version: 0.2", *model["merges"]))
+        return _write(folder, {"vocab.json": _json(model["vocab"]), "merges.txt": merges})
+
+    def _pipeline(self) -> dict[str, Any]:
+        """The pipeline as tokenizer.json has it, with merges as strings: the form that transformers 4 reads too."""
+        content = json.loads(self._backend.to_str())
+        merges = content["model"]["merges"]
+        content["model"]["merges"] = [pair if isinstance(pair, str) else " ".join(pair) for pair in merges]
+        return content
 
     # --- Text to ids ---
 
@@ -249,6 +213,7 @@ class BloomTokenizerFast:
         return_special_tokens_mask: bool = False,
         return_offsets_mapping: bool = False,
         return_length: bool = False,
+        verbose: bool = True,
         **unknown: Any,
     ) -> BatchEncoding:
         """Return `input_ids` and `attention_mask` of a text or of a list of texts, each with a pair or not.
@@ -266,19 +231,21 @@ class BloomTokenizerFast:
         - `return_offsets_mapping`: `offset_mapping`, where each token begins and ends in its text (or word).
         - `return_token_type_ids`: 1 in a second text. `return_special_tokens_mask`: 1 for padding.
         - `return_length`: tokens in each row, padding included.
-        - `add_special_tokens`: changes nothing in BLOOM's pipeline, which adds none.
+        - `add_special_tokens`: changes nothing in BLOOM's pipeline, which adds none. `verbose`: changes nothing
+          either, as no warnings are given.
         """
         _refuse_unknown("tokenizer(...)", unknown, type(self).__call__.__kwdefaults__ or ())
-        xp = _library(return_tensors)
+        xp = library(return_tensors)
         if is_split_into_words and not self.add_prefix_space:
             raise InputError("is_split_into_words=True needs a tokenizer made with add_prefix_space=True.")
         samples, batched = _samples(text, text_pair, is_split_into_words)
+        _refuse_surrogates(samples)
         strategy, side, multiple = self._padding(padding, padding_side, pad_to_multiple_of)
         if truncation is None:
             truncation = max_length is not None and padding is False
         cut = _strategy("truncation", truncation, ("longest_first", "only_first", "only_second"))
         limit = self._limit(max_length)
-        cut = cut if limit < NO_LIMIT else None
+        cut = cut if limit < LARGE else None
         if cut:
             whole(0, limit - 1).check("stride", stride)
         if cut == "only_second" and text_pair is None:
@@ -302,14 +269,14 @@ class BloomTokenizerFast:
             columns["attention_mask"] = [row.attention_mask for row in rows]
         if return_special_tokens_mask:
             columns["special_tokens_mask"] = [row.special_tokens_mask for row in rows]
+        spans = [trimmed(row, samples[i]) for row, i in zip(rows, origins, strict=True)] if self.trim_offsets else None
         if return_offsets_mapping:
-            texts = [samples[i] for i in origins]
-            columns["offset_mapping"] = list(map(self._offsets, rows, texts))
+            columns["offset_mapping"] = spans or [row.offsets for row in rows]
         if return_length:
             columns["length"] = [len(row) for row in rows]
         if return_overflowing_tokens:
             columns["overflow_to_sample_mapping"] = origins
-        return _result(columns, rows, batched or return_overflowing_tokens, xp)
+        return result(columns, batched or return_overflowing_tokens, xp, rows, spans)
 
     def encode(self, text: Any, text_pair: Any = None, **options: Any) -> Any:
         """Return only the ids, `tokenizer(...)["input_ids"]`."""
@@ -318,6 +285,10 @@ class BloomTokenizerFast:
     def tokenize(self, text: Any, pair: Any = None, **options: Any) -> list[str]:
         """Return the tokens of one text as the vocabulary writes them: "Ġworld" for " world"."""
         return self(text, pair, **{"add_special_tokens": False} | options).tokens()
+
+    def num_special_tokens_to_add(self, pair: bool = False) -> int:
+        """Return how many tokens a call adds to a text, or to a pair: none in BLOOM's pipeline."""
+        return self._backend.num_special_tokens_to_add(pair)
 
     def pad(
         self,
@@ -332,21 +303,17 @@ class BloomTokenizerFast:
         """Pad what calls without padding returned: one text, a batch, or a list of encodings of one text.
 
         Of the columns, `input_ids`, `attention_mask` (made if missing), `token_type_ids` and
-        `special_tokens_mask` are padded.
+        `special_tokens_mask` are padded. Arrays come back as arrays of their library, if `return_tensors` is None.
         """
-        xp = _library(return_tensors)
         strategy, side, multiple = self._padding(padding, padding_side, pad_to_multiple_of)
-        if not isinstance(encoded_inputs, Mapping):
-            names = list(dict.fromkeys(name for one in encoded_inputs for name in one))
-            if any(name not in one for one in encoded_inputs for name in names):
-                raise InputError(f"encoded_inputs: expected the keys {names} in every encoding.")
-            encoded_inputs = {name: [one[name] for one in encoded_inputs] for name in names}
-        columns = {name: [_listed(row) for row in _listed(column)] for name, column in encoded_inputs.items()}
-        if not columns.get("input_ids"):
-            raise InputError(f"encoded_inputs: expected input_ids, not empty, got {reprlib.repr(columns)}.")
-        batched = isinstance(columns["input_ids"][0], list)
-        if not batched:
-            columns = {name: [column] for name, column in columns.items()}
+        columns = _columns(encoded_inputs)
+        xp = library(return_tensors, columns["input_ids"])
+        columns = {name: listed(column) for name, column in columns.items()}
+        ids = columns["input_ids"]
+        batched = isinstance(ids, list) and bool(ids) and isinstance(listed(ids[0]), list)
+        columns = {name: list(map(listed, c)) if batched and isinstance(c, list) else c for name, c in columns.items()}
+        columns = columns if batched else {name: [column] for name, column in columns.items()}
+        _refuse_uneven(columns)
         if return_attention_mask is not False:
             columns.setdefault("attention_mask", [[1] * len(row) for row in columns["input_ids"]])
         length = _padded_length(strategy, map(len, columns["input_ids"]), self._limit(max_length), multiple)
@@ -355,39 +322,30 @@ class BloomTokenizerFast:
             fills = [[values[name]] * (length - len(row)) for row in columns[name]]
             both = zip(fills, columns[name], strict=True)
             columns[name] = [fill + row if side == "left" else row + fill for fill, row in both]
-        return _result(columns, (), batched, xp)
+        if xp is None and not batched:
+            return BatchEncoding({name: row for name, [row] in columns.items()})
+        return result(columns, batched, xp)
 
     def _encode(
         self, samples: list[tuple[Any, ...]], add: bool, split: bool, cut: str | None, limit: int, stride: int
     ) -> list[Encoding]:
         """Run the four steps on samples (text,) or (text, pair), and truncate if `cut` names a strategy."""
         inputs = [sample if len(sample) == 2 else sample[0] for sample in samples]
+        side = SIDE.check("truncation_side", self.truncation_side)
+        run = functools.partial(self._backend.encode_batch, is_pretokenized=split, add_special_tokens=add)
+        if cut and stride and len(samples[0]) == 2:
+            texts, pairs = (run(list(column)) for column in zip(*samples, strict=True))
+            _refuse_stride(stride, cut, limit, texts, pairs)
         try:
             if cut:
-                side = self.truncation_side
                 self._backend.enable_truncation(limit, stride=stride, strategy=cut, direction=side)
-            return self._backend.encode_batch(inputs, is_pretokenized=split, add_special_tokens=add)
-        except TypeError:
-            raise InputError(f"text: {SURROGATE}") from None
+            return run(inputs)
         except Exception as error:  # the library has no types of its own
             if not cut:
                 raise
             raise InputError(f"truncation={cut!r}, max_length={limit}, stride={stride!r}: {error}.") from None
         finally:
             self._backend.no_truncation()
-
-    def _offsets(self, row: Encoding, sample: tuple[Any, ...]) -> list[tuple[int, int]]:
-        """Where each token begins and ends in its text (or word), in characters; trimmed: without spaces."""
-        if not self.trim_offsets:
-            return row.offsets
-        trimmed = []
-        for (begin, end), which, word in zip(row.offsets, row.sequence_ids, row.word_ids, strict=True):
-            if which is not None:  # None is padding
-                text = sample[which] if isinstance(sample[which], str) else sample[which][word]
-                begin = end - len(text[begin:end].lstrip(" "))
-                end = begin + len(text[begin:end].rstrip(" "))
-            trimmed.append((begin, end))
-        return trimmed
 
     def _padding(self, padding: Any, side: str | None, multiple: int | None) -> tuple[str | None, str, int]:
         """The strategy that `padding` names, the side, and the number that a padded length is a multiple of."""
@@ -400,221 +358,39 @@ class BloomTokenizerFast:
     def _limit(self, max_length: int | None) -> int:
         return self.model_max_length if max_length is None else COUNT.check("max_length", max_length)
 
-    # --- Ids to text ---
-
-    def decode(
-        self,
-        token_ids: Any,
-        skip_special_tokens: bool = False,
-        clean_up_tokenization_spaces: bool | None = None,
-    ) -> str:
-        """Return the text of ids [S]: a list, an array, or one id."""
-        ids = _listed(token_ids)
-        data = [self._bytes(one, skip_special_tokens) for one in (ids if isinstance(ids, list) else [ids])]
-        text = b"".join(data).decode("utf-8", self.errors)
-        if _first(clean_up_tokenization_spaces, self.clean_up_tokenization_spaces):
-            for spaced, tight in CLEAN_UP.items():
-                text = text.replace(spaced, tight)
-        return text
-
-    def batch_decode(self, sequences: Any, **options: Any) -> list[str]:
-        """Return the text of each row of ids [B, S]; options as in `decode`."""
-        return [self.decode(row, **options) for row in _listed(sequences)]
-
-    def stream(self, skip_special_tokens: bool = True) -> TokenStream:
-        """Return a decoder for ids that come one at a time."""
-        return TokenStream(self, skip_special_tokens)
-
-    def _bytes(self, token_id: Any, skip_special_tokens: bool) -> bytes:
-        """The bytes that one id stands for."""
-        token = self._token(token_id)
-        added = self._added.get(int(token_id))
-        if added is None and BYTE_OF.keys() >= set(token):
-            return bytes(BYTE_OF[symbol] for symbol in token)
-        skipped = skip_special_tokens and added is not None and added.special
-        return b"" if skipped else token.encode()  # an added token is text as it stands
-
-    # --- The vocabulary ---
-
-    def convert_ids_to_tokens(self, ids: Any, skip_special_tokens: bool = False) -> Any:
-        """Return the token of an id, or the tokens of several."""
-        ids = _listed(ids)
-        if not isinstance(ids, list):
-            return self._token(ids)
-        skipped = set(self.all_special_ids) if skip_special_tokens else ()
-        return [self._token(one) for one in ids if one not in skipped]
-
-    def convert_tokens_to_ids(self, tokens: str | Iterable[str]) -> Any:
-        """Return the id of a token, or the ids of several; `unk_token_id` for what is no token."""
-        if not isinstance(tokens, str):
-            return [self.convert_tokens_to_ids(token) for token in tokens]
-        token_id = self._backend.token_to_id(tokens)
-        return self.unk_token_id if token_id is None else token_id
-
-    def convert_tokens_to_string(self, tokens: Iterable[str]) -> str:
-        """Return the text of tokens as the vocabulary writes them."""
-        return self.decode([self._id("tokens", token) for token in tokens])
-
-    def get_vocab(self) -> dict[str, int]:
-        """Return every token with its id, added tokens included."""
-        return self._backend.get_vocab(with_added_tokens=True)
-
-    @property
-    def vocab_size(self) -> int:
-        """Number of tokens without those added at the end; `len(tokenizer)` counts these too."""
-        return self._backend.get_vocab_size(with_added_tokens=False)
-
-    def __len__(self) -> int:
-        return self._backend.get_vocab_size(with_added_tokens=True)
-
-    def _token(self, token_id: Any) -> str:
-        try:
-            index = operator.index(token_id)
-        except TypeError:
-            index = -1
-        token = self._backend.id_to_token(index) if 0 <= index < 2**32 else None
-        if token is None:
-            raise InputError(f"id {reprlib.repr(token_id)} is not in the vocabulary, 0 to {len(self) - 1}.")
-        return token
-
-    def _id(self, name: str, token: str | None) -> Any:
-        token_id = None if token is None else self._backend.token_to_id(token)
-        if token is not None and token_id is None:
-            raise InputError(f"{name} is {token!r}, which is not in the vocabulary.")
-        return token_id
-
-    # None for a token that is None
-    unk_token_id = property(lambda self: self._id("unk_token", self.unk_token))
-    bos_token_id = property(lambda self: self._id("bos_token", self.bos_token))
-    eos_token_id = property(lambda self: self._id("eos_token", self.eos_token))
-    pad_token_id = property(lambda self: self._id("pad_token", self.pad_token))
-
-    @property
-    def all_special_tokens(self) -> list[str]:
-        """The named special tokens (bos, eos, unk, pad), then any others."""
-        tokens = [getattr(self, name) for name in NAMED]
-        tokens += [token.content for token in self._added.values() if token.special]
-        return list(dict.fromkeys(token for token in tokens if token is not None))
-
-    @property
-    def all_special_ids(self) -> list[int]:
-        """The ids of `all_special_tokens`."""
-        return [self._id("all_special_tokens", token) for token in self.all_special_tokens]
-
-    def __repr__(self) -> str:
-        return f"BloomTokenizerFast({len(self)} tokens; special: {' '.join(self.all_special_tokens)})"
-
-
-class TokenStream:
-    """Decodes ids as they come, and never shows half a character.
-
-        text = "".join(map(stream.put, ids)) + stream.end()  # what tokenizer.decode(ids) returns
-
-    Spaces are not cleaned up: that would need the token that comes next.
-    """
-
-    def __init__(self, tokenizer: BloomTokenizerFast, skip_special_tokens: bool = True) -> None:
-        self._tokenizer, self._skip = tokenizer, skip_special_tokens
-        self._decoder = codecs.getincrementaldecoder("utf-8")(tokenizer.errors)
-
-    def put(self, token_id: int) -> str:
-        """Take the next id and return the characters that are complete now: a word, or nothing yet."""
-        return self._decoder.decode(self._tokenizer._bytes(token_id, self._skip))
-
-    def end(self) -> str:
-        """Return what is left when no id follows: nothing, or U+FFFD for a character that broke off."""
-        return self._decoder.decode(b"", final=True)
-
-
-# --- The four steps in the `tokenizers` library ---
-
-
-def _pipeline(model: Any) -> Tokenizer:
-    """Steps 2 and 3, and the way back, around the merges of `model`."""
-    from tokenizers import Regex, Tokenizer, decoders, pre_tokenizers, processors
-
-    backend = Tokenizer(model)
-    pieces = pre_tokenizers.Split(Regex(SPLIT), behavior="isolated")
-    symbols = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    backend.pre_tokenizer = pre_tokenizers.Sequence([pieces, symbols])
-    backend.post_processor = processors.ByteLevel(trim_offsets=False, use_regex=False)
-    backend.decoder = decoders.ByteLevel()
-    return backend
-
-
-def _backend(vocab_file: Any, merges_file: Any, tokenizer_file: Any, given: Tokenizer | None) -> Tokenizer:
-    """The pipeline from the one source that is given, if it is byte-level BPE."""
-    from tokenizers import Tokenizer, decoders, models
-
-    two_files = vocab_file is not None or merges_file is not None
-    if two_files + (tokenizer_file is not None) + (given is not None) != 1:
-        raise InputError(
-            "expected tokenizer_file, or vocab_file and merges_file, or tokenizer_object. To load a folder, "
-            "a hub repository or what minibloom ships, use BloomTokenizerFast.from_pretrained(...)."
-        )
-    if two_files:
-        return _pipeline(_read(models.BPE.from_file, vocab_file=vocab_file, merges_file=merges_file))
-    backend = copy.deepcopy(given) if given else _read(Tokenizer.from_file, tokenizer_file=tokenizer_file)
-    reads_bytes = isinstance(backend.decoder, decoders.ByteLevel) and _byte_step(_state(backend.pre_tokenizer))
-    if not isinstance(backend.model, models.BPE) or not reads_bytes:
-        parts = (backend.model, backend.pre_tokenizer, backend.decoder)
-        model, pre_tokenizer, decoder = (type(part).__name__ for part in parts)
-        raise InputError(
-            f"{tokenizer_file or 'tokenizer_object'} has model {model}, pre_tokenizer {pre_tokenizer} and decoder "
-            f"{decoder}; expected BPE on bytes, with a ByteLevel step both ways, as BLOOM has it."
-        )
-    backend.no_truncation()
-    backend.no_padding()
-    return backend
-
-
-def _read(reader: Any, **files: Any) -> Any:
-    """What `reader` makes of `files`; an InputError names the one that is missing or cannot be read."""
-    for name, path in files.items():
-        if path is None or not Path(path).is_file():
-            raise InputError(f"{name}: there is no file {path}.")
-    paths = [str(path) for path in files.values()]
-    try:
-        return reader(*paths)
-    except Exception as error:  # the library has no types of its own
-        raise InputError(f"{' and '.join(paths)} cannot be read as {' and '.join(files)}: {error}.") from None
-
-
-def _state(part: Any) -> dict[str, Any]:
-    """One part of a pipeline as tokenizer.json has it."""
-    return {} if part is None else json.loads(part.__getstate__())
-
-
-def _byte_step(state: Mapping[str, Any]) -> dict[str, Any]:
-    """The ByteLevel step (number 3) in the state of one part of a pipeline; empty if there is none."""
-    steps = state.get("pretokenizers") or state.get("processors") or [state]
-    return next((step for step in steps if step.get("type") == "ByteLevel"), {})
-
-
-def _switch(backend: Tokenizer, part_name: str, name: str, value: bool | None) -> bool:
-    """Set a switch of the ByteLevel step in one part of a pipeline, and return it; None leaves it as it is."""
-    part = getattr(backend, part_name)
-    state = _state(part)
-    step = _byte_step(state)
-    if step and value is not None:
-        step[name] = bool(value)
-        part.__setstate__(json.dumps(state).encode())
-        setattr(backend, part_name, part)  # older versions of the library hand out copies
-    return bool(_first(value, step.get(name), False))
-
 
 # --- Checks, and the shapes of what comes and goes ---
 
 
-def _first(*values: Any) -> Any:
-    """The first of `values` that is not None."""
-    return next(value for value in values if value is not None)
+def _config(folder: Path) -> dict[str, Any]:
+    """The settings in the files of a folder, under the names of transformers 4."""
+    config, tokens = (
+        read_json(folder / name) if (folder / name).exists() else {}
+        for name in ("tokenizer_config.json", "special_tokens_map.json")
+    )
+    if not {"added_tokens_decoder", "backend"} & config.keys():  # transformers before 4.34: the map has the last word
+        config |= tokens
+    more = config.get("extra_special_tokens") or []  # its name in transformers 5
+    return {MORE: list(more.values() if isinstance(more, Mapping) else more)} | config
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=1) + "\n"
+
+
+def _write(folder: str | Path, texts: Mapping[str, str]) -> tuple[str, ...]:
+    """Write files of these names and texts into `folder`, and return their paths."""
+    target = make_folder(folder)
+    for name, text in texts.items():
+        with replacing(target / name) as path:
+            path.write_text(text, encoding="utf-8")
+    return tuple(str(target / name) for name in texts)
 
 
 def _refuse_unknown(where: str, given: Mapping[str, Any], known: Iterable[str]) -> None:
     for name in given:
         if name not in known:
-            raise InputError(f"{where} has no argument {name!r}.{suggest(name, known)}")
+            raise InputError(f"{where} has no argument {name!r}.{suggest(name, known, INSTEAD)}")
 
 
 def _strategy(name: str, value: Any, choices: Sequence[str]) -> str | None:
@@ -626,25 +402,21 @@ def _strategy(name: str, value: Any, choices: Sequence[str]) -> str | None:
 
 def _padded_length(strategy: str | None, lengths: Iterable[int], limit: int, multiple: int) -> int:
     """The length to which rows of these `lengths` are padded, or 0 if they stay as they are."""
-    if strategy is None or (strategy == "max_length" and limit >= NO_LIMIT):
+    if strategy is None or (strategy == "max_length" and limit >= LARGE):
         return 0
     length = limit if strategy == "max_length" else max(lengths)
     return -(-length // multiple) * multiple
 
 
-def _content(name: str, token: Any) -> Any:
-    """The text of a special token, given as a string, as an AddedToken, or as a file has that."""
-    token = token.get("content") if isinstance(token, Mapping) else getattr(token, "content", token)
-    if token is not None and not (isinstance(token, str) and token):
-        raise InputError(f"{name} is {token!r}, expected a string, not empty.")
-    return token
-
-
-def _strings(texts: Iterable[str]) -> Iterator[str]:
-    for text in texts if isinstance(texts, Iterable) and not isinstance(texts, str) else [None]:
-        if not isinstance(text, str):
-            raise InputError(f"texts: expected an iterable of strings, got {reprlib.repr(texts)}.")
-        yield text
+def _refuse_stride(stride: int, cut: str, limit: int, texts: list[Encoding], pairs: list[Encoding]) -> None:
+    """Raise an InputError where a text is cut to no more tokens than rows share: the library would panic."""
+    for first, second in zip(map(len, texts), map(len, pairs), strict=True):
+        if cut == "longest_first":
+            left = max(limit - min(first, second), limit // 2)
+        else:
+            left = limit - (second if cut == "only_first" else first)
+        if first + second > limit and 0 < left <= stride:
+            raise InputError(f"stride is {stride}, but max_length={limit} leaves only {left} tokens of a text.")
 
 
 def _samples(text: Any, pair: Any, split: bool) -> tuple[list[tuple[Any, ...]], bool]:
@@ -659,7 +431,9 @@ def _samples(text: Any, pair: Any, split: bool) -> tuple[list[tuple[Any, ...]], 
     def batch_of(name: str, value: Any) -> list[Any]:
         batch = [value] if is_one(value) else value
         if not (isinstance(batch, list | tuple) and batch and all(map(is_one, batch))):
-            raise InputError(f"{name} is {reprlib.repr(value)}, expected a {kind}, or one or more in a list.")
+            nested = isinstance(value, list | tuple) and any(isinstance(one, list | tuple) for one in value)
+            hint = " Pairs come as text and text_pair, words with is_split_into_words=True." * nested
+            raise InputError(f"{name} is {reprlib.repr(value)}, expected a {kind}, or one or more in a list.{hint}")
         return list(batch)
 
     texts, batched = batch_of("text", text), not is_one(text)
@@ -672,26 +446,36 @@ def _samples(text: Any, pair: Any, split: bool) -> tuple[list[tuple[Any, ...]], 
     return list(zip(texts, pairs, strict=True)), batched
 
 
-def _listed(value: Any) -> Any:
-    """An array of NumPy or CuPy as nested lists, a tuple or range as a list, anything else as it is."""
-    value = value.tolist() if hasattr(value, "tolist") else value
-    return list(value) if isinstance(value, tuple | range) else value
+def _refuse_surrogates(samples: Iterable[tuple[Any, ...]]) -> None:
+    for sample in samples:
+        for text in sample:
+            try:
+                (text if isinstance(text, str) else "".join(text)).encode()
+            except UnicodeEncodeError:
+                raise InputError(f"text: {SURROGATE}") from None
 
 
-def _library(return_tensors: str | None) -> Any:
-    """The array library that a call asks for, or None for lists."""
-    optional(choice("np", "cp")).check("return_tensors", return_tensors)
-    return return_tensors and load({"np": "numpy", "cp": "cupy"}[return_tensors])
+def _columns(encoded: Any) -> dict[str, Any]:
+    """The columns of what `pad` is given: a mapping, or a list of mappings with the same keys."""
+    columns = {}
+    if isinstance(encoded, Mapping):
+        columns = dict(encoded)
+    elif isinstance(encoded, list | tuple) and all(isinstance(one, Mapping) for one in encoded):
+        names = list(dict.fromkeys(name for one in encoded for name in one))
+        if any(name not in one for one in encoded for name in names):
+            raise InputError(f"encoded_inputs: expected the keys {names} in every encoding.")
+        columns = {name: [one[name] for one in encoded] for name in names}
+    if "input_ids" not in columns:
+        raise InputError(f"encoded_inputs is {reprlib.repr(encoded)}, expected input_ids, as a tokenizer call returns.")
+    return columns
 
 
-def _result(columns: dict[str, Any], rows: Sequence[Encoding], batched: bool, xp: Any) -> BatchEncoding:
-    """The columns [B, ...] as int64 arrays of library `xp`; or as lists, and one text has no batch axis."""
-    if xp is None:
-        if not batched:
-            columns = {name: c[0] if isinstance(c[0], list) else c for name, c in columns.items()}
-        return BatchEncoding(columns, rows)
-    lengths = sorted({len(ids) for ids in columns["input_ids"]})
-    if len(lengths) > 1:
-        raise InputError(f"rows of {lengths[0]} to {lengths[-1]} tokens make no array: pass padding=True.")
-    arrays = {name: xp.asarray(numpy.array(column, numpy.int64)) for name, column in columns.items()}
-    return BatchEncoding(arrays, rows)
+def _refuse_uneven(columns: Mapping[str, Any]) -> None:
+    """Every column has a row for each row of input_ids; those that are padded have as many numbers in it."""
+    rows = columns["input_ids"]
+    for name, column in columns.items():
+        if not isinstance(column, list) or len(column) != len(rows):
+            raise InputError(f"{name} is {reprlib.repr(column)}, expected {len(rows)} rows, as in input_ids.")
+        for row, ids in zip(column, rows, strict=True) if name in PAD_VALUES or column is rows else ():
+            if not isinstance(row, list) or len(row) != len(ids):
+                raise InputError(f"{name} has {reprlib.repr(row)}, expected a list as long as that of input_ids.")

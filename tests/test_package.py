@@ -25,6 +25,8 @@ FLOORS = [
     ["backend", "fields"],
     ["files", "threads", "machine"],
     ["config"],
+    ["byte_pair", "encoding"],
+    ["vocabulary"],
     ["tokenizer"],
     ["layers"],
     ["losses", "cache"],

@@ -2,40 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minibloom.errors import InputError
-from minibloom.tokenizer import BYTE_OF, SPLIT, BloomTokenizerFast
+from minibloom.tokenizer import INSTEAD, BloomTokenizerFast
 
-CORPUS = [
-    "All human beings are born free and equal in dignity and rights. They are endowed with reason, can't they?",
-    "Tous les êtres humains naissent libres et égaux en dignité et en droits.",
-    "人人生而自由,在尊严和权利上一律平等。他们赋有理性和良心",
-    "يولد جميع الناس أحراراً متساوين في الكرامة والحقوق، وقد وهبوا عقلاً",
-    "सभी मनुष्यों को गौरव और अधिकारों के मामले में जन्मजात स्वतन्त्रता और समानता प्राप्त है।",
-    "def main():\n    return [x for x in range(10) if x | 1]\n\tpass",
-]
-PUBLISHED = json.loads((Path(__file__).parent / "data" / "published_tokens.json").read_text(encoding="utf-8"))
-
-characters = st.characters(exclude_categories=["Cs"])  # any Unicode but surrogates, which are no characters
-hard = st.sampled_from([*" \n\t,.!?()|[]'’…。，、।۔،aбあ한é😀", "\u200d", "  ", " human", "</s>", "<pad>", "\r\n"])
-texts = st.lists(characters | hard, max_size=20).map("".join)
-token_ids = st.lists(st.integers(0, 399), max_size=30)
-sides = st.sampled_from(["left", "right"])
-
-
-def trained(**options) -> BloomTokenizerFast:
-    tokenizer = BloomTokenizerFast.train(CORPUS * 2, 400)
-    return BloomTokenizerFast(tokenizer_object=tokenizer._backend, **options) if options else tokenizer
-
+from .texts import CORPUS, sides, texts, trained
 
 CUTTING = {side: trained(truncation_side=side) for side in ("left", "right")}
 TRIMMING = {trim: trained(trim_offsets=trim) for trim in (True, False)}
@@ -49,171 +31,6 @@ def tokenizer() -> BloomTokenizerFast:
 @pytest.fixture(scope="module")
 def word_tokenizer() -> BloomTokenizerFast:
     return trained(add_prefix_space=True)
-
-
-# --- Text to ids and back ---
-
-
-@given(text=texts)
-def test_decoding_gives_back_the_text(tokenizer, text):
-    assert tokenizer.decode(tokenizer(text).input_ids) == text
-    assert tokenizer.convert_tokens_to_string(tokenizer.tokenize(text)) == text
-
-
-@given(ids=token_ids, skip=st.booleans())
-def test_decoding_any_ids_is_what_the_tokenizers_library_does(tokenizer, ids, skip):
-    assert tokenizer.decode(ids, skip_special_tokens=skip) == tokenizer._backend.decode(ids, skip)
-    assert tokenizer.batch_decode([ids, numpy.array(ids, int)], skip_special_tokens=skip) == 2 * [
-        tokenizer._backend.decode(ids, skip)
-    ]
-
-
-@given(ids=token_ids, skip=st.booleans(), errors=st.sampled_from(["replace", "ignore", "backslashreplace"]))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_a_stream_shows_the_same_text_as_decode(tokenizer, monkeypatch, ids, skip, errors):
-    monkeypatch.setattr(tokenizer, "errors", errors)
-    stream = tokenizer.stream(skip_special_tokens=skip)
-    assert "".join(map(stream.put, ids)) + stream.end() == tokenizer.decode(ids, skip_special_tokens=skip)
-
-
-@given(text=texts)
-def test_a_stream_never_shows_half_a_character(tokenizer, text):
-    stream, shown = tokenizer.stream(skip_special_tokens=False), ""
-    for token_id in tokenizer.encode(text):
-        shown += stream.put(token_id)
-        assert text.startswith(shown)
-    assert shown == text and stream.end() == ""
-
-
-def test_a_character_that_breaks_off_is_replaced_at_the_end(tokenizer):
-    stream = tokenizer.stream()
-    assert [stream.put(token_id) for token_id in tokenizer.encode("😀")[:-1]] == ["", "", ""]
-    assert stream.end() == "\ufffd"
-
-
-def test_the_256_symbols_are_those_of_the_tokenizers_library():
-    from tokenizers import pre_tokenizers
-
-    assert set(BYTE_OF) == set(pre_tokenizers.ByteLevel.alphabet())
-    assert sorted(BYTE_OF.values()) == list(range(256))
-    assert BYTE_OF["Ġ"] == ord(" ") and BYTE_OF["Ċ"] == ord("\n")
-
-
-def test_errors_says_what_becomes_of_bytes_that_are_no_text(tokenizer):
-    half = tokenizer.encode("😀")[:2]
-    assert tokenizer.decode(half) == "\ufffd"
-    assert trained(errors="ignore").decode(half) == ""
-    with pytest.raises(UnicodeDecodeError):
-        trained(errors="strict").decode(half)
-
-
-def test_clean_up_drops_spaces_before_punctuation(tokenizer):
-    ids = tokenizer.encode("Yes , I do n't . We 've !")
-    assert tokenizer.decode(ids) == "Yes , I do n't . We 've !"
-    assert tokenizer.decode(ids, clean_up_tokenization_spaces=True) == "Yes, I don't. We've!"
-    assert trained(clean_up_tokenization_spaces=True).decode(ids) == "Yes, I don't. We've!"
-
-
-def test_an_added_token_is_text_as_it_stands():
-    tokenizer = trained(additional_special_tokens=["<naïve Ġ>"])
-    text = "x<naïve Ġ>y"
-    assert len(tokenizer) == tokenizer.vocab_size + 1
-    assert tokenizer.decode(tokenizer.encode(text)) == text
-    assert tokenizer.decode(tokenizer.encode(text), skip_special_tokens=True) == "xy"
-    tokenizer._backend.add_tokens(["<plain>"])  # not special: never skipped
-    tokenizer = BloomTokenizerFast(tokenizer_object=tokenizer._backend)
-    assert tokenizer.decode(tokenizer.encode("x<plain></s>"), skip_special_tokens=True) == "x<plain>"
-
-
-# --- What the real BLOOM does, as published ---
-
-
-@given(text=texts)
-def test_pieces_are_runs_with_one_space_and_what_lies_between(tokenizer, text):
-    import re
-
-    # The same pattern as a plain character class. Python alone counts \x1c to \x1f as white space.
-    runs = re.compile(r" ?[^\s(|).,!?…。，、।۔،]+")
-    text = text.translate(dict.fromkeys(range(0x1C, 0x20)))
-    expected, end = [], 0
-    for match in runs.finditer(text):
-        expected += [(end, match.start())] * (end < match.start()) + [match.span()]
-        end = match.end()
-    expected += [(end, len(text))] * (end < len(text))
-    assert [span for _, span in tokenizer._backend.pre_tokenizer.pre_tokenize_str(text)] == expected
-
-
-@pytest.fixture(scope="module")
-def published(tmp_path_factory) -> BloomTokenizerFast:
-    """BLOOM's own tokenizer.json as far as it is published: its pipeline, and 241 of 250,680 tokens without merges.
-
-    A piece that is one of those tokens gets its id.
-    """
-    folder = tmp_path_factory.mktemp("published")
-    model = {"vocab": PUBLISHED["vocabulary"], "merges": [], "ignore_merges": True}
-    content = PUBLISHED["pipeline"] | {"model": PUBLISHED["pipeline"]["model"] | model}
-    (folder / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
-    return BloomTokenizerFast.from_pretrained(folder)
-
-
-@pytest.mark.parametrize("case", PUBLISHED["cases"], ids=lambda case: repr(case["text"][:20]))
-def test_published_ids_decode_to_the_published_text(published, case):
-    assert published.decode(case["ids"]) == case["text"]
-
-
-@pytest.mark.parametrize("case", PUBLISHED["cases"], ids=lambda case: repr(case["text"][:20]))
-def test_published_tokens_end_where_our_pieces_end(published, case):
-    ends, at = {0}, 0
-    for token in published.convert_ids_to_tokens(case["ids"]):
-        at += len(token)
-        ends.add(at)
-    at = 0
-    for piece, special in pieces(published, case["text"]):
-        at += len(piece)
-        assert at in ends
-        if special or piece in PUBLISHED["vocabulary"]:  # a piece that is a token is that token
-            assert not any(at - len(piece) < end < at for end in ends)
-
-
-def test_published_ids_come_out_where_every_piece_is_a_known_token(published):
-    """That is so in 20 of 39 cases, and of 173 of 256 pieces.
-
-    The other 83 pieces are several tokens each. Which, only the merges say, and nobody has published them: of those
-    pieces the tests above check where they begin and end, and that their tokens decode to them.
-    """
-    known, cut = [], []
-    for case in PUBLISHED["cases"]:
-        of_case = [piece for piece, _ in pieces(published, case["text"])]
-        cut += of_case
-        known += [case] * all(piece in PUBLISHED["vocabulary"] for piece in of_case)
-    assert (len(known), len(PUBLISHED["cases"])) == (20, 39)
-    assert (sum(piece in PUBLISHED["vocabulary"] for piece in cut), len(cut)) == (173, 256)
-    for case in known:
-        assert published.encode(case["text"]) == case["ids"]
-
-
-def pieces(tokenizer: BloomTokenizerFast, text: str) -> list[tuple[str, bool]]:
-    """Steps 1 to 3: the pieces of `text` in symbols, and whether each is a special token."""
-    import re
-
-    parts = re.split("(<s>|</s>|<pad>|<unk>)", text)
-    found = []
-    for i, part in enumerate(parts):
-        cut = tokenizer._backend.pre_tokenizer.pre_tokenize_str(part)
-        found += [(part, True)] if i % 2 else [(piece, False) for piece, _ in cut]
-    return found
-
-
-def test_the_pipeline_is_that_of_the_published_file(tokenizer):
-    pipeline = json.loads(tokenizer._backend.to_str())
-    real = PUBLISHED["pipeline"]
-    assert pipeline["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] == SPLIT
-    for part in ("normalizer", "pre_tokenizer", "post_processor", "added_tokens", "truncation", "padding"):
-        assert pipeline[part] == real[part]
-    assert pipeline["decoder"] == real["decoder"] | {"use_regex": True}  # which decoding never reads
-    assert pipeline["model"] == pipeline["model"] | real["model"]  # and vocabulary, merges, and what came later
-    assert tokenizer.tokenize("a(b)|c [d]") == ["a", "(", "b", ")", "|", "c", "Ġ", "[", "d", "]"]
-    assert [piece for piece, _ in pieces(tokenizer, "a(b)|c [d]")] == ["a", "(", "b", ")|", "c", "Ġ[d]"]
 
 
 # --- Calls ---
@@ -250,6 +67,8 @@ def test_padding_is_on_the_left_unless_said_otherwise(tokenizer):
     unpadded = tokenizer("a, b", padding="do_not_pad", truncation=True, max_length=3, pad_to_multiple_of=2)
     assert len(unpadded.input_ids) == 3
     assert tokenizer.pad(tokenizer("a"), "max_length", max_length=4).attention_mask == [0, 0, 0, 1]
+    assert tokenizer.pad(tokenizer(""), "max_length", max_length=2).input_ids == [3, 3]
+    assert tokenizer.pad({"input_ids": [4], "labels": 7}, pad_to_multiple_of=2).labels == 7
 
 
 @given(text=texts, limit=st.integers(1, 12), side=sides)
@@ -328,50 +147,6 @@ def test_add_prefix_space_reads_the_first_word_like_any_other(tokenizer, word_to
     assert word_tokenizer.decode(word_tokenizer.encode("free.And")) == " free . And"
 
 
-def test_columns_are_keys_and_attributes(tokenizer):
-    encoded = tokenizer("free", return_attention_mask=False, return_length=True)
-    assert dict(**encoded) == {"input_ids": encoded.input_ids, "length": [len(encoded.input_ids)]}
-    with pytest.raises(AttributeError, match="Did you mean 'input_ids'"):
-        _ = encoded.input_id
-
-
-# --- The vocabulary ---
-
-
-def test_names_and_ids_of_the_vocabulary(tokenizer):
-    vocabulary = tokenizer.get_vocab()
-    assert len(vocabulary) == len(tokenizer) == tokenizer.vocab_size == 400
-    assert sorted(vocabulary.values()) == list(range(400))
-    named = [tokenizer.unk_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id]
-    assert named == [0, 1, 2, 3] and sorted(tokenizer.all_special_ids) == named
-    assert tokenizer.convert_ids_to_tokens([1, 2, 4], skip_special_tokens=True) == ["!"]
-    assert tokenizer.convert_tokens_to_ids(["!", "no such token"]) == [4, 0]
-    assert tokenizer.convert_ids_to_tokens(numpy.int64(vocabulary["Ġand"])) == "Ġand"
-
-
-def test_special_tokens_can_be_renamed_left_out_and_set(tokenizer):
-    more = trained(eos_token="<end>", additional_special_tokens=["<b>", "<a>"])
-    assert more.all_special_tokens == ["<s>", "<end>", "<unk>", "<pad>", "</s>", "<b>", "<a>"]
-    changed = trained(pad_token=None, eos_token="<end>")
-    assert changed.pad_token_id is None and changed.eos_token_id == 400
-    with pytest.raises(InputError, match="pad_token"):
-        changed(["a", "a, b"], padding=True)
-    changed.pad_token = changed.eos_token
-    assert changed("a", padding="max_length", max_length=2).input_ids[0] == 400
-    changed.pad_token = "<nowhere>"
-    with pytest.raises(InputError, match=r"pad_token is '<nowhere>'"):
-        _ = changed.pad_token_id
-
-
-def test_training_is_repeatable_and_holds_every_byte(tokenizer):
-    assert trained().get_vocab() == tokenizer.get_vocab()
-    smallest = BloomTokenizerFast.train(iter(["abab"]), 260)
-    assert len(smallest) == 260 and set(BYTE_OF) < set(smallest.get_vocab())
-    assert smallest.decode(smallest.encode("人人 生")) == "人人 生"
-    assert len(BloomTokenizerFast.train(["ab cd"], 300)) == 260  # no pair occurs twice
-    assert len(BloomTokenizerFast.train(["ab cd", "ab"], 300)) == 261
-
-
 # --- Files ---
 
 
@@ -403,6 +178,38 @@ def test_saving_and_loading_is_the_identity(tmp_path, options):
     same(BloomTokenizerFast.from_pretrained(str(folder), padding_side="left"), turned)
 
 
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda tokenizer: pickle.loads(pickle.dumps(tokenizer))])
+def test_a_tokenizer_can_be_copied_and_sent(again):
+    tokenizer = trained(eos_token="<end>", padding_side="right", add_prefix_space=True)
+    same(again(tokenizer), tokenizer)
+
+
+def test_the_files_of_other_versions_are_read(tmp_path):
+    """Before 4.34 of transformers, special_tokens_map.json had the last word; 5 calls more tokens extra."""
+    tokenizer = trained(additional_special_tokens=["<x>", "<y>"])
+    tokenizer.save_pretrained(tmp_path)
+    config_file, map_file = tmp_path / "tokenizer_config.json", tmp_path / "special_tokens_map.json"
+    config = json.loads(config_file.read_text(encoding="utf-8"))
+    map_file.write_text('{"pad_token": {"content": "<x>", "lstrip": true}, "additional_special_tokens": ["<x>"]}')
+    old = BloomTokenizerFast.from_pretrained(tmp_path)
+    assert (old.pad_token, old.eos_token, old.additional_special_tokens) == ("<x>", "</s>", ["<x>"])
+    assert old.tokenize("a <x>") == ["a", " <x>"]
+    config_file.write_text(json.dumps(config | {"added_tokens_decoder": {}}))
+    assert BloomTokenizerFast.from_pretrained(tmp_path).pad_token == "<pad>"
+    del config["additional_special_tokens"]
+    for extra in (["<y>"], {"image_token": "<y>"}):
+        config_file.write_text(json.dumps(config | {"backend": "tokenizers", "extra_special_tokens": extra}))
+        new = BloomTokenizerFast.from_pretrained(tmp_path)
+        assert (new.pad_token, new.additional_special_tokens) == ("<pad>", ["<y>"])
+
+
+def test_a_length_without_limit_may_be_said_in_many_ways(tmp_path):
+    for limit in (None, int(1e30), 10**22):
+        tokenizer = trained(model_max_length=limit)
+        assert tokenizer.encode("a, b", truncation=True) == tokenizer.encode("a, b", padding="max_length")
+    assert trained(model_max_length=None).model_max_length == int(1e30)
+
+
 def test_a_folder_with_only_tokenizer_json_keeps_its_pipeline(tmp_path):
     tokenizer = trained(add_prefix_space=True, trim_offsets=True)
     tokenizer.save_pretrained(tmp_path)
@@ -412,8 +219,13 @@ def test_a_folder_with_only_tokenizer_json_keeps_its_pipeline(tmp_path):
 
 
 def test_vocabulary_and_merges_make_the_same_tokenizer(tmp_path, tokenizer):
-    vocab_file, merges_file = tokenizer._backend.model.save(str(tmp_path))
-    same(BloomTokenizerFast(vocab_file, merges_file), tokenizer)
+    same(BloomTokenizerFast(*tokenizer.save_vocabulary(tmp_path / "ours")), tokenizer)
+    same(BloomTokenizerFast(*tokenizer._backend.model.save(str(tmp_path))), tokenizer)
+    files = [(tmp_path / "ours" / name).read_text(encoding="utf-8") for name in ("vocab.json", "merges.txt")]
+    assert [json.loads(files[0]), files[1].splitlines()[1:]] == [
+        json.loads((tmp_path / "vocab.json").read_text(encoding="utf-8")),
+        (tmp_path / "merges.txt").read_text(encoding="utf-8").splitlines()[1:],
+    ]
 
 
 def test_a_repository_is_fetched(tmp_path, monkeypatch, tokenizer):
@@ -421,7 +233,8 @@ def test_a_repository_is_fetched(tmp_path, monkeypatch, tokenizer):
     asked = []
     monkeypatch.setattr("minibloom.tokenizer.fetch", lambda *arguments: asked.append(arguments) or tmp_path)
     same(BloomTokenizerFast.from_pretrained("someone/bloom", revision="main"), tokenizer)
-    assert asked == [("someone/bloom", ["tokenizer.json", "tokenizer_config.json"], "main")]
+    names = ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"]
+    assert asked == [("someone/bloom", names, "main")]
 
 
 def test_importing_the_tokenizer_does_not_import_the_library():
@@ -450,7 +263,10 @@ BAD_CALLS = [
     (lambda t: t("a, b, c", "a, b", truncation="only_second", max_length=2), "too short"),
     (lambda t: t("a", padding=True, truncation=True, max_length=5, pad_to_multiple_of=4), "no multiple"),
     (lambda t: t("a", return_tensors="pt"), "return_tensors is 'pt', expected one of np, cp"),
-    (lambda t: t(["a", "a, b"], return_tensors="np"), "1 to 3 tokens .* padding=True"),
+    (
+        lambda t: t(["a", "a, b"], return_tensors="np"),
+        "rows of 1 to 3 numbers, .* pass padding=True",
+    ),
     (lambda t: t(["a"], is_split_into_words=True), "add_prefix_space=True"),
     (lambda t: t.decode([4, 400]), "id 400 is not in the vocabulary, 0 to 399"),
     (lambda t: t.decode([-1]), "id -1 "),
@@ -458,7 +274,29 @@ BAD_CALLS = [
     (lambda t: t.decode([[1, 2]]), r"id \[1, 2\] "),
     (lambda t: t.stream().put(10**12), "not in the vocabulary"),
     (lambda t: t.convert_tokens_to_string(["no such"]), "not in the vocabulary"),
-    (lambda t: t.pad({"input_ids": []}), "input_ids"),
+    (lambda t: t([["a", "b"]]), "Pairs come as text and text_pair, words with is_split_into_words=True"),
+    (lambda t: t("a", text_target="b"), r"no argument .text_target.. Use a call of its own: labels = tokenizer\("),
+    (lambda t: t("a", max_length=4, pad_to_max_length=True), 'Use padding="max_length"'),
+    (
+        lambda t: t("a, b, c, d", "a, b", truncation=True, max_length=3, stride=1),
+        "stride is 1, .* only 1 tokens",
+    ),
+    (lambda t: t.pad({"labels": [1]}), "encoded_inputs is .* expected input_ids"),
+    (lambda t: t.pad(3), "encoded_inputs is 3, expected input_ids"),
+    (lambda t: t.pad([]), r"encoded_inputs is \[\], expected input_ids"),
+    (lambda t: t.pad({"input_ids": 3}), "input_ids has 3, expected a list"),
+    (lambda t: t.pad({"input_ids": [[4], 5]}), "input_ids has 5, expected a list"),
+    (lambda t: t.pad({"input_ids": [[4], [5]], "labels": [1]}), r"labels is \[1\], expected 2 rows, as in input_ids"),
+    (lambda t: t.pad({"input_ids": [[4], [5]], "labels": 1}), "labels is 1, expected 2 rows"),
+    (
+        lambda t: t.pad({"input_ids": [[4, 4]], "attention_mask": [[1]]}),
+        r"attention_mask has \[1\], expected",
+    ),
+    (lambda t: t.convert_tokens_to_ids(None), "tokens is None, expected a string or a list"),
+    (lambda t: t.convert_tokens_to_ids(["a", 3]), "tokens is .'a', 3., expected a string or a list"),
+    (lambda t: trained(additional_special_tokens="<x>"), "additional_special_tokens is '<x>', expected a list"),
+    (lambda t: BloomTokenizerFast(tokenizer_object=t), "expected a tokenizers.Tokenizer"),
+    (lambda t: trained(sep_token="<x>"), "Use additional_special_tokens: BLOOM has no sep_token"),
     (lambda t: t.pad([t("a"), {"input_ids": [4]}]), "keys"),
     (lambda t: t.pad(t("a")).tokens(), "0 texts were encoded"),
     (lambda t: BloomTokenizerFast(), "from_pretrained"),
@@ -507,6 +345,37 @@ def test_a_damaged_folder_is_an_error_that_names_the_file(tmp_path, tokenizer, n
         (tmp_path / name).write_text(content)
     with pytest.raises(InputError, match=message):
         BloomTokenizerFast.from_pretrained(tmp_path)
+
+
+@given(pair=st.tuples(texts, texts), limit=st.integers(1, 8), stride=st.integers(0, 7), side=sides)
+@pytest.mark.parametrize("cut", ["longest_first", "only_first", "only_second"])
+def test_a_pair_is_cut_to_its_limit_or_refused_with_an_input_error(pair, limit, stride, side, cut):
+    """Never a panic, which is no Exception. Nothing that can be cut is refused."""
+    tokenizer = CUTTING[side]
+    first, second = map(len, map(tokenizer.encode, pair))
+    short = min(first, second)
+    left = {  # of the text that is cut to the fewest tokens
+        "longest_first": limit // 2 if short > limit // 2 else limit - short,
+        "only_first": limit - second,
+        "only_second": limit - first,
+    }[cut]
+    fits = first + second <= limit or stride < left or (left == stride == 0 and cut == "longest_first")
+    try:
+        assert len(tokenizer.encode(*pair, truncation=cut, max_length=limit, stride=stride)) <= limit
+    except InputError:
+        assert not fits or stride >= limit
+    else:
+        assert fits
+
+
+def test_what_is_left_out_says_what_to_use(tokenizer):
+    for name, use in INSTEAD.items():
+        assert not hasattr(tokenizer, name)
+        with pytest.raises(AttributeError) as raised:
+            getattr(tokenizer, name)
+        assert f"Use {use}." in str(raised.value)
+    with pytest.raises(AttributeError, match="has no 'pading_side'. Did you mean 'padding_side'"):
+        _ = tokenizer.pading_side
 
 
 def test_a_call_that_fails_leaves_nothing_behind(tokenizer):
