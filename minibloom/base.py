@@ -242,7 +242,8 @@ class PreTrainedModel:
     ) -> Any:
         """Forward with a tape, and back: through the head, whose rule is given, and through the stack."""
         tape = Tape(trace)
-        out = self(*args, **{"use_cache": False, **kwargs, "trace": tape, "return_dict": True})
+        no_cache = {"use_cache": False} if "use_cache" in self._arguments() else {}
+        out = self(*args, **{**no_cache, **kwargs, "trace": tape, "return_dict": True})
         grads: dict[str, Array] = {}
         d = head_backward(tape, grads)  # [B, S, E], the gradient at the hidden states
         transformer_backward(d, self._params_read(), self.config, tape, grads)
