@@ -60,7 +60,8 @@ class Parser(argparse.ArgumentParser):
 
 def parser() -> argparse.ArgumentParser:
     """All commands and options."""
-    from .training import SHAPE, TrainingSettings
+    from .settings import TrainingSettings
+    from .training import SHAPE
 
     top = Parser(prog="minibloom", description=DESCRIPTION)
     top.add_argument("--version", action="version", version=f"minibloom {__version__}")
@@ -193,7 +194,8 @@ def run_info(a: argparse.Namespace) -> None:
 
 
 def run_train(a: argparse.Namespace) -> int:
-    from .training import SHAPE, TrainingSettings, train_folder
+    from .settings import TrainingSettings
+    from .training import SHAPE, train_folder
 
     settings = TrainingSettings(**{f.name: getattr(a, f.name) for f in dataclasses.fields(TrainingSettings)})
     shape = {name: getattr(a, name) for name in SHAPE if getattr(a, name) is not None}

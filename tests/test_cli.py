@@ -18,8 +18,8 @@ from minibloom import BloomForCausalLM, BloomTokenizerFast, step_names
 from minibloom.checkpoint import write_checkpoint
 from minibloom.cli import main, parser
 from minibloom.generation import stream_text
+from minibloom.settings import TrainingSettings
 from minibloom.tensor_file import write_tensors
-from minibloom.training import TrainingSettings
 
 from . import tiny
 
