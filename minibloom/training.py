@@ -79,7 +79,7 @@ class Batches:
 
     def evaluate(self, model: Any, s: TrainingSettings) -> dict[str, float]:
         """The mean of the losses of the batches held out."""
-        losses = [float(model(**batch).loss) for batch in self.held_out]
+        losses = [float(model(**_on_device(batch, model)).loss) for batch in self.held_out]
         return {"validation_loss": sum(losses) / len(losses)} if losses else {}
 
     def digest(self) -> str:
@@ -130,7 +130,7 @@ def train(
         for step in range(start, s.steps):
             loss, tokens, grads = 0.0, 0, dict[str, Array]()
             for part in range(s.accumulation):
-                batch = {name: model.xp.asarray(value) for name, value in next(source).items()}
+                batch = _on_device(next(source), model)
                 out, new = model.value_and_grad(**batch, train=True, seed=[s.seed, 3, step, part])
                 tokens += batch["input_ids"].size if "input_ids" in batch else 0
                 loss += float(out.loss) / s.accumulation
@@ -155,6 +155,11 @@ def train(
             if stop:
                 break
     return history
+
+
+def _on_device(batch: Mapping[str, Any], model: PreTrainedModel) -> dict[str, Array]:
+    """Arrays that stand anywhere, in the model's array library."""
+    return {name: model.xp.asarray(value) for name, value in batch.items()}
 
 
 def check_run(folder: str | Path, resume: bool) -> None:

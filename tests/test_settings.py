@@ -7,7 +7,7 @@ import math
 import pytest
 
 from minibloom.errors import InputError
-from minibloom.settings import TrainingSettings
+from minibloom.settings import FINETUNING, TrainingSettings
 
 BAD_SETTINGS = [
     ("steps", 0, "a whole number of at least 1"),
@@ -29,3 +29,7 @@ BAD_SETTINGS = [
 def test_a_setting_that_makes_no_sense_is_named(name, value, expected):
     with pytest.raises(InputError, match=f"^{name} is .*{expected}"):
         TrainingSettings(**{name: value})
+
+
+def test_fine_tuning_has_defaults_of_its_own():
+    assert TrainingSettings(**FINETUNING).learning_rate < TrainingSettings().learning_rate

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minibloom import BloomConfig, BloomForCausalLM, BloomTokenizerFast
+from minibloom import BloomConfig, BloomForCausalLM, BloomForTokenClassification, BloomTokenizerFast
 from minibloom.errors import InputError
 from minibloom.language_modeling import LanguageModeling, evaluate, read_documents, tokenize
 from minibloom.settings import TrainingSettings
@@ -207,6 +207,31 @@ def test_a_run_that_blows_up_stops_and_keeps_the_last_good_state(tmp_path):
     s = dataclasses.replace(SMALL, learning_rate=1e30, save_every=1)
     with pytest.raises(InputError, match=r"no longer finite .*saved at step \d+ stands.*smaller learning rate"):
         run(tmp_path, s, model=model)
+
+
+def test_batches_of_ones_own_train_any_head_in_turn_and_resume(tmp_path, monkeypatch):
+    rng = numpy.random.default_rng(0)
+    batches = [
+        {"input_ids": rng.integers(4, 60, (B, 5)), "labels": rng.integers(0, 2, (B, 5)).tolist()} for B in (2, 3, 1)
+    ]
+
+    def run_batches(folder: Path, **options: Any) -> tuple[Any, list[dict[str, float]]]:
+        model = BloomForTokenClassification(small_model(0.2).config)
+        task = Batches(options.pop("batches", batches), held_out=batches[:2])
+        return model, train(model, task, SMALL, folder, progress=False, **options)
+
+    model, history = whole = run_batches(tmp_path / "whole")
+    losses = [float(model(**batch).loss) for batch in batches[:2]]
+    assert history[-1]["validation_loss"] == pytest.approx(sum(losses) / 2)
+    stop_at(monkeypatch, 4)
+    run_batches(tmp_path / "run")
+    monkeypatch.undo()
+    for change in ({"batches": batches[::-1]}, {"batches": [{**batches[0], "labels": 1 - rng.integers(0, 2, (2, 5))}]}):
+        with pytest.raises(InputError, match="text .was"):
+            run_batches(tmp_path / "run", resume=True, **change)
+    assert_same_run(run_batches(tmp_path / "run", resume=True), whole)
+    with pytest.raises(InputError, match="batches is empty"):
+        Batches([])
 
 
 # --- The command ---
