@@ -19,7 +19,7 @@ from minibloom import BloomConfig, BloomForCausalLM, BloomForTokenClassification
 from minibloom.errors import InputError
 from minibloom.language_modeling import LanguageModeling, evaluate, read_documents, tokenize
 from minibloom.settings import TrainingSettings
-from minibloom.training import STATE, train, train_folder
+from minibloom.training import STATE, Batches, train, train_folder
 
 from . import tiny
 from .runs import assert_same_run, saved, stderr_until, stop_at, write
