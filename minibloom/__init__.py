@@ -11,6 +11,7 @@ from .backend import to_numpy
 from .cache import Cache, StaticCache
 from .config import BloomConfig
 from .errors import InputError
+from .finetuning import finetune, predict
 from .flax import FlaxBloomForCausalLM, FlaxBloomModel
 from .models import (
     BloomForCausalLM,
@@ -43,6 +44,8 @@ __all__ = [
     "Trace",
     "Walk",
     "__version__",
+    "finetune",
+    "predict",
     "step_names",
     "to_numpy",
     "walk",

@@ -1,4 +1,4 @@
-"""The command line: `minibloom generate | walk | info | train | bench`.
+"""The command line: `minibloom generate | walk | info | train | predict | bench`.
 
 Bad input ends with one line on standard error and exit status 2; so does a wrong option.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import io
+import json
 import os
 import re
 import sys
@@ -60,7 +61,9 @@ class Parser(argparse.ArgumentParser):
 
 def parser() -> argparse.ArgumentParser:
     """All commands and options."""
-    from .training import SHAPE, TrainingSettings
+    from .settings import FINETUNING, TrainingSettings
+    from .tasks import TASKS
+    from .training import SHAPE
 
     top = Parser(prog="minibloom", description=DESCRIPTION)
     top.add_argument("--version", action="version", version=f"minibloom {__version__}")
@@ -71,11 +74,12 @@ def parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=run, parser=sub)
         return sub
 
-    def with_model(sub: argparse.ArgumentParser) -> None:
+    def with_model(sub: argparse.ArgumentParser, required: bool = False) -> None:
         sub.add_argument(
             "--model",
+            required=required,
             metavar="PATH_OR_REPO",
-            help="a checkpoint's folder or hub repository; the shipped one if not given",
+            help="a checkpoint's folder or hub repository" + ("" if required else "; the shipped one if not given"),
         )
         sub.add_argument("--revision", help="of a hub repository: a branch, tag or commit")
         sub.add_argument("--dtype", default="float32", help="precision to compute in: float32 (default) or float64")
@@ -114,11 +118,12 @@ def parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--revision", help="of a hub repository: a branch, tag or commit")
 
-    sub = command("train", run_train, "make a tokenizer and a small BLOOM from a folder of plain text")
+    sub = command("train", run_train, "make a small BLOOM from a folder of plain text, or fine-tune one for a task")
     sub.add_argument(
-        "folder",
-        metavar="FOLDER_OF_TEXT",
-        help="plain text files in UTF-8; folders `train` and `validation` in it are used as such",
+        "data",
+        metavar="TEXTS_OR_EXAMPLES",
+        help="a folder of plain text files in UTF-8, in which folders `train` and `validation` are used as such; or "
+        "with --task a file of labelled examples, JSON lines or CSV",
     )
     sub.add_argument(
         "--out", required=True, metavar="FOLDER", help="where the model, its tokenizer and the state of the run go"
@@ -131,7 +136,14 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--start-from",
         metavar="PATH_OR_REPO",
-        help="a checkpoint whose model and tokenizer go on learning, in place of new ones",
+        help="a checkpoint whose model and tokenizer go on learning, in place of new ones; with --task the shipped one "
+        "if not given",
+    )
+    sub.add_argument("--task", choices=TASKS, help="what the examples are for: " + ", ".join(TASKS))
+    sub.add_argument(
+        "--validation",
+        metavar="FILE_OR_SHARE",
+        help="with --task: examples to measure on, or the share of the examples that is held out for it, as 0.1",
     )
     sub.add_argument("--vocab-size", type=int, help=f"of the tokenizer (default {SHAPE['vocab_size']})")
     sub.add_argument("--hidden-size", type=int, help=f"E (default {SHAPE['hidden_size']})")
@@ -139,14 +151,21 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--n-head", type=int, metavar="HEADS", help=f"heads (default {SHAPE['n_head']})")
     sub.add_argument("--dropout", type=float, default=0.0, help="probability of dropout (default 0)")
     for field in dataclasses.fields(TrainingSettings):
-        option = "--" + field.name.replace("_", "-")
+        option, told = "--" + field.name.replace("_", "-"), field.metadata["help"]
         if field.type == "bool":
-            sub.add_argument(option, action="store_true", help=field.metadata["help"])
+            sub.add_argument(option, action="store_true", default=None, help=told)
             continue
+        with_task = f", with --task {FINETUNING[field.name]}" if field.name in FINETUNING else ""
         kind = int if field.type == "int" else float
-        sub.add_argument(
-            option, type=kind, default=field.default, help=f"{field.metadata['help']} (default {field.default})"
-        )
+        sub.add_argument(option, type=kind, help=f"{told} (default {field.default}{with_task})")
+
+    sub = command(
+        "predict", run_predict, "label a text, tag its words or find an answer in it, with what train --task made"
+    )
+    sub.add_argument("text", help="to be labelled; or the context that holds the answer to --question")
+    with_model(sub, required=True)
+    sub.add_argument("--question", help="for question answering")
+    sub.add_argument("--json", action="store_true", help="print the answer as JSON, with all its figures")
 
     sub = command("bench", run_bench, "measure speed, side by side with transformers where it is installed")
     from .bench import add_arguments
@@ -196,17 +215,57 @@ def run_info(a: argparse.Namespace) -> None:
 
 
 def run_train(a: argparse.Namespace) -> int:
-    from .training import SHAPE, TrainingSettings, train_folder
+    from .finetuning import finetune_file
+    from .settings import FINETUNING, TrainingSettings
+    from .training import SHAPE, measured, train_folder
 
-    settings = TrainingSettings(**{f.name: getattr(a, f.name) for f in dataclasses.fields(TrainingSettings)})
+    names = [field.name for field in dataclasses.fields(TrainingSettings)]
+    given = {name: getattr(a, name) for name in names if getattr(a, name) is not None}
     shape = {name: getattr(a, name) for name in SHAPE if getattr(a, name) is not None}
-    history = train_folder(a.folder, a.out, settings, a.resume, a.dropout, start_from=a.start_from, **shape)
+    settings = TrainingSettings(**(FINETUNING if a.task else {}) | given)
+    options = {"start_from": a.start_from, "dropout": a.dropout, "resume": a.resume}
+    if a.task:
+        for name in (*shape, *(["whole_documents"] if a.whole_documents else [])):
+            raise InputError(f"{name} cannot be chosen with --task, which fine-tunes a model that is there.")
+        history = finetune_file(a.data, a.task, a.out, settings, _file_or_share(a.validation), **options)
+    else:
+        if a.validation:
+            raise InputError("--validation needs --task. Text to measure on stands in a folder `validation`.")
+        history = train_folder(a.data, a.out, settings, **options, **shape)
     last = history[-1]
-    print(f"{a.out}: saved at step {last['step']} of {settings.steps}, loss {last['loss']:.3f}.")
+    print(f"{a.out}: saved at step {last['step']} of {settings.steps}, loss {last['loss']:.3f}{measured(last)}.")
     if last["step"] < settings.steps:
         print("minibloom train: stopped. The same command with --resume goes on.", file=sys.stderr)
         return 130
     return 0
+
+
+def _file_or_share(given: str | None) -> str | float | None:
+    try:
+        return given and float(given)
+    except ValueError:
+        return given
+
+
+def run_predict(a: argparse.Namespace) -> None:
+    from .finetuning import load as load_finetuned
+    from .finetuning import predict
+    from .models import BloomForQuestionAnswering
+
+    if not a.text:
+        raise InputError("the text is empty: give at least one character.")
+    model, tokenizer = load_finetuned(a.model, a.revision, dtype=a.dtype, backend=a.backend)
+    if isinstance(model, BloomForQuestionAnswering) != (a.question is not None):
+        needs = "needs a --question" if a.question is None else "answers no --question"
+        raise InputError(f"{a.model} was saved as {type(model).__name__}, which {needs}.")
+    answer = predict(model, tokenizer, a.text if a.question is None else {"question": a.question, "context": a.text})
+    if a.json:
+        print(json.dumps(answer))
+        return
+    for part in answer if isinstance(answer, list) else [answer]:
+        *words, score = (part[name] for name in ("answer", "word", "label", "entity", "score") if name in part)
+        shown = f"{score:.4f}" if model.config.problem_type == "regression" else f"{score:6.1%}"
+        print("\t".join([*words, shown]))
 
 
 def run_bench(a: argparse.Namespace) -> None:

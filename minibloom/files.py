@@ -44,6 +44,16 @@ def make_folder(folder: str | Path) -> Path:
     return folder
 
 
+def read_text(path: str | Path) -> str:
+    """Return the text in the file `path`; an InputError names the file if it holds none in UTF-8."""
+    try:
+        return Path(path).read_bytes().decode("utf-8-sig")  # the mark that some editors put first is no text
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text (byte {error.start}). Convert it, or move it away.") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}.") from None
+
+
 def read_json(path: str | Path) -> dict[str, Any]:
     """Return the JSON object in the file `path`; an InputError names the file if it holds none."""
     try:

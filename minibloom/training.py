@@ -1,9 +1,10 @@
-"""Training: text to batches, gradients to steps, and a loop that can be stopped and goes on as if it had not been.
+"""Training: a loop that can be stopped, and goes on as if it had not been.
 
     settings = TrainingSettings(steps=1000)
-    train(model, tokens, settings, folder="my-bloom", tokenizer=tokenizer)
+    train(model, LanguageModeling(documents), settings, folder="my-bloom", tokenizer=tokenizer)
 
-All randomness comes from `settings.seed` and the number of the step, never from what ran before. So a run
+The loop is the same for every head. What differs is a task: it makes the batches, and measures the model on what was
+held out. All randomness comes from `settings.seed` and the number of the step, never from what ran before. So a run
 that was stopped and resumed computes the same bits as one that was not.
 """
 
@@ -11,242 +12,112 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import math
 import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy
 
-from .backend import Array, namespace, to_numpy
+from .backend import Array, to_numpy
+from .base import PreTrainedModel
 from .config import BloomConfig
 from .errors import InputError
 from .files import make_folder, replacing
+from .language_modeling import LanguageModeling, read_documents, tokenize
 from .models import BloomForCausalLM
+from .optimizer import AdamW, clip_gradients, learning_rate
+from .settings import TrainingSettings
 from .tokenizer import BloomTokenizerFast
 
-LOWEST = {"seed": 0, "warmup_steps": 0, "context_length": 2}  # a single token has no next one to predict
 STATE = "training.safetensors"  # parameters, the optimiser's state and the settings, in one file: whole or not there
 
 SHAPE = {"vocab_size": 4000, "hidden_size": 256, "n_layer": 4, "n_head": 8}  # of a new model, unless said otherwise
 
 
-def _setting(default: float, help: str) -> Any:
-    return dataclasses.field(default=default, metadata={"help": help})
+# --- what is learnt ---
 
 
-@dataclass(frozen=True)
-class TrainingSettings:
-    """How to train. The run reads steps * batch_size * accumulation * context_length tokens in all."""
+class Task(Protocol):
+    """What a model is trained on. `LanguageModeling` is one, `minibloom.tasks` has those of the other heads."""
 
-    steps: int = _setting(2000, "updates of the parameters")
-    batch_size: int = _setting(4, "rows in one forward and backward pass")
-    whole_documents: bool = _setting(False, "begin each row at a document's start, not where the last one ended")
-    accumulation: int = _setting(1, "passes whose gradients are averaged into one step")
-    context_length: int = _setting(256, "tokens in a row")
-    learning_rate: float = _setting(2e-3, "learning rate at its peak")
-    warmup_steps: int = _setting(200, "steps until the peak, on a straight line; a cosine goes down from there")
-    final_rate: float = _setting(0.05, "share of the peak that is left at the end")
-    weight_decay: float = _setting(0.01, "AdamW's, on matrices only")
-    beta1: float = _setting(0.9, "AdamW's memory of gradients")
-    beta2: float = _setting(0.95, "AdamW's memory of their squares")
-    clip: float = _setting(1.0, "largest norm of all gradients together; a larger one is scaled down")
-    seed: int = _setting(0, "of everything that is drawn")
-    save_every: int = _setting(250, "steps between two saves")
+    def batches(self, s: TrainingSettings, start: int = 0) -> Iterator[Mapping[str, Array]]:
+        """An endless run of batches from number `start` on, each the arguments of `model.value_and_grad(**batch)`.
 
-    def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if field.type == "bool":
-                if not isinstance(value, bool):
-                    raise InputError(f"{field.name} is {value!r}, expected True or False.")
-                continue
-            whole = field.type == "int"
-            low: float = LOWEST.get(field.name, 1) if whole else 0
-            kinds = (int,) if whole else (int, float)
-            if isinstance(value, bool) or not isinstance(value, kinds) or not low <= float(value) < math.inf:
-                expected = f"a whole number of at least {low}" if whole else "a number of at least 0"
-                raise InputError(f"{field.name} is {value!r}, expected {expected}.")
-        for name in ("beta1", "beta2"):
-            if getattr(self, name) >= 1:
-                raise InputError(f"{name} is {getattr(self, name)!r}, expected a number below 1.")
-        if self.final_rate > 1:
-            raise InputError(f"final_rate is {self.final_rate!r}, expected a number of at most 1.")
+        Batch number n is the same whichever one the run starts from.
+        """
+
+    def evaluate(self, model: Any, s: TrainingSettings) -> dict[str, float]:
+        """How well the model does on what was held out: figures `validation_...`, none if nothing was."""
+
+    def digest(self) -> str:
+        """A fingerprint of all that is learnt from."""
 
 
-# --- the optimiser ---
+class Batches:
+    """The task of batches that are made already: arrays by argument name, read in turn, over and over.
 
-
-def learning_rate(step: int, s: TrainingSettings) -> float:
-    """The rate of step number `step` (from 0): a straight line up over `warmup_steps`, then a cosine down."""
-    if step < s.warmup_steps:
-        return s.learning_rate * (step + 1) / s.warmup_steps
-    done = (step - s.warmup_steps) / max(1, s.steps - s.warmup_steps)
-    return s.learning_rate * (s.final_rate + (1 - s.final_rate) * 0.5 * (1 + math.cos(math.pi * done)))
-
-
-def clip_gradients(grads: Mapping[str, Array], limit: float) -> float:
-    """Scale all gradients, in place, so that their norm together is at most `limit`. Returns the norm before."""
-    norm = math.sqrt(sum(float(namespace(g).vdot(g, g)) for g in grads.values()))
-    if norm > limit:
-        for g in grads.values():
-            g *= limit / norm
-    return norm
-
-
-class AdamW:
-    """Adam with decoupled weight decay (Loshchilov & Hutter, 2019).
-
-        m = β1 m + (1 - β1) g          the gradient, smoothed
-        v = β2 v + (1 - β2) g²         its square, smoothed
-        p = p - rate * ( m̂ / (√v̂ + ε) + decay * p )        with m̂ = m / (1 - β1^t), v̂ = v / (1 - β2^t)
-
-    m and v start at 0 and are too small at first: the hats undo that. Only matrices decay; biases and the
-    weights of layer norms, which are vectors, do not.
+    batches = [{"input_ids": ids, "attention_mask": mask, "labels": labels}, ...]
+    train(model, Batches(batches), TrainingSettings(steps=100), "my-model")
     """
 
-    def __init__(self, params: Mapping[str, Array], beta1: float = 0.9, beta2: float = 0.95, eps: float = 1e-8) -> None:
-        self.beta1, self.beta2, self.eps, self.t = beta1, beta2, eps, 0
-        self.m = {name: namespace(p).zeros_like(p) for name, p in params.items()}
-        self.v = {name: namespace(p).zeros_like(p) for name, p in params.items()}
+    def __init__(self, batches: Sequence[Mapping[str, Any]], held_out: Sequence[Mapping[str, Any]] = ()) -> None:
+        if not batches:
+            raise InputError("batches is empty: give at least one dictionary of arrays.")
+        self.given, self.held_out = batches, held_out
 
-    def step(
-        self, params: MutableMapping[str, Array], grads: Mapping[str, Array], rate: float, weight_decay: float = 0.0
-    ) -> None:
-        """Update `params` in place."""
-        self.t += 1
-        m_scale, v_scale = 1 / (1 - self.beta1**self.t), 1 / (1 - self.beta2**self.t)
-        for name, p in params.items():
-            g, m, v, xp = grads[name], self.m[name], self.v[name], namespace(p)
-            m *= self.beta1
-            m += (1 - self.beta1) * g
-            v *= self.beta2
-            v += (1 - self.beta2) * (g * g)
-            update = xp.sqrt(v * v_scale)
-            update += self.eps
-            xp.divide(m, update, out=update)
-            update *= rate * m_scale
-            if p.ndim > 1:
-                p *= 1 - rate * weight_decay
-            p -= update
+    def batches(self, s: TrainingSettings, start: int = 0) -> Iterator[Mapping[str, Array]]:
+        """The given ones, from number `start` on."""
+        return (self.given[i % len(self.given)] for i in itertools.count(start))
 
+    def evaluate(self, model: Any, s: TrainingSettings) -> dict[str, float]:
+        """The mean of the losses of the batches held out."""
+        losses = [float(model(**_on_device(batch, model)).loss) for batch in self.held_out]
+        return {"validation_loss": sum(losses) / len(losses)} if losses else {}
 
-# --- the data ---
-
-
-def read_documents(folder: str | Path) -> dict[str, str]:
-    """Every text file under `folder`, by its path within it, sorted. Hidden files and empty ones are left out."""
-    root = Path(folder)
-    if not root.is_dir():
-        raise InputError(f"{root} is no folder. Give a folder of plain text files in UTF-8.")
-    documents = {}
-    for path in sorted(root.rglob("*")):
-        inside = path.relative_to(root)
-        if not path.is_file() or any(part.startswith(".") for part in inside.parts):
-            continue
-        try:
-            text = path.read_bytes().decode("utf-8-sig")  # the mark that some editors put first is no text
-        except UnicodeDecodeError as error:
-            raise InputError(f"{path} is not UTF-8 text (byte {error.start}). Convert it, or move it away.") from None
-        except OSError as error:
-            raise InputError(f"{path} cannot be read: {error.strerror}.") from None
-        if text.strip():
-            documents[inside.as_posix()] = text
-    if not documents:
-        raise InputError(f"{root} holds no text. Put at least one file of plain text in UTF-8 there.")
-    return documents
-
-
-def tokenize(documents: Mapping[str, str], tokenizer: BloomTokenizerFast) -> list[Array]:
-    """The token ids of each document, with the end-of-sequence token behind it."""
-    end = [tokenizer.eos_token_id]
-    return [numpy.array(tokenizer.encode(text) + end, dtype=numpy.int32) for text in documents.values()]
-
-
-def batches(documents: Sequence[Array], s: TrainingSettings, start: int = 0) -> Iterator[Array]:
-    """An endless run of batches `[batch_size, context_length]`, from batch number `start` on.
-
-    In each epoch the documents are shuffled, joined to one stream, and cut into rows, which are shuffled again. A
-    row begins wherever the one before ended; or, with `whole_documents`, a row begins at each document's start.
-    Rows that fill no batch are left out of this epoch. Too little text for one batch is an InputError.
-    """
-    width, tokens = s.context_length, sum(map(len, documents))
-    per_epoch = (len(documents) if s.whole_documents else tokens // width) // s.batch_size
-    if per_epoch == 0 or tokens < width:
-        raise InputError(
-            f"the text has {tokens:,} tokens in {len(documents):,} documents, too few for one batch of "
-            f"{s.batch_size} rows of {width}. Give more text, or a smaller batch size or context length."
-        )
-
-    def epoch_rows(epoch: int) -> Array:
-        order = numpy.random.default_rng([s.seed, 1, epoch]).permutation(len(documents))
-        stream = numpy.concatenate([documents[i] for i in order])
-        begins = numpy.arange(0, tokens - width + 1, width)
-        if s.whole_documents:
-            begins = numpy.cumsum([0, *(len(documents[i]) for i in order[:-1])])
-        rows = stream[(begins[:, None] + numpy.arange(width)) % tokens]  # the last row goes on with the first document
-        return rows[numpy.random.default_rng([s.seed, 2, epoch]).permutation(per_epoch * s.batch_size)]
-
-    def endless() -> Iterator[Array]:  # a function of its own: what stands above runs at the call
-        epoch, within = divmod(start, per_epoch)
-        while True:
-            yield from epoch_rows(epoch).reshape(per_epoch, s.batch_size, width)[within:]
-            epoch, within = epoch + 1, 0
-
-    return endless()
-
-
-def evaluate(model: BloomForCausalLM, documents: Sequence[Array], context_length: int) -> tuple[float, int]:
-    """The loss over whole documents, in nats, summed; and how many tokens that were.
-
-    Each document is read after an end-of-sequence token, as in training, so that its first token counts too. A
-    document longer than the context is read in windows, each starting with the token that the last one ended on.
-    """
-    total, count = 0.0, 0
-    for document in documents:
-        stream = numpy.append(document[-1:], document).astype("int64")  # a document's last token ends it
-        for i in range(0, len(document), context_length):
-            window = model.xp.asarray(stream[None, i : i + context_length + 1])
-            predicted = window.shape[1] - 1
-            total += float(model(window, labels=window, use_cache=False).loss) * predicted
-            count += predicted
-    return total, count
+    def digest(self) -> str:
+        """A fingerprint of every array."""
+        digest = hashlib.sha256()
+        for batch in self.given:
+            for name, value in batch.items():
+                array = to_numpy(value) if hasattr(value, "__array_namespace__") else numpy.asarray(value)
+                digest.update(f"{name} {array.dtype} {array.shape}".encode() + array.tobytes())
+        return digest.hexdigest()
 
 
 # --- the loop ---
 
 
 def train(
-    model: BloomForCausalLM,
-    documents: Sequence[Array],
+    model: PreTrainedModel,
+    task: Task,
     settings: TrainingSettings,
     folder: str | Path,
     tokenizer: BloomTokenizerFast | None = None,
-    validation: Sequence[Array] = (),
     resume: bool = False,
     progress: bool = True,
 ) -> list[dict[str, float]]:
-    """Train `model` in place on tokenized `documents`; returns one record a step: step, loss, rate, norm.
+    """Train `model` in place on the batches of `task`; returns one record a step: step, loss, rate, norm.
 
     Every `save_every` steps, at the end, and on Ctrl-C, the state is written to `folder`, with the model and the
-    tokenizer as a checkpoint that `from_pretrained` loads. `validation` is measured every `save_every` steps and
-    at the end: the record has a validation_loss then. With `resume`, the run in `folder` goes on to the same
-    result as if it had not been stopped: bit for bit, on the same machine with the same number of threads.
+    tokenizer as a checkpoint that `from_pretrained` loads. What the task holds out is measured every `save_every`
+    steps and at the end: the record has figures `validation_...` then. With `resume`, the run in `folder` goes on to
+    the same result as if it had not been stopped: bit for bit, on the same machine with the same number of threads.
     """
     folder, s = Path(folder), settings
     check_run(folder, resume)
-    identity = fingerprint(model, documents, s, tokenizer)
+    identity = fingerprint(model, task, s, tokenizer)
     optimizer = AdamW(model.params, s.beta1, s.beta2)
     history = _load_state(folder / STATE, model, optimizer, identity) if resume else []
     start = saved = optimizer.t
-    source = batches(documents, s, start * s.accumulation)
+    source = task.batches(s, start * s.accumulation)
     make_folder(folder)
 
     def save() -> None:
@@ -257,10 +128,11 @@ def train(
 
     with _stop_on_ctrl_c() as stopped, _bar(s, start, progress) as show:
         for step in range(start, s.steps):
-            loss, grads = 0.0, dict[str, Array]()
+            loss, tokens, grads = 0.0, 0, dict[str, Array]()
             for part in range(s.accumulation):
-                rows = model.xp.asarray(next(source), dtype="int64")
-                out, new = model.value_and_grad(rows, labels=rows, train=True, seed=[s.seed, 3, step, part])
+                batch = _on_device(next(source), model)
+                out, new = model.value_and_grad(**batch, train=True, seed=[s.seed, 3, step, part])
+                tokens += batch["input_ids"].size if "input_ids" in batch else 0
                 loss += float(out.loss) / s.accumulation
                 grads = new if not grads else {name: grads[name] + g for name, g in new.items()}
             if s.accumulation > 1:
@@ -274,16 +146,20 @@ def train(
             optimizer.step(model.params, grads, rate, s.weight_decay)
             history.append({"step": step + 1, "loss": loss, "rate": rate, "norm": norm})
             due, stop = step + 1 == s.steps or (step + 1) % s.save_every == 0, stopped()
-            if due and len(validation):
-                nats, count = evaluate(model, validation, s.context_length)
-                history[-1]["validation_loss"] = nats / count
+            if due:
+                history[-1] |= task.evaluate(model, s)
             if due or stop:
                 save()
                 saved = step + 1
-            show(history[-1], saved)
+            show(history[-1], tokens, saved)
             if stop:
                 break
     return history
+
+
+def _on_device(batch: Mapping[str, Any], model: PreTrainedModel) -> dict[str, Array]:
+    """Arrays that stand anywhere, in the model's array library."""
+    return {name: model.xp.asarray(value) for name, value in batch.items()}
 
 
 def check_run(folder: str | Path, resume: bool) -> None:
@@ -331,24 +207,17 @@ def train_folder(
         )  # fmt: skip
         tokenizer = BloomTokenizerFast.train(documents.values(), shape["vocab_size"])
         model = BloomForCausalLM(config, seed=settings.seed)
-    return train(
-        model, tokenize(documents, tokenizer), settings, out, tokenizer, tokenize(held_out, tokenizer), resume, progress
-    )
+    task = LanguageModeling(tokenize(documents, tokenizer), tokenize(held_out, tokenizer))
+    return train(model, task, settings, out, tokenizer, resume, progress)
 
 
 # --- stopping, resuming, showing ---
 
 
 def fingerprint(
-    model: BloomForCausalLM,
-    documents: Sequence[Array],
-    settings: TrainingSettings,
-    tokenizer: BloomTokenizerFast | None = None,
+    model: PreTrainedModel, task: Task, settings: TrainingSettings, tokenizer: BloomTokenizerFast | None = None
 ) -> dict[str, Any]:
     """What must be the same for a run to go on bit for bit: settings, configuration, and the text itself."""
-    digest = hashlib.sha256()
-    for document in documents:
-        digest.update(document.tobytes() + b"|")
     config = model.config.replace(architectures=None).to_dict()
     same = dataclasses.asdict(settings) | {"save_every": None}  # how often is no part of the result
     vocabulary = "not given" if tokenizer is None else f"{len(tokenizer)} tokens"
@@ -357,13 +226,13 @@ def fingerprint(
         "config": config,
         "dtype": model.dtype,
         "tokenizer": vocabulary,
-        "text": digest.hexdigest(),  # as token ids
+        "text": task.digest(),  # as token ids, with its labels
     }
     return json.loads(json.dumps(identity))  # as it comes back from a file: JSON has only strings for keys
 
 
 def _save_state(
-    path: Path, model: BloomForCausalLM, optimizer: AdamW, identity: dict[str, Any], history: list[Any]
+    path: Path, model: PreTrainedModel, optimizer: AdamW, identity: dict[str, Any], history: list[Any]
 ) -> None:
     from safetensors.numpy import save_file
 
@@ -375,7 +244,7 @@ def _save_state(
 
 
 def _load_state(
-    path: Path, model: BloomForCausalLM, optimizer: AdamW, identity: dict[str, Any]
+    path: Path, model: PreTrainedModel, optimizer: AdamW, identity: dict[str, Any]
 ) -> list[dict[str, float]]:
     """Fill model and optimiser from `path`; returns the history so far."""
     from safetensors import SafetensorError, safe_open
@@ -435,18 +304,24 @@ def _bar(s: TrainingSettings, start: int, progress: bool) -> Iterator[Any]:
     """A progress bar with loss, tokens a second and time left."""
     from tqdm import tqdm
 
-    tokens, began = s.batch_size * s.accumulation * s.context_length, time.perf_counter()
+    read, began = 0, time.perf_counter()
     layout = "{percentage:3.0f}%|{bar}| step {n_fmt}/{total_fmt}, {remaining} left{postfix}"
     with tqdm(total=s.steps, initial=start, disable=not progress, bar_format=layout, mininterval=0.5) as bar:
 
-        def show(record: Mapping[str, float], saved: int) -> None:
-            speed = (record["step"] - start) * tokens / (time.perf_counter() - began)
+        def show(record: Mapping[str, float], tokens: int, saved: int) -> None:
+            nonlocal read
+            read += tokens
+            speed = read / (time.perf_counter() - began)
             note = f"loss {record['loss']:.3f}, {speed:,.0f} tokens/s, " + (
                 f"saved at step {saved}" if saved else "not saved yet"
             )
-            if "validation_loss" in record:
-                note += f", validation {record['validation_loss']:.3f}"
-            bar.set_postfix_str(note, refresh=False)
+            bar.set_postfix_str(note + measured(record), refresh=False)
             bar.update()
 
         yield show
+
+
+def measured(record: Mapping[str, float]) -> str:
+    """The figures of a record that were measured on what was held out, in words: ", validation loss 1.234"."""
+    figures = {name: value for name, value in record.items() if name.startswith("validation_")}
+    return "".join(f", {name.replace('_', ' ')} {value:.3f}" for name, value in figures.items())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 from collections.abc import Callable
@@ -14,12 +15,18 @@ import numpy
 import pytest
 
 import minibloom
-from minibloom import BloomForCausalLM, BloomTokenizerFast, step_names
+from minibloom import (
+    BloomForCausalLM,
+    BloomForQuestionAnswering,
+    BloomForSequenceClassification,
+    BloomTokenizerFast,
+    step_names,
+)
 from minibloom.checkpoint import write_checkpoint
 from minibloom.cli import main, parser
 from minibloom.generation import stream_text
+from minibloom.settings import FINETUNING, TrainingSettings
 from minibloom.tensor_file import write_tensors
-from minibloom.training import TrainingSettings
 
 from . import tiny
 
@@ -90,11 +97,71 @@ def test_train_makes_a_model_that_generate_runs(tmp_path, capsys):
     assert main(["info", str(out)]) == 0
 
 
-def test_every_training_setting_is_an_option_with_its_default(tmp_path):
-    arguments = parser().parse_args(["train", "texts", "--out", "out"])
-    settings = TrainingSettings()
-    assert all(getattr(arguments, name) == value for name, value in vars(settings).items())
-    assert parser().parse_args(["train", "t", "--out", "o", "--warmup-steps", "7"]).warmup_steps == 7
+EXAMPLES = {
+    "text-classification": [
+        {"text": "the cat", "label": "en"}, {"text": "le chat dort", "label": "fr"},
+    ],
+    "token-classification": [
+        {"tokens": ["the", "cat"], "ner_tags": ["O", "B-ANIMAL"]}, {"tokens": ["dog"], "ner_tags": ["B-ANIMAL"]},
+    ],
+    "question-answering": [
+        {"question": "who?", "context": "the cat sat.", "answers": {"text": ["the cat"], "answer_start": [0]}},
+        {"question": "what?", "context": "the cat sat.", "answers": {"text": ["sat"], "answer_start": [8]}},
+    ],
+}  # fmt: skip
+ASKED = {
+    "text-classification": ["the cat"],
+    "token-classification": ["the cat sat"],
+    "question-answering": ["the cat sat.", "--question", "who?"],
+}
+FIGURES = {
+    "text-classification": ", validation accuracy 1.000.",
+    "token-classification": ", validation accuracy 1.000, validation entity f1 1.000.",
+    "question-answering": ", validation exact match 1.000, validation f1 1.000.",
+}
+PERCENT = r"\t *\d+\.\d%\n"
+TOLD = {
+    "text-classification": f"en{PERCENT}fr{PERCENT}",
+    "token-classification": rf"the\tO{PERCENT}cat\tB-ANIMAL{PERCENT}sat\t[\w-]+{PERCENT}",
+    "question-answering": f"the cat{PERCENT}",
+}
+
+
+def write_examples(path: Path, examples: list[Any]) -> Path:
+    path.write_text("".join(json.dumps(one, ensure_ascii=False) + "\n" for one in examples), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("task", EXAMPLES)
+def test_train_fine_tunes_for_a_task_and_predict_asks_the_model(model, tmp_path, capsys, task):
+    data, out = write_examples(tmp_path / "data.jsonl", EXAMPLES[task]), str(tmp_path / "out")
+    options = ["--steps", "40", "--batch-size", "2", "--learning-rate", "0.01", "--context-length", "32"]
+    command = ["train", str(data), "--task", task, "--start-from", str(model), "--out", out, "--validation", str(data)]
+    assert main([*command, *options]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"{out}: saved at step 40 of 40, loss 0.") and shown.endswith(FIGURES[task] + "\n")
+    assert main(["predict", "--model", out, *ASKED[task]]) == 0
+    assert re.fullmatch(TOLD[task], told := capsys.readouterr().out), told
+    assert main(["predict", "--model", out, *ASKED[task], "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer if isinstance(answer, dict) else answer[0])["score"] > 0.9
+
+
+def test_numbers_from_csv_are_learnt_and_predicted_as_numbers(model, tmp_path, capsys):
+    (tmp_path / "data.csv").write_text("text,label\nthe cat,1.5\nle chien,-1\n")
+    command = ["train", str(tmp_path / "data.csv"), "--task", "text-classification", "--start-from", str(model)]
+    assert main([*command, "--out", str(tmp_path / "out"), "--steps", "40", "--learning-rate", "0.01"]) == 0
+    assert main(["predict", "--model", str(tmp_path / "out"), "the cat"]) == 0
+    assert re.fullmatch(r"LABEL_0\t1\.[3-7]\d*", capsys.readouterr().out.splitlines()[-1])
+
+
+def test_every_training_setting_is_an_option_that_tells_its_default():
+    arguments = parser().parse_args(["train", "texts", "--out", "out", "--warmup-steps", "7"])
+    assert arguments.warmup_steps == 7
+    told = {action.dest: action.help for action in arguments.parser._actions}
+    for name, value in vars(TrainingSettings()).items():
+        with_task = f", with --task {FINETUNING[name]}" if name in FINETUNING else ""
+        assert value is False or told[name].endswith(f"(default {value}{with_task})")
 
 
 def test_help_lists_every_command(capsys):
@@ -295,6 +362,66 @@ def test_training_that_cannot_begin_writes_nothing(tmp_path, capsys, monkeypatch
     monkeypatch.chdir(tmp_path)
     assert_refused(capsys, tmp_path, said, "train", "--vocab-size", "260", *arguments)
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["absent.jsonl"], "absent.jsonl cannot be read: No such file"),
+        (["texts"], "texts is a folder, expected a file of labelled examples"),
+        (["empty.jsonl"], "empty.jsonl holds no examples"),
+        (["broken.jsonl"], "broken.jsonl, line 2 is no JSON"),
+        (["data.jsonl", "--task", "token-classification"], "data.jsonl, line 1 has no field 'ner_tags'"),
+        (["data.jsonl", "--task", "tagging"], "invalid choice: 'tagging'"),
+        (["data.jsonl", "--validation", "other.jsonl"], "other.jsonl, line 1: the label 'zh' is unknown. Known are en"),
+        (["data.jsonl", "--validation", "1.5"], "validation is 1.5, expected a share of the 2 examples"),
+        (["data.jsonl", "--validation", "nan"], "validation is nan, expected a share"),
+        (["data.jsonl", "--hidden-size", "8"], "hidden_size cannot be chosen with --task"),
+        (["data.jsonl", "--whole-documents"], "whole_documents cannot be chosen with --task"),
+        (["data.jsonl", "--out", "run"], "already holds a training run"),
+        (["data.jsonl", "--resume"], "no training run to resume"),
+        (["data.jsonl", "--out", "data.jsonl"], "data.jsonl is no folder"),
+        (["data.jsonl", "--steps", "0"], "steps is 0"),
+        (["data.jsonl", "--start-from", "./nowhere"], "'./nowhere' does not exist"),
+    ],
+)
+def test_fine_tuning_that_cannot_begin_writes_nothing(model, tmp_path, capsys, monkeypatch, arguments, said):
+    write_examples(tmp_path / "data.jsonl", EXAMPLES["text-classification"])
+    write_examples(tmp_path / "other.jsonl", [{"text": "猫", "label": "zh"}])
+    (tmp_path / "broken.jsonl").write_text('{"text": "x", "label": "y"}\nlabel\n')
+    (tmp_path / "empty.jsonl").write_text("\n")
+    for folder in ("texts", "run"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "run" / "training.safetensors").write_bytes(b"")
+    monkeypatch.chdir(tmp_path)
+    command = ["train", "--task", "text-classification", "--start-from", model, "--out", "new", *arguments]
+    assert_refused(capsys, tmp_path, said, *command)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["train", "data.jsonl", "--out", "new"], "What the examples in a file are for is said with --task"),
+        (["train", "texts", "--out", "new", "--validation", "0.1"], "--validation needs --task"),
+        (["predict", "the cat"], "arguments are required: --model"),
+        (["predict", "--model", "MODEL", "the cat"], "was saved as BloomForCausalLM, expected one of"),
+        (["predict", "--model", "CLASSIFIER", ""], "the text is empty"),
+        (["predict", "--model", "CLASSIFIER", "the cat", "--question", "who?"], "answers no --question"),
+        (["predict", "--model", "READER", "the cat"], "needs a --question"),
+        (["predict", "--model", "READER", "the cat", "--question", ""], "the input: question is ''"),
+        (["predict", "--model", "CLASSIFIER", "half a \udce9 character"], "half of a surrogate pair"),
+    ],
+)
+def test_what_predict_cannot_answer_is_said(model, tmp_path, capsys, monkeypatch, arguments, said):
+    places = {"MODEL": model, "CLASSIFIER": tmp_path / "classifier", "READER": tmp_path / "reader"}
+    for name, kind in (("CLASSIFIER", BloomForSequenceClassification), ("READER", BloomForQuestionAnswering)):
+        kind(tiny.config()).save_pretrained(places[name])
+        tiny.tokenizer().save_pretrained(places[name])
+    (tmp_path / "texts").mkdir()
+    write_examples(tmp_path / "data.jsonl", EXAMPLES["text-classification"])
+    monkeypatch.chdir(tmp_path)
+    assert_refused(capsys, tmp_path, said, *(places.get(argument, argument) for argument in arguments))
 
 
 def test_real_bugs_keep_their_traceback(model, monkeypatch):

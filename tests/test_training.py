@@ -1,310 +1,28 @@
-"""Training: each part against its definition, and a run that was stopped, or killed, against one that was not."""
+"""The loop: what it learns, and a run that was stopped, or killed, against one that was not."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import os
-import select
 import signal
-import subprocess
 import time
-from collections.abc import Iterator
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors import safe_open
 
-from minibloom import BloomConfig, BloomForCausalLM, BloomTokenizerFast, training
+from minibloom import BloomConfig, BloomForCausalLM, BloomForTokenClassification, BloomTokenizerFast
 from minibloom.errors import InputError
-from minibloom.training import (
-    STATE,
-    AdamW,
-    TrainingSettings,
-    batches,
-    clip_gradients,
-    evaluate,
-    learning_rate,
-    read_documents,
-    tokenize,
-    train,
-    train_folder,
-)
+from minibloom.language_modeling import LanguageModeling, evaluate, read_documents, tokenize
+from minibloom.settings import TrainingSettings
+from minibloom.training import STATE, Batches, train, train_folder
 
 from . import tiny
-from .strategies import few, normal, seeds
-
-rates = st.floats(0, 0.1)
-betas = st.floats(0, 0.999)
-
-
-# --- The optimiser ---
-
-
-def gradients(seed: int, shapes: dict[str, tuple[int, ...]], steps: int) -> list[dict[str, numpy.ndarray]]:
-    return [{name: normal(seed + i, *shape) for name, shape in shapes.items()} for i in range(1, steps + 1)]
-
-
-def textbook_adamw(p: float, grads: list[float], rate: float, beta1: float, beta2: float, decay: float) -> float:
-    """Algorithm 2 of Loshchilov & Hutter (2019) for one number, line by line."""
-    m = v = 0.0
-    for t, g in enumerate(grads, 1):
-        m = beta1 * m + (1 - beta1) * g
-        v = beta2 * v + (1 - beta2) * g * g
-        m_hat, v_hat = m / (1 - beta1**t), v / (1 - beta2**t)
-        p = p - rate * (m_hat / (math.sqrt(v_hat) + 1e-8) + decay * p)
-    return p
-
-
-SHAPES = {"matrix": (2, 3), "vector": (4,)}
-
-
-@given(seed=st.integers(0, 2**31), steps=st.integers(1, 5), rate=rates, beta1=betas, beta2=betas, decay=rates)
-@few
-def test_adamw_is_the_textbooks_and_decays_matrices_alone(seed, steps, rate, beta1, beta2, decay):
-    params = {name: normal(seed, *shape) for name, shape in SHAPES.items()}
-    start, grads = {name: p.copy() for name, p in params.items()}, gradients(seed, SHAPES, steps)
-    optimizer = AdamW(params, beta1, beta2)
-    for each in grads:
-        optimizer.step(params, each, rate, decay)
-    for name, p in params.items():
-        for i in numpy.ndindex(p.shape):
-            own_decay = decay if name == "matrix" else 0.0
-            expected = textbook_adamw(start[name][i], [g[name][i] for g in grads], rate, beta1, beta2, own_decay)
-            assert p[i] == pytest.approx(expected, rel=1e-10, abs=1e-12)
-
-
-@given(seed=st.integers(0, 2**31), rate=rates, beta1=betas, beta2=betas, decay=rates)
-@few
-def test_adamw_is_torchs(seed, rate, beta1, beta2, decay):
-    torch = pytest.importorskip("torch")
-    params = {name: normal(seed, *shape) for name, shape in SHAPES.items()}
-    theirs = {name: torch.nn.Parameter(torch.tensor(p)) for name, p in params.items()}
-    groups = [{"params": [theirs["matrix"]], "weight_decay": decay}, {"params": [theirs["vector"]], "weight_decay": 0}]
-    reference, optimizer = torch.optim.AdamW(groups, lr=rate, betas=(beta1, beta2)), AdamW(params, beta1, beta2)
-    for grads in gradients(seed, SHAPES, 5):
-        optimizer.step(params, grads, rate, decay)
-        for name, g in grads.items():
-            theirs[name].grad = torch.tensor(g)
-        reference.step()
-    for name, p in params.items():
-        numpy.testing.assert_allclose(p, theirs[name].detach().numpy(), rtol=1e-10, atol=1e-12)
-
-
-@given(
-    steps=st.integers(1, 60),
-    warmup=st.integers(0, 80),
-    peak=st.floats(1e-6, 1.0),
-    final=st.floats(0, 1),
-)
-def test_the_rate_goes_up_a_line_and_down_a_cosine(steps, warmup, peak, final):
-    s = TrainingSettings(steps=steps, warmup_steps=warmup, learning_rate=peak, final_rate=final)
-    rates = [learning_rate(step, s) for step in range(steps)]
-    up, down = rates[:warmup], rates[warmup:]
-    assert up == pytest.approx([peak * (i + 1) / warmup for i in range(len(up))])  # never 0, the peak is its last
-    assert all(a >= b for a, b in pairwise(down))
-    if down:
-        assert down[0] == pytest.approx(peak)
-        assert learning_rate(steps, s) == pytest.approx(peak * final)  # where a further step would be
-        for share, height in ((1 / 2, 1 / 2), (1 / 3, 3 / 4), (2 / 3, 1 / 4)):  # of the way; a line is at 2/3, 1/3
-            step = warmup + share * (steps - warmup)
-            assert learning_rate(step, s) == pytest.approx(peak * (final + (1 - final) * height))
-
-
-@given(seed=seeds, limit=st.floats(1e-3, 10))
-def test_clipping_keeps_the_direction_and_limits_the_norm_of_all_together(seed, limit):
-    grads = {"a": normal(seed, 3, 2), "b": normal(seed + 1, 4)}
-    before = numpy.concatenate([g.copy().ravel() for g in grads.values()])
-    norm = clip_gradients(grads, limit)
-    after = numpy.concatenate([g.ravel() for g in grads.values()])
-    assert norm == pytest.approx(math.sqrt(math.fsum(before * before)))
-    if norm <= limit:
-        numpy.testing.assert_array_equal(after, before)
-    else:
-        numpy.testing.assert_allclose(after, before * (limit / norm), rtol=1e-12)
-
-
-# --- The data ---
-
-
-@st.composite
-def numbered(draw: st.DrawFn) -> list[numpy.ndarray]:
-    """Documents whose tokens are all different: 0, 1, 2, ... through all of them."""
-    ends = numpy.cumsum(draw(st.lists(st.integers(1, 40), min_size=1, max_size=6)))
-    return [numpy.arange(a, b) for a, b in zip([0, *ends], ends, strict=False)]
-
-
-@given(
-    documents=numbered(),
-    width=st.integers(2, 9),
-    size=st.integers(1, 4),
-    seed=st.integers(0, 9),
-    skip=st.integers(0, 30),
-)
-def test_an_epoch_reads_each_token_at_most_once_and_starts_anywhere(documents, width, size, seed, skip):
-    s = TrainingSettings(context_length=width, batch_size=size, seed=seed)
-    count = sum(map(len, documents))
-    per_epoch = count // (width * size)
-    assume(per_epoch)
-    source = batches(documents, s)
-    run = [next(source) for _ in range(skip + 2 * per_epoch)]
-    for epoch in range(len(run) // per_epoch):
-        tokens = numpy.concatenate(run[epoch * per_epoch : (epoch + 1) * per_epoch]).ravel()
-        assert len(tokens) == len(set(tokens.tolist())) == per_epoch * size * width
-    beginnings = {int(document[0]) for document in documents}
-    for batch in run:
-        assert batch.shape == (size, width)
-        for row in batch.tolist():  # a piece of text: a document goes on to its end, and then another one begins
-            assert all(b == a + 1 or (b in beginnings and a + 1 in {*beginnings, count}) for a, b in pairwise(row))
-    later = batches(documents, s, skip)
-    numpy.testing.assert_array_equal([next(later) for _ in range(per_epoch)], run[skip : skip + per_epoch])
-
-
-@given(documents=numbered(), width=st.integers(2, 9), size=st.integers(1, 3), skip=st.integers(0, 12))
-def test_whole_documents_each_begin_a_row_at_most_once_an_epoch(documents, width, size, skip):
-    s = TrainingSettings(context_length=width, batch_size=size, whole_documents=True)
-    count = sum(map(len, documents))
-    assume(len(documents) >= size and count >= width)
-    per_epoch = len(documents) // size
-    source = batches(documents, s)
-    run = [next(source) for _ in range(skip + 2 * per_epoch)]
-    beginnings = {int(document[0]) for document in documents}
-    for epoch in range(len(run) // per_epoch):
-        rows = numpy.concatenate(run[epoch * per_epoch : (epoch + 1) * per_epoch])
-        assert rows.shape == (per_epoch * size, width)
-        assert len(set(rows[:, 0].tolist())) == len(rows) and set(rows[:, 0].tolist()) <= beginnings
-        for row in rows.tolist():  # the document goes on to its end, and then another one begins
-            assert all(b == a + 1 or (b in beginnings and a + 1 in {*beginnings, count}) for a, b in pairwise(row))
-    later = batches(documents, s, skip)
-    numpy.testing.assert_array_equal([next(later) for _ in range(per_epoch)], run[skip : skip + per_epoch])
-
-
-def test_epochs_and_seeds_differ_in_order():
-    s = TrainingSettings(context_length=5, batch_size=40)
-    one = [numpy.arange(200)]
-    source = batches(one, s)
-    first, second, other = next(source), next(source), next(batches(one, dataclasses.replace(s, seed=1)))
-    assert not numpy.array_equal(first, second) and not numpy.array_equal(first, other)
-    assert {tuple(row) for row in first.tolist()} == {tuple(row) for row in second.tolist()}  # rows change places
-    # Documents are shuffled before they are joined: then what stands in the rows changes too.
-    source = batches([numpy.arange(50 * i, 50 * i + 47 + i) for i in range(4)], dataclasses.replace(s, batch_size=38))
-    epochs = [{tuple(row) for row in next(source).tolist()} for _ in range(4)]
-    assert any(epoch != epochs[0] for epoch in epochs)
-
-
-def test_too_little_text_is_said_at_the_call():
-    for options in ({}, {"whole_documents": True}):
-        with pytest.raises(InputError, match="the text has 19 tokens .* too few for one batch of 2 rows of 10"):
-            batches([numpy.arange(19)], TrainingSettings(batch_size=2, context_length=10, **options))
-
-
-def write(folder: Path, files: dict[str, bytes]) -> Path:
-    for name, data in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(data)
-    return folder
-
-
-def test_documents_are_the_text_files_of_a_folder_in_order_of_path(tmp_path):
-    files = {
-        "b.txt": b"second",
-        "a/z.txt": "日本".encode(),
-        "a/mark.txt": b"\xef\xbb\xbfmarked",  # as some editors begin a file
-        "empty.txt": b" \n",
-        ".hidden": b"\xff",
-        ".git/x": b"\xff",
-    }
-    assert list(read_documents(write(tmp_path, files)).items()) == [
-        ("a/mark.txt", "marked"),
-        ("a/z.txt", "日本"),
-        ("b.txt", "second"),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("files", "message"),
-    [
-        ({"a/b.txt": b"fine", "a/c.bin": b"ab\xff"}, r"c\.bin is not UTF-8 text \(byte 2\)"),
-        ({".hidden": b"text", "empty": b""}, "holds no text"),
-        (None, "is no folder"),
-    ],
-)
-def test_a_folder_without_text_is_refused(tmp_path, files, message):
-    folder = tmp_path / "absent" if files is None else write(tmp_path, files)
-    with pytest.raises(InputError, match=message) as error:
-        read_documents(folder)
-    assert str(folder) in str(error.value)
-
-
-def test_each_document_ends_with_the_end_token():
-    tokenizer = tiny.tokenizer()
-    ids = tokenize({"one": "the cat", "two": "el"}, tokenizer)
-    assert [row[-1] for row in ids] == [tokenizer.eos_token_id] * 2
-    assert [tokenizer.decode(row[:-1]) for row in ids] == ["the cat", "el"]
-
-
-class Recorder:
-    """Stands for a model whose loss is 1 for every token, and notes what it was asked to predict."""
-
-    xp = numpy
-
-    def __init__(self) -> None:
-        self.predicted: list[int] = []
-
-    def __call__(self, window: numpy.ndarray, labels: numpy.ndarray, use_cache: bool) -> Any:
-        assert window is labels and len(window) == 1
-        self.predicted += window[0, 1:].tolist()
-        self.widest = window.shape[1]
-        return type("Out", (), {"loss": numpy.float32(1)})
-
-
-@given(lengths=st.lists(st.integers(1, 30), min_size=1, max_size=4), context=st.integers(2, 12))
-def test_evaluation_counts_every_token_once(lengths, context):
-    documents = [numpy.array([*range(10, 9 + n), 2]) for n in lengths]  # each ends with token 2
-    model = Recorder()
-    assert evaluate(model, documents, context) == (sum(lengths), sum(lengths))
-    assert model.predicted == [i for document in documents for i in document.tolist()]
-    assert model.widest <= context + 1
-
-
-def test_evaluation_is_the_models_own_loss():
-    model = BloomForCausalLM(tiny.config(), dtype="float64")
-    document = numpy.array([5, 6, 7, 8, 2])
-    whole = numpy.array([[2, 5, 6, 7, 8, 2]])
-    nats, count = evaluate(model, [document], 10)
-    assert nats / count == pytest.approx(float(model(whole, labels=whole).loss), rel=1e-12)
-
-
-# --- Settings ---
-
-
-BAD_SETTINGS = [
-    ("steps", 0, "a whole number of at least 1"),
-    ("steps", 2.0, "a whole number"),
-    ("batch_size", True, "a whole number"),
-    ("context_length", 1, "at least 2"),  # one token has no next one
-    ("seed", -1, "at least 0"),
-    ("whole_documents", 1, "True or False"),
-    ("learning_rate", -0.1, "a number of at least 0"),
-    ("learning_rate", math.nan, "a number of at least 0"),
-    ("clip", math.inf, "a number of at least 0"),
-    ("clip", "1", "a number of at least 0"),
-    ("beta1", 1.0, "a number below 1"),
-    ("final_rate", 1.5, "at most 1"),
-]
-
-
-@pytest.mark.parametrize(("name", "value", "expected"), BAD_SETTINGS)
-def test_a_setting_that_makes_no_sense_is_named(name, value, expected):
-    with pytest.raises(InputError, match=f"^{name} is .*{expected}"):
-        TrainingSettings(**{name: value})
-
+from .runs import assert_same_run, saved, stderr_until, stop_at, write
 
 # --- The loop ---
 
@@ -324,14 +42,8 @@ def small_model(dropout: float = 0.0, dtype: str = "float32") -> BloomForCausalL
 def run(folder: Path, s: TrainingSettings = SMALL, **options: Any) -> tuple[BloomForCausalLM, list[dict[str, float]]]:
     """A quiet run of the small model; returns the model, trained, and the history."""
     model = options.pop("model", None) or small_model(options.pop("dropout", 0.0), options.pop("dtype", "float32"))
-    return model, train(model, DOCUMENTS, s, folder, progress=False, **options)
-
-
-def assert_same_run(one: Any, other: Any) -> None:
-    """Every parameter and every number of the history is the same, bit for bit."""
-    assert one[1] == other[1]
-    for name, p in one[0].params.items():
-        numpy.testing.assert_array_equal(p, other[0].params[name], err_msg=name)
+    task = LanguageModeling(options.pop("documents", DOCUMENTS), options.pop("validation", []))
+    return model, train(model, task, s, folder, progress=False, **options)
 
 
 def test_two_half_batches_are_one_whole_batch(tmp_path):
@@ -351,7 +63,7 @@ def test_the_loss_goes_down_and_the_checkpoint_remembers_the_text(tmp_path):
     documents = tokenize({"text": tiny.LINES[0]}, tokenizer)
     s = TrainingSettings(steps=100, batch_size=1, context_length=len(documents[0]), learning_rate=0.01, warmup_steps=5)
     model = BloomForCausalLM(tiny.config())
-    history = train(model, documents, s, tmp_path, tokenizer, progress=False)
+    history = train(model, LanguageModeling(documents), s, tmp_path, tokenizer, progress=False)
     assert [record["step"] for record in history] == list(range(1, 101))
     assert history[0]["loss"] == pytest.approx(math.log(384), rel=0.02)  # a new model knows nothing
     assert history[-1]["loss"] < 0.1
@@ -370,19 +82,6 @@ def test_dropout_is_drawn_anew_in_each_pass_and_is_not_in_the_checkpoints_way(tm
     losses = [float(model(row, labels=row, train=True, seed=seed).loss) for seed in seeds]
     assert len(set(losses)) == 4
     assert losses[0] == float(model(row, labels=row, train=True, seed=seeds[0]).loss)
-
-
-def stop_at(monkeypatch: pytest.MonkeyPatch, step: int, presses: int = 1) -> None:
-    """Press Ctrl-C in the middle of step number `step`."""
-    passed, real = iter(range(1, 10**6)), training.clip_gradients
-
-    def clip(*arguments: Any) -> float:
-        if next(passed) == step:
-            for _ in range(presses):
-                signal.raise_signal(signal.SIGINT)
-        return real(*arguments)
-
-    monkeypatch.setattr(training, "clip_gradients", clip)
 
 
 @given(
@@ -412,14 +111,6 @@ def test_a_run_that_is_stopped_and_resumed_is_the_same_bit_for_bit(
     assert (
         tiny.contents(folder / "stopped")["model.safetensors"] == tiny.contents(folder / "whole")["model.safetensors"]
     )
-
-
-def saved(folder: Path) -> dict[str, Any]:
-    """All that the file of a run holds: parameters and the optimiser's state as bytes, step, history, settings."""
-    with safe_open(folder / STATE, framework="numpy") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        notes = {name: json.loads(note) for name, note in file.metadata().items()}
-    return notes | {name: (x.dtype, x.shape, x.tobytes()) for name, x in tensors.items()}
 
 
 def test_a_second_ctrl_c_stops_at_once_and_what_was_saved_stands(tmp_path, monkeypatch):
@@ -495,7 +186,7 @@ def test_changed_text_is_noticed_and_how_often_to_save_may_change(tmp_path, monk
     run(tmp_path / "run")
     changed = [*DOCUMENTS[:-1], DOCUMENTS[-1] ^ 1]
     with pytest.raises(InputError, match=r"text \(was \w+, now \w+\)"):
-        train(small_model(), changed, SMALL, tmp_path / "run", resume=True, progress=False)
+        run(tmp_path / "run", documents=changed, resume=True)
     s = dataclasses.replace(SMALL, save_every=1)
     assert_same_run(run(tmp_path / "run", s, resume=True), whole)
 
@@ -516,6 +207,31 @@ def test_a_run_that_blows_up_stops_and_keeps_the_last_good_state(tmp_path):
     s = dataclasses.replace(SMALL, learning_rate=1e30, save_every=1)
     with pytest.raises(InputError, match=r"no longer finite .*saved at step \d+ stands.*smaller learning rate"):
         run(tmp_path, s, model=model)
+
+
+def test_batches_of_ones_own_train_any_head_in_turn_and_resume(tmp_path, monkeypatch):
+    rng = numpy.random.default_rng(0)
+    batches = [
+        {"input_ids": rng.integers(4, 60, (B, 5)), "labels": rng.integers(0, 2, (B, 5)).tolist()} for B in (2, 3, 1)
+    ]
+
+    def run_batches(folder: Path, **options: Any) -> tuple[Any, list[dict[str, float]]]:
+        model = BloomForTokenClassification(small_model(0.2).config)
+        task = Batches(options.pop("batches", batches), held_out=batches[:2])
+        return model, train(model, task, SMALL, folder, progress=False, **options)
+
+    model, history = whole = run_batches(tmp_path / "whole")
+    losses = [float(model(**batch).loss) for batch in batches[:2]]
+    assert history[-1]["validation_loss"] == pytest.approx(sum(losses) / 2)
+    stop_at(monkeypatch, 4)
+    run_batches(tmp_path / "run")
+    monkeypatch.undo()
+    for change in ({"batches": batches[::-1]}, {"batches": [{**batches[0], "labels": 1 - rng.integers(0, 2, (2, 5))}]}):
+        with pytest.raises(InputError, match="text .was"):
+            run_batches(tmp_path / "run", resume=True, **change)
+    assert_same_run(run_batches(tmp_path / "run", resume=True), whole)
+    with pytest.raises(InputError, match="batches is empty"):
+        Batches([])
 
 
 # --- The command ---
@@ -546,33 +262,6 @@ def uninterrupted(texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 def last_loss(folder: Path) -> float:
     return saved(folder)["history"][-1]["loss"]
-
-
-def stderr_until(process: subprocess.Popen[bytes], wanted: bytes) -> bytes:
-    """Read what a process writes to standard error until `wanted` is in it."""
-    assert process.stderr
-    text, deadline = b"", time.monotonic() + 100
-    while wanted not in text:
-        assert select.select([process.stderr], [], [], deadline - time.monotonic())[0], text
-        new = process.stderr.read1()  # type: ignore[union-attr]
-        assert new, text
-        text += new
-    return text
-
-
-@pytest.fixture
-def start() -> Iterator[Any]:
-    """Start `minibloom train`; whatever happens, nothing runs on after the test."""
-    started = []
-
-    def starter(*arguments: Any) -> subprocess.Popen[bytes]:
-        started.append(tiny.start(*arguments))
-        return started[-1]
-
-    yield starter
-    for process in started:
-        process.kill()
-        process.communicate()
 
 
 def test_ctrl_c_saves_and_the_resumed_run_is_the_same_bit_for_bit(texts, uninterrupted, start, tmp_path):

@@ -25,9 +25,11 @@ import numpy
 from ..errors import InputError
 from ..files import SHIPPED, replacing
 from ..generation import generate_steps
+from ..language_modeling import evaluate, read_documents, tokenize
 from ..models import BloomForCausalLM
+from ..settings import TrainingSettings
 from ..tokenizer import BloomTokenizerFast
-from ..training import STATE, TrainingSettings, evaluate, read_documents, tokenize, train_folder
+from ..training import STATE, train_folder
 from .corpus import article_one, write_corpus
 
 SETTINGS = TrainingSettings(

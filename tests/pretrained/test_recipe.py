@@ -16,7 +16,8 @@ from minibloom import BloomForCausalLM, BloomTokenizerFast
 from minibloom.checkpoint import tensor_index
 from minibloom.pretrained import recipe
 from minibloom.pretrained.corpus import CODE, VERSIONS
-from minibloom.training import STATE, TrainingSettings, train_folder
+from minibloom.settings import TrainingSettings
+from minibloom.training import STATE, train_folder
 
 from .. import tiny
 

@@ -1,0 +1,63 @@
+"""From gradients to a step: the rate of each step, the limit on its length, and AdamW."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, MutableMapping
+
+from .backend import Array, namespace
+from .settings import TrainingSettings
+
+
+def learning_rate(step: int, s: TrainingSettings) -> float:
+    """The rate of step number `step` (from 0): a straight line up over `warmup_steps`, then a cosine down."""
+    if step < s.warmup_steps:
+        return s.learning_rate * (step + 1) / s.warmup_steps
+    done = (step - s.warmup_steps) / max(1, s.steps - s.warmup_steps)
+    return s.learning_rate * (s.final_rate + (1 - s.final_rate) * 0.5 * (1 + math.cos(math.pi * done)))
+
+
+def clip_gradients(grads: Mapping[str, Array], limit: float) -> float:
+    """Scale all gradients, in place, so that their norm together is at most `limit`. Returns the norm before."""
+    norm = math.sqrt(sum(float(namespace(g).vdot(g, g)) for g in grads.values()))
+    if norm > limit:
+        for g in grads.values():
+            g *= limit / norm
+    return norm
+
+
+class AdamW:
+    """Adam with decoupled weight decay (Loshchilov & Hutter, 2019).
+
+        m = β1 m + (1 - β1) g          the gradient, smoothed
+        v = β2 v + (1 - β2) g²         its square, smoothed
+        p = p - rate * ( m̂ / (√v̂ + ε) + decay * p )        with m̂ = m / (1 - β1^t), v̂ = v / (1 - β2^t)
+
+    m and v start at 0 and are too small at first: the hats undo that. Only matrices decay; biases and the
+    weights of layer norms, which are vectors, do not.
+    """
+
+    def __init__(self, params: Mapping[str, Array], beta1: float = 0.9, beta2: float = 0.95, eps: float = 1e-8) -> None:
+        self.beta1, self.beta2, self.eps, self.t = beta1, beta2, eps, 0
+        self.m = {name: namespace(p).zeros_like(p) for name, p in params.items()}
+        self.v = {name: namespace(p).zeros_like(p) for name, p in params.items()}
+
+    def step(
+        self, params: MutableMapping[str, Array], grads: Mapping[str, Array], rate: float, weight_decay: float = 0.0
+    ) -> None:
+        """Update `params` in place."""
+        self.t += 1
+        m_scale, v_scale = 1 / (1 - self.beta1**self.t), 1 / (1 - self.beta2**self.t)
+        for name, p in params.items():
+            g, m, v, xp = grads[name], self.m[name], self.v[name], namespace(p)
+            m *= self.beta1
+            m += (1 - self.beta1) * g
+            v *= self.beta2
+            v += (1 - self.beta2) * (g * g)
+            update = xp.sqrt(v * v_scale)
+            update += self.eps
+            xp.divide(m, update, out=update)
+            update *= rate * m_scale
+            if p.ndim > 1:
+                p *= 1 - rate * weight_decay
+            p -= update

@@ -1,0 +1,62 @@
+"""How to train: the settings of a run, their defaults, and what they may be."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from .errors import InputError
+
+LOWEST = {"seed": 0, "warmup_steps": 0, "context_length": 2}  # a single token has no next one to predict
+
+
+def _setting(default: float, help: str) -> Any:
+    return dataclasses.field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How to train. The run reads steps * batch_size * accumulation * context_length tokens in all."""
+
+    steps: int = _setting(2000, "updates of the parameters")
+    batch_size: int = _setting(4, "rows in one forward and backward pass")
+    whole_documents: bool = _setting(False, "begin each row at a document's start, not where the last one ended")
+    accumulation: int = _setting(1, "passes whose gradients are averaged into one step")
+    context_length: int = _setting(256, "tokens in a row")
+    learning_rate: float = _setting(2e-3, "learning rate at its peak")
+    warmup_steps: int = _setting(200, "steps until the peak, on a straight line; a cosine goes down from there")
+    final_rate: float = _setting(0.05, "share of the peak that is left at the end")
+    weight_decay: float = _setting(0.01, "AdamW's, on matrices only")
+    beta1: float = _setting(0.9, "AdamW's memory of gradients")
+    beta2: float = _setting(0.95, "AdamW's memory of their squares")
+    clip: float = _setting(1.0, "largest norm of all gradients together; a larger one is scaled down")
+    seed: int = _setting(0, "of everything that is drawn")
+    save_every: int = _setting(250, "steps between two saves")
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.type == "bool":
+                if not isinstance(value, bool):
+                    raise InputError(f"{field.name} is {value!r}, expected True or False.")
+                continue
+            whole = field.type == "int"
+            low: float = LOWEST.get(field.name, 1) if whole else 0
+            kinds = (int,) if whole else (int, float)
+            if isinstance(value, bool) or not isinstance(value, kinds) or not low <= float(value) < math.inf:
+                expected = f"a whole number of at least {low}" if whole else "a number of at least 0"
+                raise InputError(f"{field.name} is {value!r}, expected {expected}.")
+        for name in ("beta1", "beta2"):
+            if getattr(self, name) >= 1:
+                raise InputError(f"{name} is {getattr(self, name)!r}, expected a number below 1.")
+        if self.final_rate > 1:
+            raise InputError(f"final_rate is {self.final_rate!r}, expected a number of at most 1.")
+
+
+# What fine-tuning changes of these defaults, for every head. A new head is noise, and most of its first gradient says
+# so: a rate at which a language model is made from nothing would carry that noise into the layers below. A quarter of
+# it does not, on models of the shipped one's size. Larger ones need less: 2e-5, as the documentation's guides have it,
+# suits those of the hub. Batches are larger, as a row has one label, or a few, in place of one at every token.
+FINETUNING = {"steps": 300, "batch_size": 16, "learning_rate": 5e-4, "warmup_steps": 30, "save_every": 100}
