@@ -172,6 +172,7 @@ class PreTrainedModel:
         use_cache: bool | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
+        /,  # what a head passes on as an option is none of these: one that it does not have is unknown
         train: bool = False,
         seed: int | None = None,
         trace: Trace | None = None,
@@ -227,22 +228,22 @@ class PreTrainedModel:
 
     def value_and_grad(self, *args: Any, trace: Trace | None = None, **kwargs: Any) -> Any:
         """The output of the same call, labels included, and the gradient of its loss by parameter name."""
-        given = self._by_name(args, kwargs)
-        missing = [name for name in self.labels if given.get(name) is None]
+        call = self._by_name(args, kwargs)
+        missing = [name for name in self.labels if call.get(name) is None]
         if missing:
             raise InputError(f"value_and_grad needs {' and '.join(missing)}: the gradient is that of the loss.")
-        return self._differentiate(args, kwargs, trace, self._head_backward)
+        return self._differentiate(call, trace, self._head_backward)
 
     def _differentiate(
         self,
-        args: Sequence[Any],
-        kwargs: Mapping[str, Any],
+        call: Mapping[str, Any],
         trace: Trace | None,
         head_backward: Callable[[Tape, MutableMapping[str, Array]], Array],
     ) -> Any:
         """Forward with a tape, and back: through the head, whose rule is given, and through the stack."""
         tape = Tape(trace)
-        out = self(*args, **{"use_cache": False, **kwargs, "trace": tape, "return_dict": True})
+        no_cache = {"use_cache": False} if "use_cache" in self._arguments() else {}
+        out = self(**{**no_cache, **call, "trace": tape, "return_dict": True})
         grads: dict[str, Array] = {}
         d = head_backward(tape, grads)  # [B, S, E], the gradient at the hidden states
         transformer_backward(d, self._params_read(), self.config, tape, grads)
@@ -270,10 +271,13 @@ class PreTrainedModel:
     def _arguments(self) -> list[str]:
         """Names of what a call of this model accepts, in order."""
         named = [*inspect.signature(type(self).__call__).parameters][1:-1]  # without self and **options
-        return [*named, "train", "seed", "trace"]
+        return [*(name for name in named if name not in RETIRED), "train", "seed", "trace"]
 
     def _by_name(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        return {**dict(zip(self._arguments(), args, strict=False)), **kwargs}
+        """The arguments of a call by name; as in the call itself, what cannot be one is Python's TypeError."""
+        call = inspect.signature(type(self).__call__).bind(self, *args, **kwargs).arguments
+        options = call.pop("options", {})
+        return {**dict([*call.items()][1:]), **options}  # without self
 
     def _check_input(self, input_ids: Any, inputs_embeds: Any) -> Array:
         """The one of both that is given: ids `[B, S]` or embeddings `[B, S, E]`."""
@@ -314,6 +318,8 @@ class PreTrainedModel:
             raise InputError(
                 f"head_mask has shape {list(factors.shape)}, expected [{H}], for every block, or [{L}, {H}]."
             )
+        if factors.dtype.kind not in "fiub":
+            raise InputError(f"head_mask holds {factors.dtype}, expected numbers.")
         return self.xp.broadcast_to(factors.astype(self.dtype), (L, H))
 
     def _check_labels(self, labels: Any, name: str, shapes: Sequence[tuple[int, ...]], whole: bool) -> Array:

@@ -71,12 +71,14 @@ class BloomModel(PreTrainedModel):
 
         `upstream [B, S, E]`: a bare model has no loss, so its backward starts from a gradient that is given.
         """
-        given = self._by_name(args, kwargs)
-        x = self._check_input(given.get("input_ids"), given.get("inputs_embeds"))
+        call = self._by_name(args, kwargs)
+        x = self._check_input(call.get("input_ids"), call.get("inputs_embeds"))
         d, shape = backends.asarray(upstream, self.xp, "upstream"), (*x.shape[:2], self.config.hidden_size)
         if d.shape != shape:
             raise InputError(f"upstream has shape {list(d.shape)}, expected {list(shape)} like last_hidden_state.")
-        return self._differentiate(args, kwargs, trace, lambda tape, grads: d.astype(self.dtype))
+        if d.dtype.kind not in "fiu":
+            raise InputError(f"upstream holds {d.dtype}, expected numbers.")
+        return self._differentiate(call, trace, lambda tape, grads: d.astype(self.dtype))
 
 
 class BloomForCausalLM(PreTrainedModel):

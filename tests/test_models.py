@@ -555,7 +555,7 @@ BAD = [
     ({"input_ids": IDS, "position_ids": ONES}, "no argument 'position_ids'. BLOOM has no position embeddings"),
     ({"input_ids": IDS, "token_type_ids": ONES}, "no argument 'token_type_ids'. BLOOM has no token types"),
     ({"input_ids": IDS, "atention_mask": ONES}, "no argument 'atention_mask'.* Did you mean 'attention_mask'"),
-    ({"input_ids": IDS, "foo": 1}, "no argument 'foo'. The arguments are input_ids, past_key_values, .* trace"),
+    ({"input_ids": IDS, "foo": 1}, "no argument 'foo'. The arguments are input_ids, .*attention_mask, .* trace"),
 ]
 BAD_LABELS = [
     (ONES[:, :3], r"labels has shape \[2, 3\], expected \[2, 4\]"),
