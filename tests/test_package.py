@@ -35,13 +35,16 @@ FLOORS = [
     ["models"],
     ["generation"],
     ["training", "walk"],
+    ["golden", "oracle"],
+    ["comparison", "slips"],
+    ["parity"],
     ["bench_worker"],
     ["bench"],
     ["cli", "pretrained"],
 ]
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 UPWARD = {("models", "generation")}  # so that `model.generate(...)` is there; imported when it is called
-MAY_RUN_ORACLES = {"bench_worker.py": "Transformers"}  # file -> what inside it
+MAY_RUN_ORACLES = {"bench_worker.py": "Transformers", "oracle.py": "transformers_steps"}  # file -> what inside it
 
 
 def modules() -> list[Path]:
