@@ -1,4 +1,4 @@
-"""The command line: `minibloom generate | walk | info | train | predict | bench`.
+"""The command line: `minibloom generate | walk | info | train | predict | parity | bench`.
 
 Bad input ends with one line on standard error and exit status 2; so does a wrong option.
 """
@@ -167,11 +167,43 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--question", help="for question answering")
     sub.add_argument("--json", action="store_true", help="print the answer as JSON, with all its figures")
 
+    sub = command("parity", run_parity, "hold another implementation against this one, step by step")
+    sub.add_argument(
+        "model",
+        nargs="?",
+        metavar="MODEL",
+        help="a checkpoint's folder or hub repository, the shipped one if not given; or a file that --write wrote",
+    )
+    sub.add_argument(
+        "--against",
+        metavar="WHAT",
+        help="'transformers', a file of steps, or another checkpoint's folder or hub repository",
+    )
+    sub.add_argument("--write", metavar="FILE", help="write every step there, to check a port in any language by")
+    sub.add_argument("--prompt", action="append", metavar="TEXT", help="what to read; several are padded on the left")
+    sub.add_argument("--ids", action="append", type=token_ids, metavar="1,2,3", help="the same as token ids")
+    sub.add_argument("--gradients", action="store_true", help="those of the loss by every parameter, too")
+    sub.add_argument(
+        "--tolerance",
+        type=float,
+        metavar="X",
+        help="relative to an array's largest number (default 1e-5 in float32, 1e-7 in float64, 10 times for gradients)",
+    )
+    sub.add_argument("--strict", action="store_true", help="let differences at padding count, which no token reads")
+    sub.add_argument("--dtype", help="precision to compute in: float32 (default) or float64")
+    sub.add_argument("--backend", default="numpy", help="numpy (default) or cupy")
+    sub.add_argument("--revision", help="of a hub repository: a branch, tag or commit")
+
     sub = command("bench", run_bench, "measure speed, side by side with transformers where it is installed")
     from .bench import add_arguments
 
     add_arguments(sub)
     return top
+
+
+def token_ids(text: str) -> list[int]:
+    """An option's value "1,2,3" as numbers."""
+    return [int(number) for number in text.split(",")]
 
 
 def run_generate(a: argparse.Namespace) -> None:
@@ -266,6 +298,12 @@ def run_predict(a: argparse.Namespace) -> None:
         *words, score = (part[name] for name in ("answer", "word", "label", "entity", "score") if name in part)
         shown = f"{score:.4f}" if model.config.problem_type == "regression" else f"{score:6.1%}"
         print("\t".join([*words, shown]))
+
+
+def run_parity(a: argparse.Namespace) -> int:
+    from .parity import command
+
+    return command(a)
 
 
 def run_bench(a: argparse.Namespace) -> None:

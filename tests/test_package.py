@@ -40,13 +40,19 @@ FLOORS = [
     ["optimizer", "language_modeling", "examples"],
     ["tasks", "training"],
     ["finetuning"],
+    ["golden", "oracle"],
+    ["comparison", "slips"],
+    ["parity"],
     ["bench_worker"],
     ["bench"],
     ["cli", "pretrained"],
 ]
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 UPWARD = {("models", "generation")}  # so that `model.generate(...)` is there; imported when it is called
-MAY_RUN_ORACLES = {"bench_worker.py": ("Transformers", "CTranslate2")}  # file -> what inside it
+MAY_RUN_ORACLES = {  # file -> what inside it
+    "bench_worker.py": ("Transformers", "CTranslate2"),
+    "oracle.py": ("transformers_steps",),
+}
 
 
 def modules() -> list[Path]:

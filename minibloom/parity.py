@@ -1,0 +1,280 @@
+"""Two implementations of BLOOM, held against each other step by step, and what is wrong where they part.
+
+minibloom parity MODEL --against transformers         # another implementation, here
+minibloom parity MODEL --write golden.safetensors     # every step, to check a port in any language by
+minibloom parity MODEL --against port.safetensors     # what such a port wrote: see golden.py for the file
+
+from minibloom import parity
+report = parity.check(port)  # port: a function from ids and mask [B, S] to a mapping of arrays by name
+print(report); report.ok; report.first; report.rows
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy
+
+from .backend import Array, to_numpy
+from .base import PreTrainedModel
+from .comparison import Report, Row, check_model, compare, generic, in_short, selection
+from .config import BloomConfig
+from .errors import InputError, suggest
+from .files import SHIPPED, fetch
+from .golden import GIVEN, Steps, checked_target, compute, load, read, run, write
+from .oracle import check_oracle, transformers_steps
+from .slips import HINTS, SLIPS, Pass, Slip
+from .tokenizer import BloomTokenizerFast
+from .trace import Trace
+
+ORACLE = "transformers"
+PROMPT = "All human beings are born free. Tous les êtres humains naissent libres. 人人生而自由。 सभी मनुष्यों को"
+Port = Callable[[Array, Array], Mapping[str, Any]]  # input_ids, attention_mask [B, S] -> arrays by name
+
+
+# --- Checking ---
+
+
+def check(
+    port: Port | Mapping[str, Any],
+    model: PreTrainedModel | None = None,
+    input_ids: Any = None,
+    attention_mask: Any = None,
+    gradients: bool = False,
+    tolerance: float | None = None,
+    strict: bool = False,
+) -> Report:
+    """Hold a port against minibloom. Where it leaves, the report's hints say why, as far as that can be found out.
+
+    port: a function from ids and mask `[B, S]` to a mapping with arrays by name, as many as it has. Or such a mapping,
+        also one that `read` has read; then it may hold the `input_ids` and `attention_mask` that it was given.
+    model: minibloom's model with the port's parameters; if None, the one that ships.
+    input_ids, attention_mask: what to read, if the port does not say; with the model that ships, `PROMPT` if None.
+    gradients: compare them too. tolerance, strict: as in `compare`.
+    """
+    shown = Steps({}) if callable(port) else Steps.of(port)
+    if input_ids is None:
+        input_ids, attention_mask = shown.get("input_ids"), shown.get("attention_mask")
+    if model is None:
+        model = load(dtype=precision_of(shown))
+        input_ids = [BloomTokenizerFast.from_pretrained()(PROMPT)["input_ids"]] if input_ids is None else input_ids
+    if input_ids is None:
+        raise InputError("input_ids is missing: what should model and port read?")
+    ours = run_like(shown, model, input_ids, attention_mask, gradients)
+    theirs = Steps.of(port(ours["input_ids"], ours["attention_mask"])) if callable(port) else shown
+    return judge(ours, theirs, model, tolerance, strict)
+
+
+def precision_of(shown: Steps) -> str:
+    """The precision to hold a port's arrays against: no coarser than theirs."""
+    return "float64" if shown.about["dtype"] == "float64" else "float32"
+
+
+def run_like(shown: Steps, model: PreTrainedModel, ids: Any, mask: Any, gradients: bool) -> Steps:
+    """`run` with the labels that a port shows, and with gradients if it shows any. The two have to fit together."""
+    check_model(type(model).__name__, model.config.to_dict(), shown)
+    if "input_ids" in shown and not numpy.array_equal(shown["input_ids"], ids):
+        raise InputError(f"{shown.name} has read other input_ids: leave yours out, and minibloom reads the same.")
+    gradients = gradients or any(name.startswith("gradient/") for name in shown)
+    return run(model, ids, mask, gradients, {name: shown[name] for name in model.labels if name in shown})
+
+
+def judge(
+    ours: Steps, theirs: Steps, model: PreTrainedModel | None, tolerance: float | None = None, strict: bool = False
+) -> Report:
+    """`compare`, with hints. With the model that `ours` is of, every slip that it could be is tried."""
+    report = compare(ours, theirs, tolerance, strict)
+    if report.first is not None:
+        report.hints = [*explain(report, report.first, model)]
+    return report
+
+
+def explain(report: Report, first: Row, model: PreTrainedModel | None) -> list[str]:
+    """What is known about the first step that leaves."""
+    hint = HINTS.get(generic(first.name), "")
+    hints = [f"What to look at: {hint}"] if hint else []
+    if first.problem:
+        return hints
+    # Only what comes after the last right step can be wrong. ALiBi is not computed from the steps before it.
+    right = [row.name for row in report.rows[: report.rows.index(first)] if row.ok and row.name != "alibi"]
+    names = [name for name in report.ours if name not in GIVEN]
+    suspects = names[names.index(right[-1]) + 1 if right else 0 : names.index(first.name) + 1]
+    where, *seen = observations(report, first)
+    found = diagnose(report, first, model, suspects) if model is not None else ""
+    if found:
+        return [where, found]
+    unseen = [name for name in suspects if name not in report.theirs]
+    if unseen:
+        since = f"between {right[-1]}, which is right, and it" if right else "before it"
+        seen.append(f"It may come from a step that is not shown, {since}: {in_short(unseen, report.ours.about)}.")
+    if first.padding:
+        seen.append("A row of padding that sees no key has equal weights on all keys, here as in transformers.")
+    return [where, *seen, *hints]
+
+
+def observations(report: Report, row: Row) -> list[str]:
+    """Where the largest difference is, and what all differences have in common."""
+    x, y = report.ours[row.name], report.theirs[row.name]
+    selected = numpy.broadcast_to(selection(row.name, x.ndim, report.ours["attention_mask"])[row.padding], x.shape)
+    broken = selected & ~numpy.isfinite(y)
+    if broken.any():
+        place = [int(i) for i in numpy.argwhere(broken)[0]]
+        return [f"{broken.sum()} of its {selected.sum()} numbers are NaN or infinite, the first at {place}."]
+    x, y = numpy.where(selected, x, 0).astype("float64"), numpy.where(selected, y, 0).astype("float64")
+    worst = numpy.unravel_index(abs(y - x).argmax(), x.shape)
+    found = [f"The largest difference is at {[*map(int, worst)]}: {y[worst]:.7g}, expected {x[worst]:.7g}."]
+    near = row.tolerance * abs(x).max()
+
+    def same_along(axis: Any) -> bool:
+        high = numpy.where(selected, y - x, -numpy.inf).max(axis)
+        low = numpy.where(selected, y - x, numpy.inf).min(axis)
+        return bool((high - low <= 2 * near).all())
+
+    factor = (x * y).sum() / (x * x).sum() if x.any() else 0.0
+    if not y.any():
+        found.append("All its numbers are 0.")
+    elif abs(y - factor * x).max() <= near * abs(factor):
+        found.append(f"All its numbers are {factor:.6g} times what is expected.")
+    elif row.name.endswith(("alibi", ".scores")) and same_along(-1):
+        found.append(
+            "It is off by one number along each row of keys, which softmax does not see. A port may do so: then "
+            "nothing is wrong. Leave this step out; the probabilities will tell."
+        )
+    elif x.ndim == 3 and selected[..., 0].sum() > 1 and same_along((0, 1)):
+        found.append("It is off by the same vector at every token: is it the bias?")
+    return found
+
+
+def diagnose(report: Report, first: Row, model: PreTrainedModel, suspects: Sequence[str]) -> str:
+    """The slip with which minibloom itself computes what the port shows, if there is one."""
+    model = copy.copy(model)
+    model.params = {name: to_numpy(x) for name, x in model.params.items()}
+    ours, rows = report.ours, [row.name for row in report.rows]
+    forward = [name for name in rows if "grad" not in name] if "grad" not in first.name else rows
+    shown = Steps({name: report.theirs[name] for name in forward}, report.theirs.about)
+    places, best = {generic(name) for name in suspects}, ""
+    for slip in SLIPS:
+        if places.isdisjoint(slip.steps) or slip.head not in ("", model.head):
+            continue
+        again = compare(with_slip(slip, model, ours, suspects[0]), shown, report.tolerance, report.strict).first
+        said = f"Found: {slip.said.format(config=model.config)}"
+        if again is None:
+            return f"{said} That is all: with it, {'the rest' if forward == rows else 'the forward pass'} agrees."
+        if not best and rows.index(again.name) > rows.index(first.name):
+            best = f"{said} With it, all is right up to {again.name}."
+    return best
+
+
+def with_slip(slip: Slip, model: PreTrainedModel, ours: Steps, since: str) -> Steps:
+    """What minibloom computes if it slips, from the step `since` on."""
+    order = [*ours]
+    places = [name for name in order[order.index(since) :] if generic(name) in slip.steps]
+    trace = Trace()
+    p = Pass(model.config, model.params, ours["attention_mask"], trace if slip.flows else ours)
+
+    def wrong(name: str, value: Array) -> Array:
+        return numpy.broadcast_to(slip.wrong(p, name, value), value.shape).astype(value.dtype)
+
+    with numpy.errstate(all="ignore"):  # what is wrong may overflow
+        if not slip.flows:
+            return Steps({**ours, **{name: wrong(name, ours[name]) for name in places}}, ours.about)
+        trace.edits = {name: partial(wrong, name) for name in places}
+        given = {name: ours[name] for name in GIVEN if name in ours}
+        return Steps({**given, **compute(model, given, trace)}, ours.about)
+
+
+# --- The command ---
+
+
+def command(a: argparse.Namespace) -> int:
+    """Run, write, compare, print. 0: all is right; 1: a step leaves its tolerance."""
+    if not a.against and not a.write:
+        raise InputError("give --against, --write, or both.")
+    if a.prompt and a.ids:
+        raise InputError("give --prompt or --ids, not both.")
+    if a.tolerance is not None and not a.tolerance >= 0:
+        raise InputError(f"tolerance is {a.tolerance}, expected a number that is not negative.")
+    oracle = check_oracle() if a.against == ORACLE else ""
+    target = checked_target(a.write) if a.write else None
+    in_file = bool(a.against) and _is_file(a.against)
+    theirs = read(a.against) if in_file else Steps({})
+    if a.against and not in_file and not oracle:
+        try:
+            BloomConfig.from_pretrained(a.against)
+        except InputError as error:
+            raise InputError(f"{error}{suggest(a.against, [ORACLE])}") from None
+    model = None
+    if a.model and _is_file(a.model):
+        if not in_file or a.write or a.prompt or a.ids or a.dtype:
+            raise InputError(f"{a.model} is a file of steps: it can only be held --against another file of steps.")
+        ours = read(a.model)
+    else:
+        input_ids, mask, about = _input(a, theirs)
+        model = load(a.model, a.dtype or precision_of(theirs), a.backend, a.revision)
+        ours = run_like(theirs, model, input_ids, mask, a.gradients)
+        ours.about |= {"model": a.model or "the model that ships", "command": _words(a), **about}
+        if a.against and not in_file:
+            theirs = _other(a, model, ours, oracle)
+    if target:
+        write(target, ours)
+        print(f"{target}: {len(ours)} arrays, {target.stat().st_size:,} bytes, {ours.about['dtype']}.")
+    if not a.against:
+        return 0
+    report = judge(ours, theirs, model, a.tolerance, a.strict)
+    print(report)
+    return 0 if report.ok else 1
+
+
+def _is_file(path: str) -> bool:
+    return Path(path).is_file() or path.endswith(".safetensors")
+
+
+def _input(a: argparse.Namespace, theirs: Steps) -> tuple[Any, Any, dict[str, Any]]:
+    """Ids, mask, and what is known of the text: what the options say, or the file, or `PROMPT`."""
+    if not a.prompt and not a.ids and "input_ids" in theirs:
+        return theirs["input_ids"], theirs.get("attention_mask"), {}
+    config = BloomConfig.from_pretrained(a.model, a.revision)
+    rows, about = a.ids, {}
+    if not rows:
+        try:
+            tokenizer = BloomTokenizerFast.from_pretrained(a.model, a.revision)
+        except InputError as error:
+            raise InputError(f"{error} Without a tokenizer, give --ids.") from None
+        prompts = a.prompt or [PROMPT]
+        rows = tokenizer(prompts)["input_ids"]
+        about = {"prompts": prompts, "tokens": [tokenizer.convert_ids_to_tokens(row) for row in rows]}
+    if not all(rows):
+        raise InputError("a prompt is empty: give at least one character.")
+    longest, pad = max(map(len, rows)), config.pad_token_id or 0
+    ids = [[pad] * (longest - len(row)) + row for row in rows]
+    return ids, [[0] * (longest - len(row)) + [1] * len(row) for row in rows], about
+
+
+def _words(a: argparse.Namespace) -> str:
+    """The command that writes the same file again."""
+    words = ["minibloom", "parity", *filter(None, [a.model])]
+    words += [word for text in a.prompt or [] for word in ("--prompt", text)]
+    words += [word for row in a.ids or [] for word in ("--ids", ",".join(map(str, row)))]
+    for name in ("dtype", "revision", "write"):
+        words += [f"--{name}", getattr(a, name)] if getattr(a, name) else []
+    return shlex.join([*words, *(["--gradients"] if a.gradients else [])])
+
+
+def _other(a: argparse.Namespace, model: PreTrainedModel, ours: Steps, oracle: str) -> Steps:
+    """The steps of transformers, or of minibloom on another checkpoint, over what `ours` has read."""
+    if oracle:
+        given = {name: ours[name] for name in GIVEN if name in ours}
+        folder, kind = fetch(a.model or SHIPPED, revision=a.revision), type(model).__name__
+        note = "transformers takes softmax and loss in float32 whatever its dtype; here it is kept from that."
+        about = {"by": oracle, "note": note if model.dtype == "float64" else ""}
+        return Steps(transformers_steps(folder, kind, model.head, given, model.dtype, a.gradients), about)
+    other = load(a.against, model.dtype, a.backend)
+    theirs = run_like(ours, other, ours["input_ids"], ours["attention_mask"], a.gradients)
+    theirs.about["by"] = f"minibloom on {a.against}"
+    return theirs
