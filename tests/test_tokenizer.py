@@ -13,6 +13,7 @@ import numpy
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import AddedToken
 
 from minibloom.errors import InputError
 from minibloom.tokenizer import INSTEAD, BloomTokenizerFast
@@ -151,7 +152,7 @@ def test_add_prefix_space_reads_the_first_word_like_any_other(tokenizer, word_to
 
 
 def same(one: BloomTokenizerFast, two: BloomTokenizerFast) -> None:
-    text = [" ".join(CORPUS), "  a(b)|c,d</s>\n", ""]
+    text = [" ".join(CORPUS), "  a(b)|c,d </s> <x> \n", ""]
     assert one(text, return_offsets_mapping=True) == two(text, return_offsets_mapping=True)
     names = vars(one).keys() - {"_backend", "_added", "name_or_path"}
     assert {name: vars(one)[name] for name in names} == {name: vars(two)[name] for name in names}
@@ -446,12 +447,21 @@ def test_the_vocabulary_is_that_of_transformers(tokenizer, oracle):
     assert tokenizer.get_vocab() == oracle.get_vocab()
 
 
-@pytest.mark.parametrize("options", [{}, {"add_prefix_space": True}, {"eos_token": "<end>", "padding_side": "right"}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"add_prefix_space": True},
+        {"eos_token": "<end>", "padding_side": "right"},
+        {"eos_token": AddedToken("</s>", lstrip=True), "additional_special_tokens": ["<x>"]},
+    ],
+)
 def test_transformers_reads_our_folder_and_we_read_its(tmp_path, options):
     transformers = pytest.importorskip("transformers", reason="the extra 'parity' is not installed")
     tokenizer = trained(**options)
     tokenizer.save_pretrained(tmp_path / "ours")
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "ours")
-    assert theirs(CORPUS, padding=True).data == tokenizer(CORPUS, padding=True)
+    texts = [*CORPUS, "a </s> <x> <end> b"]
+    assert theirs(texts, padding=True).data == tokenizer(texts, padding=True)
     theirs.save_pretrained(tmp_path / "theirs")
     same(BloomTokenizerFast.from_pretrained(tmp_path / "theirs"), tokenizer)
