@@ -131,10 +131,17 @@ class Cache:
         self.length = length
 
     def copy(self) -> Cache:
-        """An independent copy."""
-        twin = copy.copy(self)
-        twin._keys = [None if a is None else a.copy() for a in self._keys]
-        twin._values = [None if a is None else a.copy() for a in self._values]
+        """An independent copy. What is copied are the positions that count, not the room behind them."""
+        twin, end = copy.copy(self), self.length
+
+        def copied(a: Array | None) -> Array | None:
+            if a is None:
+                return None
+            b = namespace(a).empty(a.shape, dtype=a.dtype)
+            b[:, :, :end] = a[:, :, :end]
+            return b
+
+        twin._keys, twin._values = [copied(a) for a in self._keys], [copied(a) for a in self._values]
         twin._norms = list(self._norms)  # which are never written to
         return twin
 
