@@ -102,10 +102,11 @@ def test_a_module_imports_only_from_floors_below(path):
         assert FLOOR[other] < FLOOR[own] or (own, other) in UPWARD, f"{own} imports {other}, which stands above it"
 
 
-def test_layers_import_no_layer_that_imports_them():
+@pytest.mark.parametrize("folder", ["layers", "generation"])
+def test_no_file_of_a_folder_imports_one_that_imports_it(folder):
     graph = {
         path.stem: {n for level, n in imports(ast.parse(path.read_text(encoding="utf-8"))) if level == 1}
-        for path in (PACKAGE / "layers").glob("*.py")
+        for path in (PACKAGE / folder).glob("*.py")
     }
     while graph:
         ground = {name for name, needs in graph.items() if not needs & graph.keys()}
