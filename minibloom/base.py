@@ -193,7 +193,8 @@ class PreTrainedModel:
         if cache is not None:
             cache = cache if isinstance(cache, Cache) else Cache.from_tuple(cache, B, c.n_head, c.head_dim)
             cache.check(c.n_layer, c.n_head, c.head_dim, self.dtype, B, S)
-        mask, visible = self._masks(attention_mask, B, S, 0 if cache is None else cache.length)
+        past, window = (0, None) if cache is None else (cache.length, cache.window)
+        mask, visible = self._masks(attention_mask, B, S, past, window)
 
         hidden_names, attention_names = [], []  # of the steps that the caller wants back
         if _or(output_hidden_states, c.output_hidden_states):
@@ -337,10 +338,14 @@ class PreTrainedModel:
             raise InputError(f"{name} holds {int(wrong[0])}, expected {expected}.")
         return labels
 
-    def _masks(self, attention_mask: Any, B: int, S: int, past: int) -> tuple[Array, Array | None]:
+    def _masks(
+        self, attention_mask: Any, B: int, S: int, past: int, window: int | None = None
+    ) -> tuple[Array, Array | None]:
         """The mask over all keys `[B or 1, T]`, and which query may see which key `[B or 1, 1, S, T]`, None for all."""
         xp, T = self.xp, past + S
         causal = xp.arange(T) <= xp.arange(past, T)[:, None]  # [S, T]: no query sees a later key
+        if window is not None:
+            causal &= xp.arange(T) > xp.arange(past, T)[:, None] - window  # nor one that a window's cache may drop
         if attention_mask is None:
             return xp.ones((1, T), dtype="int64"), None if S == 1 else causal[None, None]
         mask = backends.asarray(attention_mask, xp, "attention_mask")

@@ -28,7 +28,7 @@ FLOORS = [
     ["tokenizer"],
     ["layers"],
     ["losses", "cache"],
-    ["outputs", "trace"],
+    ["outputs", "trace", "window_cache"],
     ["tensor_file"],
     ["checkpoint"],
     ["base"],
