@@ -37,6 +37,7 @@ FLOORS = [
     ["training", "walk"],
     ["bench_worker"],
     ["bench"],
+    ["cli_generate"],
     ["cli", "pretrained"],
 ]
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}

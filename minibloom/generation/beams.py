@@ -287,11 +287,17 @@ def _keep(job: Job, out: Any, logits: Array, scores: Array, places: Sequence[int
             kept.append(getattr(out, name))
 
 
+def _rank(pair: tuple[float, Beam]) -> tuple[bool, float]:
+    """First those that hold all forced words, and of them the likeliest."""
+    score, beam = pair
+    return beam.words is not None and not beam.words.complete, -score
+
+
 def _best(job: Job, searches: Sequence[Sequence[Group]], running: bool = False) -> list[tuple[float, Beam]]:
     """The best N of each prompt. running: of a search that was broken off, where beams that go on count too."""
     N, best = job.settings.num_return_sequences, []
     for groups in searches:
-        ended = sorted((pair for group in groups for pair in group.finished), key=lambda pair: -pair[0])
+        ended = sorted((pair for group in groups for pair in group.finished), key=_rank)
         if running:
             ended += [(beam.score, beam) for group in groups for beam in group.running]
         best += [*ended, *[(-math.inf, Beam())] * N][:N]  # settings may rule out so much that there are fewer

@@ -26,7 +26,7 @@ def decode(job: Job) -> Iterator[Array]:
     rows = xp.arange(count)  # which rows of the job are the rows of the batch
     history = job.history()
     ended = xp.zeros(count, dtype=bool)
-    feed = None
+    feed, resting = None, False
     while True:
         out = reader.prompt(N) if feed is None else reader(feed)
         logits = out.logits[:, -1]  # [B, V]
@@ -47,29 +47,29 @@ def decode(job: Job) -> Iterator[Array]:
         _keep(job, out, logits, scores, N if feed is None else 1)
         job.keep_log_probs(logits, rows, chosen, count)
 
-        running = ~ended[rows]
-        chosen = xp.where(running, chosen, job.pad)
+        if resting:  # rows that have ended and stay in the batch
+            chosen = xp.where(ended[rows], job.pad, chosen)
         history.append(chosen)
-        for row, reason in job.stopping.reasons(history.ids, scores).items():
-            if running[row]:
-                job.reasons[int(rows[row])] = reason
-                ended[rows[row]] = True
-        if len(rows) == count:
-            yield chosen
-        else:
+        full = chosen
+        if len(rows) < count:
             full = xp.full(count, job.pad)
             full[rows] = chosen
-            yield full
-        left = ~ended[rows]
-        if history.length == job.length or not bool(left.any()):
-            for row in rows[left].tolist():
-                job.reasons[row] = LENGTH
+        just = {i: why for i, why in job.stopping.reasons(history.ids, scores).items() if not ended[rows[i]]}
+        for i, why in just.items():
+            job.reasons[int(rows[i])] = why
+            ended[rows[i]] = True
+        last = history.length == job.length or len(job.reasons) == count
+        if last:
+            job.reasons = dict.fromkeys(range(count), LENGTH) | job.reasons
+        yield full
+        if last:
             return
-        if job.rows_leave and not bool(left.all()):
-            places = xp.flatnonzero(left)
+        if just and job.rows_leave:
+            places = xp.flatnonzero(~ended[rows])
             rows, chosen = rows[places], chosen[places]
             reader.select(places)
             history.select(places)
+        resting = resting or (bool(just) and not job.rows_leave)
         feed = chosen[:, None]  # [B] -> [B, 1]
 
 

@@ -19,6 +19,7 @@ from ..layers.softmax import softmax
 from .settings import GenerationConfig
 
 Filter = Callable[[Array], Array]  # [B, V] -> [B, V]
+SORTED = 128  # tokens that are sorted to begin with
 
 
 def suppress(logits: Array, ids: Array) -> Array:
@@ -49,13 +50,21 @@ def keep_top_k(logits: Array, k: int, keep: int = 1) -> Array:
 
 
 def keep_top_p(logits: Array, p: float, keep: int = 1) -> Array:
-    """Rule out the least likely tokens of each row while they hold at most 1 - p together; the likeliest stays."""
-    xp = namespace(logits)
-    order = xp.argsort(logits, axis=-1)  # the least likely first
-    below = xp.cumsum(softmax(xp.take_along_axis(logits, order, axis=-1)), axis=-1)
-    out = below <= 1 - p
-    out[:, -keep:] = False
-    return _without(logits, order, out)
+    """Keep the fewest likeliest tokens of each row that hold at least `p` together (and what equals the last of them).
+
+    A token goes where those likelier than it hold `p` already. Only as many are sorted as it takes to see that.
+    """
+    xp, V = namespace(logits), logits.shape[-1]
+    probs, n = softmax(logits), min(max(SORTED, keep), V)
+    while True:
+        likely = xp.sort(xp.partition(probs, V - n, axis=-1)[:, V - n :] if n < V else probs, axis=-1)[:, ::-1]
+        held = xp.cumsum(likely, axis=-1, dtype="float64")  # by each and those likelier than it
+        if n == V or bool((held[:, -1] >= p).all()):
+            break
+        n = min(32 * n, V)
+    count = xp.maximum((held - likely < p).sum(-1), min(keep, V))
+    least = xp.take_along_axis(likely, count[:, None] - 1, axis=1)
+    return xp.where(probs < least, -math.inf, logits)
 
 
 def keep_min_p(logits: Array, p: float, keep: int = 1) -> Array:
@@ -124,10 +133,9 @@ def _without(logits: Array, order: Array, out: Array) -> Array:
 def _unless_likeliest(logits: Array, out: Array, keep: int) -> Array:
     """`logits` without the tokens that `out` marks, but with the `keep` likeliest in any case."""
     xp, V = namespace(logits), logits.shape[-1]
-    keep = min(keep, V)
-    likeliest = xp.argpartition(logits, V - keep, axis=-1)[:, V - keep :]
-    xp.put_along_axis(out, likeliest, False, axis=-1)
-    return xp.where(out, -math.inf, logits)
+    place = V - min(keep, V)
+    least = xp.partition(logits, place, axis=-1)[:, place, None] if keep > 1 else logits.max(-1, keepdims=True)
+    return xp.where(out & (logits < least), -math.inf, logits)
 
 
 # --- All of them ---
@@ -155,14 +163,17 @@ def compressed(logits: Array) -> tuple[Array | None, Array]:
     A row with fewer of them ends in -inf. No ids, and `logits` as they are, where that would save little.
     """
     xp, (B, V) = namespace(logits), logits.shape
-    left = logits > -math.inf
-    most = int(left.sum(-1).max())
-    if most > V // 8:
+    left = xp.flatnonzero(logits > -math.inf)
+    if len(left) > B * V // 8:
         return None, logits
-    ids, values = xp.zeros((B, most), dtype="int64"), xp.full((B, most), -math.inf, dtype=logits.dtype)
-    for row in range(B):
-        kept = xp.flatnonzero(left[row])
-        ids[row, : len(kept)], values[row, : len(kept)] = kept, logits[row, kept]
+    if B == 1:
+        return left[None], logits[:, left]
+    rows, columns = left // V, left % V
+    counts = xp.bincount(rows, minlength=B)
+    ids = xp.zeros((B, int(counts.max())), dtype="int64")
+    values = xp.full(ids.shape, -math.inf, dtype=logits.dtype)
+    places = xp.arange(len(left)) - xp.repeat(xp.cumsum(counts) - counts, counts)  # within each row
+    ids[rows, places], values[rows, places] = columns, logits[rows, columns]
     return ids, values
 
 
@@ -213,5 +224,7 @@ def pick(logits: Array, u: Array) -> Array:
 
     The probabilities, added up, cut [0, 1) into intervals, one a token.
     """
-    bounds = namespace(logits).cumsum(softmax(logits.astype("float64")), axis=-1)  # [B, V]
-    return (bounds <= (u * bounds[:, -1])[:, None]).sum(-1)  # rounding leaves the last bound a little off 1
+    xp = namespace(logits)
+    weights = xp.exp((logits - logits.max(-1, keepdims=True)).astype("float64"))  # [B, V]
+    bounds = xp.cumsum(weights, axis=-1)
+    return (bounds <= (u * bounds[:, -1])[:, None]).sum(-1)

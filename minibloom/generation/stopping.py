@@ -66,7 +66,7 @@ class Stopping:
     def reasons(self, ids: Array, scores: Array) -> dict[int, str]:
         """Why rows have ended with their last id: `{row: reason}`. ids `[B, T]`, -1 at padding; scores `[B, V]`."""
         reasons: dict[int, str] = {}
-        last = to_numpy(ids[:, -1])
+        last = to_numpy(ids[:, -1]).tolist()
         if self.seconds is not None and time.monotonic() - self._begun > self.seconds:
             reasons |= dict.fromkeys(range(len(last)), TIME)
         for criterion in self.own:
@@ -76,7 +76,5 @@ class Stopping:
         if self.strings is not None:
             window = to_numpy(ids[:, -(self.strings._longest + 1) :]).tolist()
             reasons |= {row: STRING for row, tail in enumerate(window) if self.strings.hit(tail)}
-        for row, token in enumerate(last.tolist()):
-            if token in self.ends:
-                reasons[row] = TOKEN
+        reasons |= {row: TOKEN for row, token in enumerate(last) if token in self.ends}
         return reasons
