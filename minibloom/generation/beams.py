@@ -65,6 +65,7 @@ class Group:
         words = None if s.force_words_ids is None else Progress.start(s.force_words_ids)
         self.running = [Beam(words=words)]
         self.finished: list[tuple[float, Beam]] = []  # with its score after length penalty, the best first
+        self.chosen: list[int] = []  # tokens of the beams that went on in this step
         self.new = job.length - job.ids.shape[1]  # tokens there can be
 
     def advance(self, candidates: Sequence[Candidate], scores: Array) -> list[int]:
@@ -86,7 +87,7 @@ class Group:
         going = sorted((c for c in candidates if not c.ends), key=lambda c: -c.score)[: self.size]
         if s.force_words_ids is not None:
             going = self._with_words(going, scores)
-        self.running = [continued(c) for c in going]
+        self.running, self.chosen = [continued(c) for c in going], [c.token for c in going]
         if length == self.new:
             self.running = [replace(beam, reason=LENGTH) for beam in self.running]
             for beam in self.running:
@@ -224,7 +225,7 @@ def _advance_groups(
                 mine = diversity(job.settings.diversity_penalty, xp.asarray(tokens), xp.asarray(counts))(mine)
             mine = scores[start:end] = job.scored(ids[start:end], mine)
             sources[start] = [start + i for i in _advance(job, [group], [(0, end - start)], ids[start:end], mine)]
-            chosen += [beam.tokens[-1] for beam in group.running]
+            chosen += group.chosen
     return [row for start, _ in spans for row in sources[start]]
 
 

@@ -27,8 +27,8 @@ from minibloom.generation import (
 )
 from minibloom.outputs import CausalLMOutputWithPast
 
-from . import tiny
-from .strategies import few, models, normal, random_model, seeds, some, token_ids
+from .. import tiny
+from ..strategies import few, models, normal, random_model, seeds, some, token_ids
 
 # --- The filters ---
 
