@@ -77,6 +77,12 @@ def _strings(value: Any) -> list[str]:
     return strings
 
 
+def _true(value: Any) -> bool:
+    if value is not True:
+        raise ValueError
+    return True
+
+
 IDS = Rule("a token id or a list of them", _ids)
 WORDS = Rule("a list of words, each a list of token ids, none of them empty", _words)
 POSITIVE = _number("a number above 0", lambda x: 0 < x < math.inf)
@@ -191,7 +197,7 @@ class GenerationConfig:
 
     pad_token_id: int = _setting(None, TOKEN_ID, "what fills a row that has ended")
     bos_token_id: int = _setting(None, TOKEN_ID, "not read: BLOOM begins without one")
-    use_cache: bool = _setting(True, Rule("True", {True: True}.__getitem__), "always: keys and values are kept")
+    use_cache: bool = _setting(True, Rule("True", _true), "always: keys and values are kept")
 
     def __init__(self, **given: Any) -> None:
         for name in FIELDS:

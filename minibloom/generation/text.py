@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy
-
 from ..backend import to_numpy
 from ..errors import InputError
 from .beams import search
@@ -79,7 +77,7 @@ def generate_text(
             Continuation(text, tokenizer.decode(beam.tokens, True), list(beam.tokens), None, beam.reason)
             for text, (_, beam) in zip(texts, search(job), strict=True)
         ]
-    steps: list[numpy.ndarray] = []
+    over: set[int] = set()  # rows that have ended
     streams = [tokenizer.stream() for _ in texts]
     rows: list[list[int]] = [[] for _ in texts]
 
@@ -95,15 +93,14 @@ def generate_text(
 
     try:
         for chosen in steps_of(job):
-            over = set(job.reasons)
             for row, one in enumerate(to_numpy(chosen).tolist()):
-                if len(rows[row]) < len(steps):
-                    continue  # it ended in an earlier step
+                if row in over:
+                    continue
                 rows[row].append(one)
-                piece = streams[row].put(one) + (streams[row].end() if row in over else "")
+                piece = streams[row].put(one) + (streams[row].end() if row in job.reasons else "")
                 if piece and callback is not None:
                     callback(row, piece)
-            steps.append(chosen)
+            over = set(job.reasons)
     except BaseException as error:
         error.continuations = continuations()  # type: ignore[attr-defined]
         raise

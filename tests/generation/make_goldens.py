@@ -1,6 +1,6 @@
 """Goldens of what transformers 5 no longer runs by itself: contrastive search, groups of beams, forced words.
 
-    python -m tests.generation.make_goldens       in an environment with transformers 4.35.2 and torch, without minibloom
+    python -m tests.generation.make_goldens    in an environment with transformers 4.35.2 and torch, without minibloom
 
 writes `tests/data/generation_goldens.json`: for each case the shape and seed of a model, whose parameters
 `random_params` draws again, prompts, settings, and the ids that transformers returned, in float32.
