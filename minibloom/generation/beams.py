@@ -59,9 +59,9 @@ class Candidate:
 class Group:
     """The beams of one prompt that compete with each other."""
 
-    def __init__(self, job: Job, size: int, first_place: int) -> None:
+    def __init__(self, job: Job, size: int, first_place: int, hold: bool) -> None:
         s = job.settings
-        self.job, self.size, self.first_place = job, size, first_place
+        self.job, self.size, self.first_place, self.hold = job, size, first_place, hold
         words = None if s.force_words_ids is None else Progress.start(s.force_words_ids)
         self.running = [Beam(words=words)]
         self.finished: list[tuple[float, Beam]] = []  # with its score after length penalty, the best first
@@ -131,11 +131,17 @@ class Group:
             for token in beam.words.wanted()
             if (i, token) not in ids
         ]
-        if not more:
-            return list(going)
         every = [*going, *(c for c in more if c.score > -math.inf)]
-        banks = [self.running[c.beam].words.after(c.token).bank for c in every]  # type: ignore[union-attr]
-        return [every[i] for i in share_out([c.score for c in every], banks, self.size)]
+        after = [self.running[c.beam].words.after(c.token) for c in every]  # type: ignore[union-attr]
+        if more:
+            kept = share_out([c.score for c in every], [words.bank for words in after], self.size)
+            every, after = [every[i] for i in kept], [after[i] for i in kept]
+        whole = [i for i, beam in enumerate(self.running) if beam.words is not None and beam.words.complete]
+        if self.hold and whole and not any(words.complete for words in after):
+            i = max(whole, key=lambda i: self.running[i].score)
+            token = int(scores[i].argmax())
+            every[-1:] = [Candidate(self.running[i].score + float(scores[i, token]), i, token)]
+        return every
 
 
 def beam_search(job: Job) -> Any:
@@ -149,10 +155,29 @@ def beam_search(job: Job) -> Any:
 
 
 def search(job: Job) -> list[tuple[float, Beam]]:
-    """The best N continuations of each prompt, and their final scores; those of one prompt in a row, best first."""
+    """The best N continuations of each prompt, and their final scores; those of one prompt in a row, best first.
+
+    With forced words, the search of transformers may lose its last beam that holds them all, to likelier ones that do
+    not. Only for prompts where nothing holds them in the end, what a second search finds counts, which holds on to one.
+    """
+    words = job.settings.force_words_ids is not None
+    first_cache = job.cache.copy() if words and job.cache is not None else None
+    best, N = _search(job, hold=False), job.settings.num_return_sequences
+    lost = {i // N for i, (_, beam) in enumerate(best) if i % N == 0 and beam.words and not beam.words.complete}
+    if lost:
+        job.cache = first_cache
+        again = _search(job, hold=True)
+        best = [again[i] if i // N in lost else pair for i, pair in enumerate(best)]
+    return best
+
+
+def _search(job: Job, hold: bool) -> list[tuple[float, Beam]]:
+    """One search. hold: whether a beam with all forced words goes on, however unlikely, where no other has them."""
+    for kept in (job.scores, job.logits, job.attentions, job.hidden_states):
+        kept.clear()
     xp, s, reader, history = job.xp, job.settings, Reader(job), job.history()
     B, K, size = len(job.ids), s.num_beams, s.num_beams // s.num_beam_groups
-    searches = [[Group(job, size, p * K + g * size) for g in range(s.num_beam_groups)] for p in range(B)]
+    searches = [[Group(job, size, p * K + g * size, hold) for g in range(s.num_beam_groups)] for p in range(B)]
     try:
         out = reader.prompt()
         if s.num_beam_groups > 1:

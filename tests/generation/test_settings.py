@@ -13,8 +13,9 @@ from minibloom.generation.job import prepare
 from .. import tiny
 
 FULL = {
-    "max_new_tokens": 7, "eos_token_id": [2, 5], "do_sample": True, "temperature": 0.5, "top_p": 0.9, "stop_strings": ["a"],
-    "bad_words_ids": [[1, 2], [3]], "sequence_bias": {(1, 2): -1.5, (3,): 2.0}, "early_stopping": "never",
+    "max_new_tokens": 7, "eos_token_id": [2, 5], "do_sample": True, "temperature": 0.5, "top_p": 0.9,
+    "stop_strings": ["a"], "bad_words_ids": [[1, 2], [3]], "sequence_bias": {(1, 2): -1.5, (3,): 2.0},
+    "early_stopping": "never",
 }  # fmt: skip
 
 

@@ -163,8 +163,8 @@ def test_processed_logits_are_the_oracles_within_1e_6(seed, B, S, new, ends, con
 
     model = BloomForCausalLM(BloomConfig(vocab_size=V, hidden_size=8, n_layer=1, n_head=1))
     job = prepare(model, ids[:, :S], eos_token_id=ends, max_length=S + 9, **asked)
-    if not (job_scores := _scores(job, ids, logits)) is None:
-        numpy.testing.assert_allclose(job_scores, expected, rtol=1e-6, atol=1e-6)
+    if (got := _scores(job, ids, logits)) is not None:
+        numpy.testing.assert_allclose(got, expected, rtol=1e-6, atol=1e-6)
     else:
         assert not (expected.max(-1) > -numpy.inf).all() or numpy.isnan(expected).any()
 
