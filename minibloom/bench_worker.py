@@ -50,6 +50,9 @@ class Minibloom:
     def train(self, ids: numpy.ndarray) -> None:
         self.model.value_and_grad(ids, labels=ids)
 
+    def generate(self, ids: numpy.ndarray) -> None:
+        self.model.generate(ids, max_new_tokens=NEW, eos_token_id=[])
+
 
 class Transformers:
     """transformers in eager mode: what minibloom explains."""
@@ -61,6 +64,7 @@ class Transformers:
         torch.set_num_threads(threads)
         self.torch: Any = torch
         self.model: Any = BloomForCausalLM(BloomConfig(**config))
+        self.model.generation_config.eos_token_id = None  # nothing ends a row
         self.model.eval()  # type: ignore[no-untyped-call]
 
     def prefill(self, ids: numpy.ndarray) -> Any:
@@ -76,8 +80,14 @@ class Transformers:
         self.model(rows, labels=rows, use_cache=False).loss.backward()
         self.model.zero_grad()
 
+    def generate(self, ids: numpy.ndarray) -> None:
+        rows = self.torch.tensor(ids)
+        options = {"attention_mask": self.torch.ones_like(rows), "do_sample": False, "pad_token_id": 3}
+        self.model.generate(rows, max_new_tokens=NEW, **options)
+
 
 PEERS: dict[str, Callable[[dict[str, Any], int], Any]] = {"minibloom": Minibloom, "transformers": Transformers}
+NEW = 32  # tokens that are generated in one measurement
 STEPS = 8  # tokens that are decoded in one measurement
 
 

@@ -36,6 +36,7 @@ FLOORS = [
     ["generation"],
     ["training", "walk"],
     ["bench_worker"],
+    ["bench_generation"],
     ["bench"],
     ["cli_generate"],
     ["cli", "pretrained"],
