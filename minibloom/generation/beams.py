@@ -160,12 +160,9 @@ def search(job: Job) -> list[tuple[float, Beam]]:
     With forced words, the search of transformers may lose its last beam that holds them all, to likelier ones that do
     not. Only for prompts where nothing holds them in the end, what a second search finds counts, which holds on to one.
     """
-    words = job.settings.force_words_ids is not None
-    first_cache = job.cache.copy() if words and job.cache is not None else None
     best, N = _search(job, hold=False), job.settings.num_return_sequences
     lost = {i // N for i, (_, beam) in enumerate(best) if i % N == 0 and beam.words and not beam.words.complete}
     if lost:
-        job.cache = first_cache
         again = _search(job, hold=True)
         best = [again[i] if i // N in lost else pair for i, pair in enumerate(best)]
     return best
@@ -175,7 +172,7 @@ def _search(job: Job, hold: bool) -> list[tuple[float, Beam]]:
     """One search. hold: whether a beam with all forced words goes on, however unlikely, where no other has them."""
     for kept in (job.scores, job.logits, job.attentions, job.hidden_states):
         kept.clear()
-    xp, s, reader, history = job.xp, job.settings, Reader(job), job.history()
+    xp, s, reader, history = job.xp, job.settings, Reader(job).part(), job.history()
     B, K, size = len(job.ids), s.num_beams, s.num_beams // s.num_beam_groups
     searches = [[Group(job, size, p * K + g * size, hold) for g in range(s.num_beam_groups)] for p in range(B)]
     try:

@@ -172,7 +172,7 @@ def compressed(logits: Array) -> tuple[Array | None, Array]:
     counts = xp.bincount(rows, minlength=B)
     ids = xp.zeros((B, int(counts.max())), dtype="int64")
     values = xp.full(ids.shape, -math.inf, dtype=logits.dtype)
-    places = xp.arange(len(left)) - xp.repeat(xp.cumsum(counts) - counts, counts)  # within each row
+    places = xp.arange(len(left)) - (xp.cumsum(counts) - counts)[rows]  # within each row
     ids[rows, places], values[rows, places] = columns, logits[rows, columns]
     return ids, values
 

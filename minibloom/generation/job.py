@@ -135,7 +135,7 @@ class Reader:
     """Reads ids into a model pass by pass, and keeps cache and mask in step."""
 
     def __init__(self, job: Job, model: BloomForCausalLM | None = None) -> None:
-        self.job, self.model = job, model or job.model
+        self.job, self.model, self._counts = job, model or job.model, model is None
         self.cache: Any = job.cache if model is None else None
         self.mask, self.read = job.mask, 0 if self.cache is None else self.cache.seen
         s = job.settings
@@ -158,7 +158,7 @@ class Reader:
             **self._watch, **more,
         )  # fmt: skip
         self.cache = out.past_key_values
-        if self.model is self.job.model:
+        if self._counts:
             self.job.passes += 1
             if self.job.settings.return_dict_in_generate:
                 self.job.kept_cache = self.cache
@@ -168,10 +168,13 @@ class Reader:
         """Read what the cache does not hold of the prompts; then repeat each row."""
         out = self(self.job.ids[:, self.read :], **more)
         if times > 1:
-            if self.job.cache is not None:
-                self.cache = self.cache.copy()
-            self.select(self.job.xp.repeat(self.job.xp.arange(len(self.job.ids)), times))
+            self.part().select(self.job.xp.repeat(self.job.xp.arange(len(self.job.ids)), times))
         return out
+
+    def part(self) -> Reader:
+        """This reader, with a copy of the caller's cache: for strategies that shuffle rows."""
+        self.cache = None if self.cache is None else self.cache.copy()
+        return self
 
     def select(self, rows: Array) -> None:
         """Keep these rows of the batch, in this order, repeats allowed."""
