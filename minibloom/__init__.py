@@ -24,6 +24,7 @@ from .tokenizer import BloomTokenizerFast
 from .trace import Trace, step_names
 from .version import __version__
 from .walk import Walk, walk
+from .window_cache import WindowCache
 
 AutoTokenizer = BloomTokenizerFast  # the documentation's examples import it under this name
 
@@ -43,6 +44,7 @@ __all__ = [
     "StaticCache",
     "Trace",
     "Walk",
+    "WindowCache",
     "__version__",
     "finetune",
     "predict",

@@ -195,7 +195,8 @@ class PreTrainedModel:
         if cache is not None:
             cache = cache if isinstance(cache, Cache) else Cache.from_tuple(cache, B, c.n_head, c.head_dim)
             cache.check(c.n_layer, c.n_head, c.head_dim, self.dtype, B, S, self.xp)
-        mask = self._mask(attention_mask, B, S, 0 if cache is None else cache.length)
+        past, window = (0, None) if cache is None else (cache.length, cache.window)
+        mask = self._mask(attention_mask, B, S, past)
 
         hidden_names, attention_names = [], []  # of the steps that the caller wants back
         if _or(output_hidden_states, c.output_hidden_states):
@@ -211,6 +212,7 @@ class PreTrainedModel:
             mask=mask,
             alibi=alibi_bias(mask, c.n_head, self.dtype),
             cache=cache,
+            window=window,
             head_mask=None if head_mask is None else self._check_head_mask(head_mask),
             rng=numpy.random.default_rng(seed) if train else None,
             watch=_Keeping(seen, kept) if kept else seen,

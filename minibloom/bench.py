@@ -41,6 +41,10 @@ WORK = {  # name -> shape, kind, batch, length
     "train-1x512": ("bloom-560m", "train", 1, 512),
     "small-decode-128": ("small", "decode", 1, 128),
     "small-train-8x256": ("small", "train", 8, 256),
+    "generate": ("bloom-560m", "generate", 1, 64),
+    "generate-8": ("bloom-560m", "generate", 8, 64),
+    "small-generate": ("small", "generate", 1, 64),
+    "small-generate-8": ("small", "generate", 8, 64),
     "prefill-8192": ("6 blocks of bloom-560m", "prefill", 1, 8192),
     "prefill-16384": ("6 blocks of bloom-560m", "prefill", 1, 16384),
 }
@@ -53,7 +57,13 @@ NEEDS = {  # peer -> modules that must be installed
     "CTranslate2 int8": ("torch", "transformers", "ctranslate2"),
     "machine": (),
 }
-PROCESSES = ("import", "first-token", "load")  # measured from outside, as whole processes
+OVERHEADS = {  # name -> shape, batch, whether tokens are drawn
+    "overhead": ("bloom-560m", 1, False),
+    "small-overhead": ("small", 1, False),
+    "small-overhead-8": ("small", 8, False),
+    "small-overhead-sampling": ("small", 1, True),
+}
+PROCESSES = ("import", "first-token", "load", "lookup", *OVERHEADS)  # measured from outside, as whole processes
 IMPORTS = {
     "minibloom": "import minibloom",
     "transformers": "from transformers import BloomForCausalLM",
@@ -108,7 +118,10 @@ def run(a: argparse.Namespace) -> None:
         if names:
             figures += in_turns(peers, shape, names, a.repeats, a.threads)
     for name in (name for name in chosen if name in PROCESSES):
-        figures += {"import": imports, "first-token": first_token, "load": load}[name](peers, a.repeats, a.threads)
+        if name in OVERHEADS or name == "lookup":
+            figures += generation(name, a.repeats, a.threads)
+        else:
+            figures += {"import": imports, "first-token": first_token, "load": load}[name](peers, a.repeats, a.threads)
     print(table(figures))
     if a.growth:
         print(exponents(figures))
@@ -317,6 +330,17 @@ def load(peers: Sequence[str], repeats: int, threads: int) -> list[Figure]:
         BloomForCausalLM(config).save_pretrained(folder, dtype="float16")
         values = [float(_process(code.format(folder=folder), threads)[1]) for _ in range(repeats)]
     return [Figure("load", "minibloom", "x memory of parameters", values)]
+
+
+def generation(name: str, repeats: int, threads: int) -> list[Figure]:
+    """What generation takes beside its forward passes; or how many passes looking up what was there saves."""
+    if name == "lookup":
+        call, unit, repeats = "lookup_passes()", "x fewer passes", 1  # a count, the same each time
+    else:
+        shape, batch, do_sample = OVERHEADS[name]
+        call, unit = f"overhead({SHAPES[shape]}, {batch}, {do_sample})", "of the passes' time"
+    code = f"import minibloom.bench_generation as b; print(b.{call})"
+    return [Figure(name, "minibloom", unit, [float(_process(code, threads)[1]) for _ in range(repeats)])]
 
 
 def table(figures: Sequence[Figure]) -> str:

@@ -21,6 +21,7 @@ from typing import Any
 import numpy
 
 STEPS = 8  # tokens that are decoded in one measurement
+NEW = 32  # tokens that are generated in one measurement
 
 
 def memory_peak() -> int:
@@ -68,6 +69,12 @@ class Peer:
         self.gradients(ids)
         return time.perf_counter() - start
 
+    def generate(self, ids: numpy.ndarray) -> float:
+        """`NEW` tokens behind each row, greedily, by the library's own loop."""
+        start = time.perf_counter()
+        self.go_on(ids)
+        return time.perf_counter() - start
+
     def pass_over(self, ids: numpy.ndarray, cache: Any) -> Any:
         """A pass over `ids` behind `cache`, which it returns, extended."""
         raise TypeError(f"{type(self).__name__} has no pass to measure.")
@@ -75,6 +82,10 @@ class Peer:
     def gradients(self, ids: numpy.ndarray) -> None:
         """Every gradient of the loss of `ids`."""
         raise TypeError(f"{type(self).__name__} does not train.")
+
+    def go_on(self, ids: numpy.ndarray) -> None:
+        """`NEW` tokens behind each row."""
+        raise TypeError(f"{type(self).__name__} does not generate.")
 
 
 class Minibloom(Peer):
@@ -92,6 +103,9 @@ class Minibloom(Peer):
     def gradients(self, ids: numpy.ndarray) -> None:
         self.model.value_and_grad(ids, labels=ids, output_logits=False)
 
+    def go_on(self, ids: numpy.ndarray) -> None:
+        self.model.generate(ids, max_new_tokens=NEW, eos_token_id=[])
+
 
 class Transformers(Peer):
     """transformers in eager mode: what minibloom explains."""
@@ -103,6 +117,7 @@ class Transformers(Peer):
         torch.set_num_threads(threads)
         self.torch: Any = torch
         self.model: Any = BloomForCausalLM(BloomConfig(**config))
+        self.model.generation_config.eos_token_id = None  # nothing ends a row
         self.model.eval()  # type: ignore[no-untyped-call]
 
     def pass_over(self, ids: numpy.ndarray, cache: Any) -> Any:
@@ -115,6 +130,11 @@ class Transformers(Peer):
         rows = self.torch.tensor(ids)
         self.model(rows, labels=rows, use_cache=False).loss.backward()
         self.model.zero_grad()
+
+    def go_on(self, ids: numpy.ndarray) -> None:
+        rows = self.torch.tensor(ids)
+        options = {"attention_mask": self.torch.ones_like(rows), "do_sample": False, "pad_token_id": 3}
+        self.model.generate(rows, max_new_tokens=NEW, **options)
 
 
 class TransformersCompiled(Transformers):
@@ -150,6 +170,9 @@ class CTranslate2(Peer):
 
     def decode(self, ids: numpy.ndarray) -> float:
         return (self._generate(ids, 1 + STEPS) - self._generate(ids, 1)) / STEPS
+
+    def generate(self, ids: numpy.ndarray) -> float:
+        return self._generate(ids, NEW)
 
     def _generate(self, ids: numpy.ndarray, count: int) -> float:
         prompts = [[self.names[i] for i in row] for row in ids]

@@ -39,6 +39,7 @@ class Cache:
     """
 
     max_length: int | None = None  # positions there can be; None: as many as memory holds
+    window: int | None = None  # positions that a query sees, its own included; None: all
 
     def __init__(self, layers: int) -> None:
         self.length = 0
@@ -61,6 +62,11 @@ class Cache:
     def __repr__(self) -> str:
         room = "" if self.max_length is None else f", max_length={self.max_length}"
         return f"{type(self).__name__}(layers={len(self)}, length={self.length}{room}, bytes={self.nbytes:,})"
+
+    @property
+    def seen(self) -> int:
+        """Positions that were ever put in: all that it holds, but for a cache that drops some."""
+        return self.length
 
     @property
     def batch_size(self) -> int | None:
@@ -152,6 +158,14 @@ class Cache:
         self._keys = [None if a is None else a[rows] for a in self._keys]
         self._values = [None if a is None else a[rows] for a in self._values]
         self._norms = [None if a is None else a[rows] for a in self._norms]
+
+    def reorder(self, rows: Array, start: int) -> None:
+        """The same for positions from `start` on, in place: for rows that have all earlier ones in common."""
+        for buffers in (self._keys, self._values):
+            for a in buffers:
+                if a is not None:
+                    a[:, :, start : self.length] = a[rows, :, start : self.length]
+        self._norms = [None if a is None else a[:, :, :start] for a in self._norms]
 
     def to_tuple(self, layout: str = "today") -> tuple[tuple[Array, Array], ...]:
         """Keys and values of every block as `((key, value), ...)`, copied into one of `LAYOUTS`."""

@@ -86,20 +86,10 @@ def parser() -> argparse.ArgumentParser:
         sub.add_argument("--backend", default="numpy", help="numpy (default) or cupy")
 
     sub = command("generate", run_generate, "continue a text, shown as it grows")
-    sub.add_argument("prompt")
     with_model(sub)
-    sub.add_argument(
-        "--max-new-tokens", type=int, default=100, metavar="N", help="stop after so many tokens (default 100)"
-    )
-    sub.add_argument("--do-sample", action="store_true", help="draw each token instead of taking the likeliest")
-    sub.add_argument(
-        "--temperature", type=float, help="of the draws (default 1.0); this and what follows need --do-sample"
-    )
-    sub.add_argument("--top-k", type=int, help="draw from the K likeliest tokens (default 50; 0: all)")
-    sub.add_argument(
-        "--top-p", type=float, help="draw from the likeliest tokens that hold P together (default 1.0: all)"
-    )
-    sub.add_argument("--seed", type=int, help="of the draws: the same seed gives the same text")
+    from .cli_generate import add_arguments as add_generate_arguments
+
+    add_generate_arguments(sub)
 
     sub = command("walk", run_walk, "step through the forward pass: every step's name, formula, shape and values")
     sub.add_argument("prompt")
@@ -206,26 +196,17 @@ def token_ids(text: str) -> list[int]:
     return [int(number) for number in text.split(",")]
 
 
-def run_generate(a: argparse.Namespace) -> None:
-    from .generation import check_settings, stream_text
+def run_generate(a: argparse.Namespace) -> int:
+    from .cli_generate import run
 
-    settings = {
-        name: getattr(a, name) for name in ("max_new_tokens", "do_sample", "temperature", "top_k", "top_p", "seed")
-    }
-    check_settings(**settings)  # before a large model is loaded
-    model, tokenizer = load(a)
-    pieces = stream_text(model, tokenizer, a.prompt, **settings)
-    print(a.prompt, end="", flush=True)
-    try:
-        for piece in pieces:
-            print(piece, end="", flush=True)
-    finally:
-        print(flush=True)
+    return run(a, load)
 
 
 def run_walk(a: argparse.Namespace) -> None:
     from .walk import walk
 
+    if not a.prompt:
+        raise InputError("the prompt is empty: give at least one character.")
     model, tokenizer = load(a)
     for part in walk(a.prompt, model, tokenizer, a.top).parts():
         print(part, flush=True)
@@ -317,8 +298,6 @@ def load(a: argparse.Namespace) -> Any:
     from .models import BloomForCausalLM
     from .tokenizer import BloomTokenizerFast
 
-    if not a.prompt:
-        raise InputError("the prompt is empty: give at least one character.")
     tokenizer = BloomTokenizerFast.from_pretrained(a.model, revision=a.revision)
     return BloomForCausalLM.from_pretrained(a.model, a.dtype, a.backend, a.revision), tokenizer
 

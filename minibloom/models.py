@@ -17,6 +17,7 @@ from .base import PreTrainedModel
 from .chunked_loss import chunked_cross_entropy
 from .config import BloomConfig
 from .errors import InputError
+from .files import SHIPPED, fetch
 from .layers.dropout import dropout_factors
 from .layers.linear import linear, linear_backward
 from .losses import IGNORE, binary_cross_entropy, cross_entropy, mean_squared_error, shift
@@ -165,14 +166,35 @@ class BloomForCausalLM(PreTrainedModel):
         d, grads[self.head_matrix], _ = linear_backward(tape["lm_head.grad"], tape["ln_f"], weight)
         return d
 
-    def generate(self, input_ids: Any, **settings: Any) -> Array:
-        """Prompt `[B, S]` and continuation as ids `[B, S + new]`. Settings as in `minibloom.generation.generate_steps`.
+    generation_config: Any = None  # a GenerationConfig: what `generate` goes by where a call says nothing
+
+    @classmethod
+    def from_pretrained(cls, path_or_repo: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """As of all models; and `generation_config` is what the checkpoint's `generation_config.json` says."""
+        from .generation.settings import GenerationConfig
+
+        place = SHIPPED if path_or_repo is None else path_or_repo
+        revision = kwargs.get("revision", args[2] if len(args) > 2 else None)
+        folder = fetch(place, revision=revision)  # once for both
+        settings = GenerationConfig.from_pretrained(folder)  # first: a fault in it is seen before weights are read
+        model = super().from_pretrained(folder, *args, **kwargs)
+        model.generation_config = settings
+        return model
+
+    def save_pretrained(self, folder: Any, dtype: str | None = None, max_shard_size: int = 5 * 10**9) -> None:
+        """As of all models; with `generation_config.json`, if there is anything to say in it."""
+        super().save_pretrained(folder, dtype, max_shard_size)
+        if self.generation_config is not None and self.generation_config.to_dict():
+            self.generation_config.save_pretrained(folder)
+
+    def generate(self, input_ids: Any, attention_mask: Any = None, **settings: Any) -> Any:
+        """Prompts and what follows them, as ids `[B, S + new]`. See `minibloom.generation.generate` for all settings.
 
         model.generate(input_ids, attention_mask=mask, max_new_tokens=50, do_sample=True, top_p=0.9, seed=0)
         """
         from .generation import generate
 
-        return generate(self, input_ids, **settings)
+        return generate(self, input_ids, attention_mask, **settings)
 
 
 class BloomForSequenceClassification(PreTrainedModel):

@@ -82,6 +82,13 @@ def read_header(path: str | Path) -> dict[str, TensorEntry]:
     return {entry.name: entry for entry in entries}
 
 
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """Return the remarks in the header of a file that `read_header` has read: names and texts."""
+    with Path(path).open("rb") as file:
+        remarks = json.loads(file.read(int.from_bytes(file.read(8), "little"))).get("__metadata__", {})
+    return remarks if isinstance(remarks, dict) else {}
+
+
 def _entry(path: Path, name: str, field: Any, start: int) -> TensorEntry:
     where = f"{path}: tensor {name!r}"
     try:
@@ -162,9 +169,14 @@ def same_values(a: TensorEntry, b: TensorEntry) -> bool:
 # --- Data out ---
 
 
-def write_tensors(path: Path, tensors: Mapping[str, tuple[Array, str]]) -> None:
-    """Write a safetensors file: each name with its array and the dtype to store it in ("bfloat16", ...)."""
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # transformers looks for it
+def write_tensors(
+    path: Path, tensors: Mapping[str, tuple[Array, str]], remarks: Mapping[str, str] | None = None
+) -> None:
+    """Write a safetensors file: each name with its array and the dtype to store it in ("bfloat16", ...).
+
+    remarks: names and texts for the header, beside the one that transformers looks for.
+    """
+    header: dict[str, Any] = {"__metadata__": {"format": "pt", **(remarks or {})}}
     end = 0
     for name, (array, dtype) in tensors.items():
         begin, end = end, end + array.size * itemsize(dtype)

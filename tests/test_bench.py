@@ -6,6 +6,7 @@ import pytest
 
 from minibloom import bench
 from minibloom.bench import Figure, exponents, in_turns, table
+from minibloom.bench_generation import lookup_passes
 from minibloom.cli import main
 
 TINY = {"vocab_size": 64, "hidden_size": 16, "n_layer": 1, "n_head": 2}
@@ -31,6 +32,15 @@ def test_both_contestants_work_on_the_same(tiny):
     pytest.importorskip("transformers")
     figures = list(in_turns(["minibloom", "transformers"], "tiny", ["tiny-prefill"], repeats=1, threads=1))
     assert [f.peer for f in figures] == ["minibloom", "transformers"]
+
+
+def test_generation_is_measured_with_its_overhead_and_the_passes_it_saves(tiny, monkeypatch):
+    monkeypatch.setitem(bench.WORK, "tiny-generate", ("tiny", "generate", 2, 8))
+    monkeypatch.setitem(bench.OVERHEADS, "tiny-overhead", ("tiny", 1, True))
+    assert [f.work for f in in_turns(["minibloom"], "tiny", ["tiny-generate"], 1, 1)] == ["tiny-generate"]
+    (figure,) = bench.generation("tiny-overhead", 1, 1)
+    assert 0 < figure.median < 100
+    assert lookup_passes() >= 2
 
 
 def test_a_ratio_says_how_many_times_as_fast_as_transformers():

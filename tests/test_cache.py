@@ -92,6 +92,17 @@ def test_repr_says_what_it_holds():
 # --- copy, crop, select: going back, and going on more than once ---
 
 
+def test_reorder_moves_rows_behind_what_they_have_in_common():
+    model = random_model(CONFIG, 0, kind=BloomModel)
+    cache = filled(model, numpy.array([[1, 2, 3, 4], [1, 2, 7, 8], [1, 2, 9, 5]]))
+    selected, rows = cache.copy(), numpy.array([2, 0, 0])
+    selected.select(rows)
+    buffer = cache[0][0].base
+    cache.reorder(rows, 2)
+    assert_same(cache, content(selected))
+    assert cache[0][0].base is buffer  # in place
+
+
 @few
 @given(models(kind=BloomModel), st.data())
 def test_a_cropped_cache_has_forgotten(model, data):

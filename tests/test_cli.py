@@ -425,7 +425,7 @@ def test_what_predict_cannot_answer_is_said(model, tmp_path, capsys, monkeypatch
 
 
 def test_real_bugs_keep_their_traceback(model, monkeypatch):
-    monkeypatch.setattr("minibloom.generation.stream_text", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("minibloom.cli_generate.stream_text", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         main(["generate", "--model", str(model), "the"])
 

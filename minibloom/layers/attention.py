@@ -65,7 +65,11 @@ def plain_attention(q: Array, k: Array, v: Array, layer: int, run: Run) -> Array
 def in_tiles(q: Array, k: Array, layer: int, run: Run) -> bool:
     """Whether the fast path may stand in for the plain one: nothing between scores and context is asked for."""
     steps = ("scores", "probs", "dropout", "head_mask", "weights")
-    asked = run.head_mask is not None or (run.rng is not None and run.config.attention_dropout > 0)
+    asked = (
+        run.window is not None
+        or run.head_mask is not None
+        or (run.rng is not None and run.config.attention_dropout > 0)
+    )
     asked = asked or any(run.watch.wants(f"h.{layer}.self_attention.{step}") for step in steps)
     (B, H, S, _), T = q.shape, k.shape[2]
     return not asked and B * H * S * T >= tiles.LARGE and namespace(q) is numpy

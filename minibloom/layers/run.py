@@ -39,6 +39,7 @@ class Run:
     mask: Array  # [B or 1, T]: 1 = token, 0 = padding
     alibi: Array  # [B, H, 1, T], the bias on the scores
     cache: Any = None  # a Cache, or None: keys and values are not kept
+    window: int | None = None  # positions that a query sees, its own included; None: all
     head_mask: Array | None = None  # [L, H], factors on the attention of each head
     rng: numpy.random.Generator | None = None  # draws dropout. None: dropout is off
     rng_states: list[Any] = field(default_factory=list)  # before each block: backward may have to draw it again
@@ -55,7 +56,7 @@ class Run:
     @cached_property
     def visible(self) -> Array | None:
         """Which query may see which key, `[B or 1, 1, S, T]` bool: tokens up to its own place. None: each sees all."""
-        return visible(self.mask, self.new)
+        return visible(self.mask, self.new, self.window)
 
     @property
     def slices(self) -> int:
@@ -63,11 +64,14 @@ class Run:
         return self.config.pretraining_tp if self.config.slow_but_exact else 1
 
 
-def visible(mask: Array, new: int) -> Array | None:
+def visible(mask: Array, new: int, window: int | None = None) -> Array | None:
     """Which of the `new` last positions may see which of all, by the mask `[B or 1, T]`: `[B or 1, 1, S, T]` bool."""
     xp, T = namespace(mask), mask.shape[1]
     padded = not bool(mask.all())
-    if new == 1 and not padded:
+    if new == 1 and not padded and window is None:
         return None
-    causal = xp.arange(T) <= xp.arange(T - new, T)[:, None]  # [S, T]: no query sees a later key
+    queries = xp.arange(T - new, T)[:, None]
+    causal = xp.arange(T) <= queries  # [S, T]: no query sees a later key
+    if window is not None:
+        causal &= xp.arange(T) > queries - window  # nor one that a window's cache may drop
     return causal & (mask == 1)[:, None, None, :] if padded else causal[None, None]

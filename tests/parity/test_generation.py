@@ -6,22 +6,24 @@ from typing import Any
 
 import numpy
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 import torch
+import transformers
 
-from minibloom import BloomForCausalLM
+from minibloom import BloomConfig, BloomForCausalLM, BloomTokenizerFast, InputError
 from minibloom.generation import processed
+from minibloom.generation.job import prepare
 from minibloom.layers.softmax import softmax
 
 from .cases import Case, cases, padding
 from .oracle import Oracle, float64_kept, slopes_of_minibloom
 
-draws = settings(max_examples=20)
+draws = settings(max_examples=40)
 PAD = 1
 
 
@@ -72,3 +74,104 @@ def test_tokens_are_drawn_with_the_same_probabilities(case, data, temperature, t
     got = softmax(processed(logits, temperature, top_k, top_p))
     numpy.testing.assert_array_equal(got > 0, expected > 0)  # the same tokens are ruled out
     numpy.testing.assert_allclose(got, expected, rtol=0, atol=1e-6)  # transformers rounds logits to float32 here
+
+
+# --- Beams ---
+
+
+@given(case=cases(), data=st.data())
+@settings(max_examples=60)
+def test_beam_search_gives_the_same_tokens_scores_and_places(case, data):
+    model, (ids, mask) = case.model("float64"), prompts(case, data)
+    V, beams = case.config.vocab_size, data.draw(st.integers(2, 4))
+    ends = data.draw(st.lists(st.integers(0, V - 1).filter(lambda i: i != PAD), max_size=3, unique=True))
+    asked = {
+        "num_beams": beams,
+        "max_new_tokens": data.draw(st.integers(1, 8)),
+        "length_penalty": data.draw(st.sampled_from([0.0, 1.0, -1.0, 2.0, 0.5])),
+        "early_stopping": data.draw(st.sampled_from([True, False, "never"])),
+        "num_return_sequences": data.draw(st.integers(1, beams)),
+        "repetition_penalty": data.draw(st.sampled_from([1.0, 1.3])),
+        "return_dict_in_generate": True,
+        "output_scores": True,
+    }
+    expected = theirs(model, ids, mask, do_sample=False, eos_token_id=ends or None, **asked)
+    got = model.generate(ids, attention_mask=mask, eos_token_id=ends, pad_token_id=PAD, **asked)
+    numpy.testing.assert_array_equal(got.sequences, expected.sequences.numpy())
+    numpy.testing.assert_array_equal(got.beam_indices, expected.beam_indices.numpy())
+    numpy.testing.assert_allclose(got.sequences_scores, expected.sequences_scores.numpy(), rtol=1e-4, atol=1e-5)
+    without = {name: value for name, value in asked.items() if name not in ("return_dict_in_generate", "output_scores")}
+    alone = model.generate(ids, attention_mask=mask, eos_token_id=ends, pad_token_id=PAD, **without)
+    numpy.testing.assert_array_equal(alone, got.sequences)  # where prompts leave the batch when they are done
+
+
+def test_the_shipped_model_is_searched_alike():
+    model = BloomForCausalLM.from_pretrained(dtype="float64")
+    rng = numpy.random.default_rng(0)
+    texts = [text for text in ("All human beings", "Everyone has the", "Tout individu a", "Toda persona tiene") * 2]
+    ids = [BloomTokenizerFast.from_pretrained()(text)["input_ids"] for text in texts]
+    for i, row in enumerate(ids):
+        ways = [{}, {"num_beams": 3, "length_penalty": float(rng.choice([0.0, 1.0]))}, {"no_repeat_ngram_size": 2}]
+        asked = {"max_new_tokens": 12, **ways[i % 3]}
+        prompt = numpy.array([row])
+        expected = theirs(model, prompt, numpy.ones_like(prompt), do_sample=False, eos_token_id=2, **asked)
+        numpy.testing.assert_array_equal(
+            model.generate(prompt, eos_token_id=2, pad_token_id=PAD, **asked), expected.numpy()
+        )
+
+
+# --- Processors and filters, one by one and together ---
+
+V = 40
+ends = st.lists(st.integers(0, V - 1), min_size=1, max_size=2, unique=True)
+words = st.lists(st.integers(0, V - 1), min_size=1, max_size=3)
+CONTROLS = st.fixed_dictionaries({}, optional={
+    "repetition_penalty": st.floats(0.5, 2),
+    "no_repeat_ngram_size": st.integers(1, 4),
+    "sequence_bias": st.dictionaries(words.map(tuple), st.floats(-5, 5), min_size=1, max_size=4),
+    "bad_words_ids": st.lists(words, min_size=1, max_size=3),
+    "min_new_tokens": st.integers(1, 6),
+    "suppress_tokens": st.lists(st.integers(0, V - 1), min_size=1, max_size=4),
+    "begin_suppress_tokens": st.lists(st.integers(0, V - 1), min_size=1, max_size=4),
+    "exponential_decay_length_penalty": st.tuples(st.integers(0, 3), st.floats(1.01, 2)),
+    "renormalize_logits": st.booleans(),
+})  # fmt: skip
+DRAWING = st.fixed_dictionaries({}, optional={
+    "temperature": st.floats(0.3, 3), "top_k": st.integers(0, 50), "top_p": st.floats(0.1, 1),
+    "min_p": st.floats(0.001, 0.9), "typical_p": st.floats(0.1, 0.99), "top_h": st.floats(0.1, 0.99),
+    "epsilon_cutoff": st.floats(0.001, 0.3), "eta_cutoff": st.floats(0.001, 0.3),
+})  # fmt: skip
+ORACLE = Oracle(BloomForCausalLM(BloomConfig(vocab_size=V, hidden_size=8, n_layer=1, n_head=1))).module
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1), B=st.integers(1, 3), S=st.integers(1, 6), new=st.integers(0, 4), ends=ends,
+    controls=CONTROLS, drawing=st.none() | DRAWING, beams=st.sampled_from([1, 3]),
+)  # fmt: skip
+@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
+def test_processed_logits_are_the_oracles_within_1e_6(seed, B, S, new, ends, controls, drawing, beams):
+    rng = numpy.random.default_rng(seed)
+    ids, logits = rng.integers(0, V, (B, S + new)) % rng.integers(2, V), rng.normal(0, 2, (B, V))
+    asked = {**controls, **({} if drawing is None else {"do_sample": True, **drawing}), "num_beams": beams}
+    config = transformers.GenerationConfig(**asked, eos_token_id=ends, pad_token_id=PAD, max_length=S + 9)
+    for name in ("temperature", "top_k", "top_p", "repetition_penalty", "typical_p"):  # else unset, which is off
+        if getattr(config, name) is None:
+            setattr(config, name, {"top_k": 50}.get(name, 1.0))
+    ORACLE._prepare_special_tokens(config, device="cpu")
+    chain = ORACLE._get_logits_processor(config, input_ids_seq_length=S, device="cpu")
+    expected = chain(torch.from_numpy(ids), torch.from_numpy(logits)).numpy()
+
+    model = BloomForCausalLM(BloomConfig(vocab_size=V, hidden_size=8, n_layer=1, n_head=1))
+    job = prepare(model, ids[:, :S], eos_token_id=ends, max_length=S + 9, **asked)
+    if (got := _scores(job, ids, logits)) is not None:
+        numpy.testing.assert_allclose(got, expected, rtol=1e-6, atol=1e-6)
+    else:
+        assert not (expected.max(-1) > -numpy.inf).all() or numpy.isnan(expected).any()
+
+
+def _scores(job: Any, ids: numpy.ndarray, logits: numpy.ndarray) -> numpy.ndarray | None:
+    """What minibloom makes of the logits; None where it says that nothing is left."""
+    try:
+        return job.scored(ids, logits)
+    except InputError:
+        return None

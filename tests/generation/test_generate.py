@@ -27,8 +27,8 @@ from minibloom.generation import (
 )
 from minibloom.outputs import CausalLMOutputWithPast
 
-from . import tiny
-from .strategies import few, models, normal, random_model, seeds, some, token_ids
+from .. import tiny
+from ..strategies import few, models, normal, random_model, seeds, some, token_ids
 
 # --- The filters ---
 
@@ -307,15 +307,15 @@ BAD_SETTINGS = [
     ({"do_sample": True, "seed": -1}, "seed is -1"),
     ({"do_sample": True, "seed": "a"}, "seed is 'a'"),
     ({"eos_token_id": 384}, "eos_token_id holds 384, expected ids from 0 to 383"),
-    ({"eos_token_id": [2, -1]}, "eos_token_id holds -1"),
-    ({"eos_token_id": "</s>"}, "eos_token_id holds '<'"),
+    ({"eos_token_id": [2, -1]}, r"eos_token_id is \[2, -1\], expected a token id or a list"),
+    ({"eos_token_id": "</s>"}, "eos_token_id is '</s>'"),
     ({"pad_token_id": 999}, "pad_token_id holds 999"),
-    ({"pad_token_id": [1, 2]}, r"pad_token_id holds \[1, 2\]"),
+    ({"pad_token_id": [1, 2]}, r"pad_token_id is \[1, 2\]"),
     ({"suppress_tokens": [5, 384]}, "suppress_tokens holds 384"),
-    ({"suppress_tokens": 1.5}, "suppress_tokens holds 1.5"),
+    ({"suppress_tokens": 1.5}, "suppress_tokens is 1.5"),
     ({"suppress_tokens": range(384)}, "suppress_tokens leaves no token"),
     ({"temprature": 1.0}, "generate has no setting 'temprature'.* Did you mean 'temperature'"),
-    ({"num_beams": 4}, "generate has no setting 'num_beams'"),
+    ({"guidance_scale": 4}, "generate has no setting 'guidance_scale': transformers has it"),
 ]
 
 
@@ -337,7 +337,7 @@ def test_a_setting_that_cannot_be_used_is_named_at_the_call(tokenizer, settings,
         ([], None, "input_ids has shape"),
         ([[]], None, "input_ids has shape"),
         ([1, 2], None, "wrap a single sequence in a list"),
-        ([[1], [1, 2]], None, "input_ids has rows of different lengths"),
+        ([[1], []], None, "input_ids has rows of different lengths"),
         ([[384]], None, "input_ids holds 384"),
         ([[1, 2]], [[1]], r"attention_mask has shape \[1, 1\], expected \[1, 2\]"),
         ([[1, 2]], [[1, 2]], "attention_mask holds other numbers"),
@@ -358,6 +358,6 @@ def test_an_empty_prompt_is_refused_at_the_call(tokenizer, prompt):
 
 
 def test_settings_are_checked_without_a_model():
-    check_settings(5, True, 0.7, 40, 0.9, 0)
+    check_settings(max_new_tokens=5, do_sample=True, temperature=0.7, top_k=40, top_p=0.9, seed=0)
     with pytest.raises(InputError, match="top_p"):
-        check_settings(5, True, None, None, 3.0, None)
+        check_settings(max_new_tokens=5, do_sample=True, top_p=3.0)

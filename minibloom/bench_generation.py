@@ -1,0 +1,55 @@
+"""What `minibloom bench` measures of generation itself: its time beside the forward passes, and the passes it saves."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from .bench_worker import NEW, tokens
+
+
+def overhead(config: dict[str, int], batch: int, do_sample: bool) -> float:
+    """The time of `generate` outside the forward passes, as a share of theirs: the least of five runs."""
+    from .config import BloomConfig
+    from .models import BloomForCausalLM
+
+    inside = [0.0]
+
+    class Timed(BloomForCausalLM):
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            start = time.perf_counter()
+            out = super().__call__(*args, **kwargs)
+            inside[0] += time.perf_counter() - start
+            return out
+
+    model, shares = Timed(BloomConfig(**config)), []
+    more: dict[str, Any] = {"do_sample": True, "seed": 0} if do_sample else {}
+    for _ in range(5):
+        inside[0], start = 0.0, time.perf_counter()
+        model.generate(tokens(config["vocab_size"], batch, 64), max_new_tokens=NEW, eos_token_id=[], **more)
+        shares.append((time.perf_counter() - start - inside[0]) / inside[0])
+    return min(shares)
+
+
+def lookup_passes() -> float:
+    """Passes of plain greedy decoding over those with prompt lookup, where the shipped model repeats its prompt."""
+    from .generation.generate import collect
+    from .generation.job import prepare
+    from .models import BloomForCausalLM
+    from .tokenizer import BloomTokenizerFast
+
+    model, tokenizer = BloomForCausalLM.from_pretrained(), BloomTokenizerFast.from_pretrained()
+    article = (
+        "All human beings are born free and equal in dignity and rights. They are endowed with reason and conscience"
+    )
+    passes = []
+    ways: list[dict[str, Any]] = [{}, {"prompt_lookup_num_tokens": 10}]
+    for more in ways:
+        job = prepare(
+            model, f"{article}\n{article[:24]}", tokenizer=tokenizer, max_new_tokens=NEW, eos_token_id=[], **more
+        )
+        ids = collect(job)
+        passes.append((job.passes, ids.tolist()))
+    (plain, text), (looked_up, same) = passes
+    assert text == same
+    return plain / looked_up

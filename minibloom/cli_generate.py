@@ -1,0 +1,187 @@
+"""`minibloom generate`: one prompt, a file of prompts, standard input, or a text that is written in turns."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from .errors import InputError
+from .generation import Continuation, check_settings, generate_text, stream_text
+from .generation.session import Session
+from .generation.settings import FIELDS
+from .window_cache import WindowCache
+
+LOADED = tuple[Any, Any]  # a model and its tokenizer
+NUMBERS = {  # settings that are options, and what they hold
+    "max_new_tokens": int, "min_new_tokens": int, "max_time": float, "temperature": float, "top_k": int,
+    "top_p": float, "min_p": float, "typical_p": float, "num_beams": int, "num_beam_groups": int,
+    "diversity_penalty": float, "length_penalty": float, "early_stopping": str, "num_return_sequences": int,
+    "penalty_alpha": float, "prompt_lookup_num_tokens": int, "num_assistant_tokens": int,
+    "repetition_penalty": float, "no_repeat_ngram_size": int,
+}  # fmt: skip
+NEW_TOKENS = 100
+WORDS = {"bad_word": "bad_words_ids", "force_word": "force_words_ids"}
+
+
+def add_arguments(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("prompt", nargs="?", help="the beginning of the text; - for all of standard input")
+    sub.add_argument("--file", metavar="FILE", help="prompts from a file, one a line; - for standard input")
+    sub.add_argument(
+        "--interactive", action="store_true", help="go on in turns: a line from you, then the model; Ctrl-D ends it"
+    )
+    sub.add_argument("--json", action="store_true", help="a line of JSON for each continuation")
+    sub.add_argument("--batch-size", type=int, default=8, help="prompts of a file that run together (default 8)")
+    sub.add_argument(
+        "--assistant", metavar="PATH_OR_REPO", help="a smaller model of the same tokens that guesses ahead"
+    )
+    sub.add_argument("--window", type=int, metavar="TOKENS", help="see only so many tokens back, in fixed memory")
+    sub.add_argument("--stop", action="append", metavar="TEXT", help="end where this text appears; may be repeated")
+    sub.add_argument("--bad-word", action="append", metavar="TEXT", help="never write this; may be repeated")
+    sub.add_argument(
+        "--force-word", action="append", metavar="TEXT", help="with --num-beams: write this; may be repeated"
+    )
+    sub.add_argument("--seed", type=int, help="of the draws")
+    sub.add_argument("--do-sample", action="store_true", help=FIELDS["do_sample"].metadata["help"])
+    for name, kind in NUMBERS.items():
+        default = FIELDS[name].metadata["default"]
+        says = f" (default {default})" if default not in (None, False) else ""
+        option = "--" + name.replace("_", "-")
+        sub.add_argument(option, type=kind, help=FIELDS[name].metadata["help"].replace(" (default 20)", "") + says)
+    sub.set_defaults(max_new_tokens=NEW_TOKENS)
+
+
+def run(a: argparse.Namespace, load: Callable[[argparse.Namespace], LOADED]) -> int:
+    """The command; returns the exit status."""
+    settings = {name: value for name in (*NUMBERS, "seed") if (value := getattr(a, name)) is not None}
+    settings |= {"do_sample": True} if a.do_sample else {}
+    if a.early_stopping in ("True", "False", "true", "false"):
+        settings["early_stopping"] = a.early_stopping.lower() == "true"
+    if a.stop:
+        settings["stop_strings"] = a.stop
+    words = {setting: getattr(a, name) for name, setting in WORDS.items() if getattr(a, name)}
+    check_settings(draft=a.assistant is not None, **settings | {name: [[0]] for name in words})  # before loading
+    sources = [a.prompt is not None, a.file is not None, a.interactive]
+    if sum(sources) != 1:
+        a.parser.error("the following arguments are required: prompt, or one of --file and --interactive")
+    if a.batch_size < 1:
+        raise InputError(f"batch_size is {a.batch_size}, expected at least 1.")
+    prompts = [] if a.interactive else _prompts(a)
+    if a.window is not None:
+        WindowCache(1, a.window)
+        if len(prompts) > 1:
+            raise InputError("--window is for one prompt or --interactive: give one prompt.")
+    model, tokenizer = load(a)
+    for name, texts in words.items():
+        settings[name] = _words(tokenizer, texts, name == "force_words_ids")
+    if a.assistant is not None:
+        settings["assistant_model"] = type(model).from_pretrained(a.assistant, a.dtype, a.backend)
+    cache = None if a.window is None else WindowCache(model.config.n_layer, a.window)
+    if a.interactive:
+        return _in_turns(Session(model, tokenizer, cache, **settings), a.json)
+    if cache is not None:
+        settings["past_key_values"] = cache
+    beams, returned = (settings.get(name, 1) for name in ("num_beams", "num_return_sequences"))
+    if len(prompts) == 1 and not a.json and beams == returned == 1:
+        _stream(prompts[0], stream_text(model, tokenizer, prompts[0], **settings))
+    else:
+        _batches(model, tokenizer, prompts, a, settings)
+    return 0
+
+
+def _prompts(a: argparse.Namespace) -> list[str]:
+    """What is to be continued: no text of it is empty."""
+    if a.file is None:
+        text = sys.stdin.read().rstrip("\n") if a.prompt == "-" else a.prompt
+        if not text:
+            raise InputError("the prompt is empty: give at least one character.")
+        return [text]
+    try:
+        text = sys.stdin.read() if a.file == "-" else Path(a.file).read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{a.file} cannot be read: {error.strerror}.") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{a.file} is not UTF-8 text.") from None
+    prompts = [line for line in text.split("\n") if line.strip()]
+    if not prompts:
+        raise InputError(f"{a.file} holds no prompt: expected one a line.")
+    return prompts
+
+
+def _words(tokenizer: Any, texts: list[str], forced: bool) -> list[Any]:
+    """Words as ids, each at the beginning of a text and within it, where a space belongs to it."""
+    if not all(text.strip() for text in texts):
+        raise InputError("--bad-word and --force-word need text: one of them is empty.")
+    ways = [[tokenizer(form)["input_ids"] for form in dict.fromkeys((" " + text.lstrip(" "), text))] for text in texts]
+    return ways if forced else [way for word in ways for way in word]
+
+
+def _stream(prompt: str, pieces: Iterator[str]) -> None:
+    print(prompt, end="", flush=True)
+    try:
+        for piece in pieces:
+            print(piece, end="", flush=True)
+    finally:
+        print(flush=True)
+
+
+def _batches(model: Any, tokenizer: Any, prompts: list[str], a: argparse.Namespace, settings: dict[str, Any]) -> None:
+    """Continue all prompts, some at a time, and show each as soon as its batch is there."""
+    from tqdm import tqdm
+
+    with tqdm(total=len(prompts), unit=" prompts", file=sys.stderr, disable=len(prompts) <= a.batch_size) as bar:
+        for start in range(0, len(prompts), a.batch_size):
+            batch = prompts[start : start + a.batch_size]
+            try:
+                done = generate_text(model, tokenizer, batch, **settings)
+            except BaseException as error:  # Ctrl-C too: what was written until then is shown
+                _show(getattr(error, "continuations", []), a.json)
+                raise
+            _show(done, a.json)
+            bar.update(len(batch))
+
+
+def _show(continuations: list[Continuation], as_json: bool) -> None:
+    for one in continuations:
+        print(_json(one) if as_json else one.prompt + one.text, flush=True)
+
+
+def _json(one: Continuation) -> str:
+    return json.dumps({
+        "prompt": one.prompt, "text": one.text, "ids": one.ids, "log_probabilities": one.log_probs,
+        "finish_reason": one.finish_reason,
+    }, ensure_ascii=False)  # fmt: skip
+
+
+def _in_turns(session: Session, as_json: bool) -> int:
+    """Read a line, let the model go on, and so forth. Ctrl-C stops a turn, and between turns the command."""
+    asks = sys.stdin.isatty()
+    while True:
+        if asks:
+            print("> ", end="", file=sys.stderr, flush=True)
+        line = sys.stdin.readline()
+        if not line:  # Ctrl-D
+            return 0
+        if not line.strip():
+            continue
+        pieces: list[str] = []
+        before = len(session.ids)
+        try:
+            for piece in session.turn(line.rstrip("\n")):
+                pieces.append(piece)
+                if not as_json:
+                    print(piece, end="", flush=True)
+        except KeyboardInterrupt:
+            if not asks:
+                raise
+        finally:
+            if as_json:
+                new = session.ids[before + len(session.tokenizer(line.rstrip("\n"))["input_ids"]) :]
+                print(
+                    json.dumps({"prompt": line.rstrip("\n"), "text": "".join(pieces), "ids": new}, ensure_ascii=False)
+                )
+            else:
+                print(flush=True)

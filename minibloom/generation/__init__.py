@@ -1,0 +1,47 @@
+"""Generation: from logits to text, one idea a file.
+
+for piece in stream_text(model, tokenizer, "All human beings", max_new_tokens=20):
+    print(piece, end="")
+
+settings.py     what can be set, and what cannot be set together
+processors.py   what is asked of the text changes the logits
+filters.py      which tokens may be drawn, and the draw
+stopping.py     when a row ends
+job.py          the border: prompts and settings become one job
+decode.py       greedy decoding and sampling: begin here
+beams.py        beam search, groups of beams, and with constraints.py forced words
+contrastive.py  a likely token that says something new
+speculative.py  several tokens a pass, with the same result
+generate.py     ids in, ids out, by any strategy
+text.py         text in, text out
+scoring.py      how likely a text is
+prompt_cache.py what was read once, for many continuations
+"""
+
+from .filters import draw, keep_top_k, keep_top_p, processed, suppress
+from .generate import generate, generate_steps
+from .outputs import GenerateBeamDecoderOnlyOutput, GenerateDecoderOnlyOutput
+from .prompt_cache import PromptCache
+from .scoring import perplexity, token_log_probs
+from .settings import GenerationConfig, check_settings
+from .text import Continuation, generate_text, stream_text
+
+__all__ = [
+    "Continuation",
+    "GenerateBeamDecoderOnlyOutput",
+    "GenerateDecoderOnlyOutput",
+    "GenerationConfig",
+    "PromptCache",
+    "check_settings",
+    "draw",
+    "generate",
+    "generate_steps",
+    "generate_text",
+    "keep_top_k",
+    "keep_top_p",
+    "perplexity",
+    "processed",
+    "stream_text",
+    "suppress",
+    "token_log_probs",
+]

@@ -1,0 +1,76 @@
+"""Contrastive search: a likely token that makes the text say something new.
+
+    score(v) = (1 - alpha) p(v) - alpha max_t cos(h_v, h_t)        among the top_k likeliest v
+
+h_v is the last hidden state at v, were it chosen, and h_t that at position t: a text that turns in circles has hidden
+states that are alike. (Su et al. 2022, "A Contrastive Framework for Neural Text Generation")
+
+All candidates are read in one pass, as k rows for each row. They share the cache and differ in its last position
+alone; when one is chosen, that position is copied to the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ..backend import Array
+from ..layers.softmax import softmax
+from .job import Job, Reader
+from .stopping import LENGTH
+
+
+def unit(x: Array) -> Array:
+    """Vectors `[..., E]` made 1 long."""
+    return x / (x * x).sum(-1, keepdims=True) ** 0.5
+
+
+def contrastive_search(job: Job) -> Iterator[Array]:
+    """Yield the next id of each row `[B]`, as `decode` does."""
+    xp, s, reader, history = job.xp, job.settings, Reader(job).part(), job.history()
+    B, V = len(job.ids), job.model.config.vocab_size
+    k = min(s.top_k, V)
+    rows, ended = xp.arange(B), xp.zeros(B, dtype=bool)
+
+    out = reader.prompt(output_hidden_states=True)
+    logits, states = out.logits[:, -1], unit(out.hidden_states[-1])  # [B, V], [B, T, E]
+    hidden = history.ids < 0  # padding is like nothing [B, T]
+    reader.select(xp.repeat(rows, k))
+    while True:
+        n = len(rows)
+        scores = job.process(history.ids, logits)
+        probs = softmax(scores)
+        tokens = xp.argsort(-probs, axis=-1, kind="stable")[:, :k]  # [B, k]
+        out = reader(tokens.reshape(n * k, 1), output_hidden_states=True)
+        new = unit(out.hidden_states[-1][:, -1]).reshape(n, k, -1)  # [B * k, 1, E] -> [B, k, E]
+        alike = new @ states.swapaxes(1, 2)  # [B, k, T]
+        alike = xp.where(hidden[:, None], -1.0, alike).max(-1)
+        worth = (1 - s.penalty_alpha) * xp.take_along_axis(probs, tokens, axis=1) - s.penalty_alpha * alike
+        best, at = worth.argmax(-1), xp.arange(n)
+        chosen = tokens[at, best]
+        job.keep(logits, scores)
+        job.keep_log_probs(logits, rows, chosen, B)
+
+        running = ~ended[rows]
+        chosen = xp.where(running, chosen, job.pad)
+        history.append(chosen)
+        for row, reason in job.stopping.reasons(history.ids, scores).items():
+            if running[row]:
+                job.reasons[int(rows[row])] = reason
+                ended[rows[row]] = True
+        full = xp.full(B, job.pad)
+        full[rows] = chosen
+        yield full
+        left = ~ended[rows]
+        if history.length == job.length or not bool(left.any()):
+            for row in rows[left].tolist():
+                job.reasons[row] = LENGTH
+            return
+        logits = out.logits[:, -1].reshape(n, k, V)[at, best]
+        states = xp.concatenate([states, new[at, best][:, None]], axis=1)
+        hidden = xp.concatenate([hidden, xp.zeros((n, 1), dtype=bool)], axis=1)
+        reader.cache.reorder(xp.repeat(at * k + best, k), reader.read - 1)
+        if job.rows_leave and not bool(left.all()):
+            places = xp.flatnonzero(left)
+            rows, logits, states, hidden = rows[places], logits[places], states[places], hidden[places]
+            reader.select((places[:, None] * k + xp.arange(k)).reshape(-1))
+            history.select(places)

@@ -1,0 +1,82 @@
+"""Greedy decoding and sampling: one token a pass, the likeliest or one that is drawn.
+
+Two phases. *Prefill* reads the whole prompt in one pass and fills the cache; *decode* reads one token a pass, the one
+chosen last. The prompt costs matrix products over many positions at once, the rest is bound by how fast the weights
+can be read from memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ..backend import Array
+from .filters import filtered, pick, spread, uniform
+from .job import Job, Reader
+from .stopping import LENGTH
+
+
+def decode(job: Job) -> Iterator[Array]:
+    """Yield the next id of each row `[B * N]`, until every row has ended. A row that has ended is filled with `pad`.
+
+    A row that has ended leaves the batch, so that it costs nothing more.
+    """
+    xp, s, reader = job.xp, job.settings, Reader(job)
+    N = s.num_return_sequences
+    count = len(job.ids) * N
+    rows = xp.arange(count)  # which rows of the job are the rows of the batch
+    history = job.history()
+    ended = xp.zeros(count, dtype=bool)
+    feed, resting = None, False
+    while True:
+        out = reader.prompt(N) if feed is None else reader(feed)
+        logits = out.logits[:, -1]  # [B, V]
+        if feed is None and N > 1:
+            logits = xp.repeat(logits, N, axis=0)
+            history.select(xp.repeat(xp.arange(len(job.ids)), N))
+        scores = job.process(history.ids, logits)
+        if s.do_sample:
+            u = uniform(job.rng, ended)[rows]  # one for every row, ended or not: so no draw depends on other rows
+            ids, values = filtered(scores, job.filters)
+            chosen = pick(values, u)
+            chosen = chosen if ids is None else xp.take_along_axis(ids, chosen[:, None], axis=1)[:, 0]
+            scores = spread(ids, values, scores.shape[-1]) if s.output_scores or job.stopping.own else scores
+        else:
+            for step in job.filters:  # greedy, only to make log-probabilities of them
+                scores = step(scores)
+            chosen = scores.argmax(-1)
+        _keep(job, out, logits, scores, N if feed is None else 1)
+        job.keep_log_probs(logits, rows, chosen, count)
+
+        if resting:  # rows that have ended and stay in the batch
+            chosen = xp.where(ended[rows], job.pad, chosen)
+        history.append(chosen)
+        full = chosen
+        if len(rows) < count:
+            full = xp.full(count, job.pad)
+            full[rows] = chosen
+        just = {i: why for i, why in job.stopping.reasons(history.ids, scores).items() if not ended[rows[i]]}
+        for i, why in just.items():
+            job.reasons[int(rows[i])] = why
+            ended[rows[i]] = True
+        last = history.length == job.length or len(job.reasons) == count
+        if last:
+            job.reasons = dict.fromkeys(range(count), LENGTH) | job.reasons
+        yield full
+        if last:
+            return
+        if just and job.rows_leave:
+            places = xp.flatnonzero(~ended[rows])
+            rows, chosen = rows[places], chosen[places]
+            reader.select(places)
+            history.select(places)
+        resting = resting or (bool(just) and not job.rows_leave)
+        feed = chosen[:, None]  # [B] -> [B, 1]
+
+
+def _keep(job: Job, out: object, logits: Array, scores: Array, times: int) -> None:
+    """Keep what is to be returned of a pass; of the prompt's, each row as often as it is continued."""
+    job.keep(logits, scores)
+    for name, kept in (("attentions", job.attentions), ("hidden_states", job.hidden_states)):
+        arrays = getattr(out, name, None)
+        if arrays is not None:
+            kept.append(arrays if times == 1 else tuple(job.xp.repeat(a, times, axis=0) for a in arrays))

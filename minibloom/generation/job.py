@@ -1,0 +1,391 @@
+"""The border of generation: prompts and settings become one job, and what is wrong with them is said, before any work.
+
+Behind the border nothing is checked again: a strategy is given a `Job`, and reads the model through a `Reader`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy
+
+from .. import backend as backends
+from ..backend import Array
+from ..cache import Cache
+from ..errors import InputError
+from .filters import Filter, filtered, filters, log_softmax, spread
+from .processors import Processor, processors, tokens_past
+from .settings import FIELDS, GenerationConfig, check_seed, check_together, unknown_setting
+from .stopping import Stopping, StopStrings
+
+if TYPE_CHECKING:
+    from ..models import BloomForCausalLM
+
+ARGUMENTS = (  # of generate, beside its settings
+    "attention_mask", "past_key_values", "generation_config", "tokenizer", "assistant_model", "logits_processor",
+    "stopping_criteria", "seed", "callback",
+)  # fmt: skip
+SETTINGS = (*FIELDS, *ARGUMENTS)
+
+
+@dataclass
+class Job:
+    """One call of `generate`, checked: B prompts of S tokens, each continued N times (`num_return_sequences`)."""
+
+    model: BloomForCausalLM
+    settings: GenerationConfig  # complete
+    ids: Array  # [B, S] int64
+    mask: Array | None  # [B, S], 0 at padding, or None where there is none
+    length: int  # of a row at most, prompt and padding counted
+    ends: list[int]  # token ids
+    pad: int
+    processors: list[Processor]
+    filters: list[Filter]
+    stopping: Stopping
+    cache: Cache | None = None  # of the first tokens of the prompts
+    draft: BloomForCausalLM | None = None
+    rng: numpy.random.Generator = field(default_factory=numpy.random.default_rng)
+    callback: Any = None  # called with the ids [B * N] of each step
+    wants_log_probs: bool = False
+
+    # What a strategy leaves here
+    reasons: dict[int, str] = field(default_factory=dict)  # row -> why it ended
+    passes: int = 0  # forward passes of the model, a draft's not counted
+    log_probs: list[Array] = field(default_factory=list)  # [B * N] of each step: what the model gave the id chosen
+    kept_cache: Cache | None = None  # of what was read, where the caller wants it back
+    scores: list[Array] = field(default_factory=list)  # [B * N, V] of each step
+    logits: list[Array] = field(default_factory=list)
+    attentions: list[Any] = field(default_factory=list)  # of each pass
+    hidden_states: list[Any] = field(default_factory=list)
+
+    @property
+    def xp(self) -> Any:
+        return self.model.xp
+
+    @property
+    def rows_leave(self) -> bool:
+        """Whether a row that has ended leaves the batch: not where somebody will look at all rows' arrays."""
+        return self.cache is None and not self.settings.return_dict_in_generate
+
+    def history(self) -> History:
+        """The prompts, to be continued."""
+        return History(self.ids if self.mask is None else self.xp.where(self.mask == 0, -1, self.ids))
+
+    def process(self, ids: Array, logits: Array) -> Array:
+        """`logits [B, V]` after all processors; ids `[B, T]` are what is there."""
+        if not self.processors:
+            return logits
+        for process in self.processors:
+            logits = process(ids, logits)
+        if not bool((logits.max(-1) > -numpy.inf).all()):
+            raise InputError("the settings leave no token to choose at this place: every one is ruled out.")
+        return logits
+
+    def scored(self, ids: Array, logits: Array) -> Array:
+        """The logits `[B, V]` that a token is chosen from, after processors and filters."""
+        return spread(*filtered(self.process(ids, logits), self.filters), logits.shape[-1])
+
+    def keep(self, logits: Array, scores: Array) -> None:
+        """Keep what is to be returned of a step."""
+        if self.settings.output_logits:
+            self.logits.append(logits)
+        if self.settings.output_scores:
+            self.scores.append(scores)
+
+    def kept(self) -> dict[str, Any]:
+        """What was kept, as fields of an output; None for what was not asked for."""
+        names = ("scores", "logits", "attentions", "hidden_states")
+        return {name: tuple(getattr(self, name)) or None for name in names} | {"past_key_values": self.kept_cache}
+
+    def keep_log_probs(self, logits: Array, rows: Array, chosen: Array, count: int) -> None:
+        """Keep what the model gave the ids `chosen [rows]`; NaN for rows that have ended."""
+        if self.wants_log_probs:
+            kept = self.xp.full(count, numpy.nan)
+            kept[rows] = self.xp.take_along_axis(log_softmax(logits), chosen[:, None], axis=1)[:, 0]
+            self.log_probs.append(kept)
+
+
+class History:
+    """Ids `[B, T]` that grow by a column a step. -1 where a prompt is padded."""
+
+    def __init__(self, ids: Array) -> None:
+        self._buffer, self.length = ids, ids.shape[1]
+
+    @property
+    def ids(self) -> Array:
+        """`[B, T]`, as a view."""
+        return self._buffer[:, : self.length]
+
+    def append(self, chosen: Array) -> None:
+        """Add one id a row, `[B]`."""
+        if self.length == self._buffer.shape[1]:  # doubling keeps the copies rare
+            xp = backends.namespace(self._buffer)
+            self._buffer = xp.concatenate([self._buffer, xp.empty_like(self._buffer)], axis=1)
+        self._buffer[:, self.length] = chosen
+        self.length += 1
+
+    def select(self, rows: Array) -> None:
+        """Keep these rows, in this order, repeats allowed."""
+        self._buffer = self._buffer[rows]
+
+
+class Reader:
+    """Reads ids into a model pass by pass, and keeps cache and mask in step."""
+
+    def __init__(self, job: Job, model: BloomForCausalLM | None = None) -> None:
+        self.job, self.model, self._counts = job, model or job.model, model is None
+        self.cache: Any = job.cache if model is None else None
+        self.mask, self.read = job.mask, 0 if self.cache is None else self.cache.seen
+        s = job.settings
+        self._watch = {} if not s.return_dict_in_generate else {
+            name: True for name in ("output_attentions", "output_hidden_states") if getattr(s, name)
+        }  # fmt: skip
+
+    def __call__(self, ids: Array, keep: int = 1, **more: Any) -> Any:
+        """The model's output for `ids [B, S]`, with the logits of the last `keep` positions."""
+        new, mask = ids.shape[1], self.mask
+        self.read += new
+        if mask is not None:
+            if self.read > mask.shape[1]:  # twice as long as needed: the next copy is far off
+                ones = self.job.xp.ones((len(mask), 2 * self.read - mask.shape[1]), dtype=mask.dtype)
+                self.mask = mask = self.job.xp.concatenate([mask, ones], axis=1)
+            seen = new if self.cache is None else self.cache.length + new  # a window has dropped some
+            mask = mask[:, self.read - seen : self.read]
+        out = self.model(
+            ids, past_key_values=self.cache, attention_mask=mask, use_cache=True, logits_to_keep=keep,
+            **self._watch, **more,
+        )  # fmt: skip
+        self.cache = out.past_key_values
+        if self._counts:
+            self.job.passes += 1
+            if self.job.settings.return_dict_in_generate:
+                self.job.kept_cache = self.cache
+        return out
+
+    def prompt(self, times: int = 1, **more: Any) -> Any:
+        """Read what the cache does not hold of the prompts; then repeat each row."""
+        out = self(self.job.ids[:, self.read :], **more)
+        if times > 1:
+            self.part().select(self.job.xp.repeat(self.job.xp.arange(len(self.job.ids)), times))
+        return out
+
+    def part(self) -> Reader:
+        """This reader, with a copy of the caller's cache: for strategies that shuffle rows."""
+        self.cache = None if self.cache is None else self.cache.copy()
+        return self
+
+    def select(self, rows: Array) -> None:
+        """Keep these rows of the batch, in this order, repeats allowed."""
+        self.cache.select(rows)
+        if self.mask is not None:
+            self.mask = self.mask[rows]
+
+    def crop(self, length: int) -> None:
+        """Forget what was read from position `length` on."""
+        self.cache.crop(length)
+        self.read = length
+
+
+# --- The border ---
+
+
+def prepare(
+    model: BloomForCausalLM,
+    prompts: Any,
+    attention_mask: Any = None,
+    *,
+    past_key_values: Any = None,
+    generation_config: GenerationConfig | None = None,
+    tokenizer: Any = None,
+    assistant_model: Any = None,
+    logits_processor: Any = None,
+    stopping_criteria: Any = None,
+    seed: int | None = None,
+    callback: Any = None,
+    **settings: Any,
+) -> Job:
+    """The job that `generate` is asked to do; an InputError names what cannot be done."""
+    for name in settings:
+        if name not in FIELDS:
+            raise unknown_setting(name, SETTINGS)
+    asked = GenerationConfig(**settings)
+    base = generation_config or getattr(model, "generation_config", None) or GenerationConfig()
+    full = asked.over(base).complete()
+    if full.max_length is not None and asked.max_length is None and full.max_new_tokens is not None:
+        full.max_length = None  # a file that has both: transformers goes by max_new_tokens
+    check_together(asked, full, assistant_model is not None)
+    check_seed(seed, full.do_sample)
+    _check_ids_known(asked, model.config.vocab_size, tokenizer)
+    c, V = model.config, model.config.vocab_size
+
+    ends = full.eos_token_id
+    if ends is None:
+        ends = numpy.atleast_1d([] if c.eos_token_id is None else c.eos_token_id).tolist()
+    ends = [i for i in ends if i < V]  # a config's defaults may lie past a small V
+    pads = [full.pad_token_id, c.pad_token_id, *ends, 0]
+    pad = next(i for i in pads if i is not None and i < V)
+    ids, mask = read_prompts(model, prompts, attention_mask, tokenizer, pad)
+    S = ids.shape[1]
+    length = S + full.max_new_tokens if full.max_new_tokens is not None else full.max_length
+    if length <= S:
+        raise InputError(f"max_length is {length}, but the prompt has {S} tokens already: expected more than that.")
+
+    full.suppress_tokens = _forbidden(full.suppress_tokens or [], V, tokenizer)
+    strings = None
+    if full.stop_strings is not None:
+        if tokenizer is None:
+            raise InputError("stop_strings is set but tokenizer is not: give the tokenizer that says what ids mean.")
+        strings = StopStrings(tokenizer, full.stop_strings)
+    many_beams = full.num_beams > 1
+    job = Job(
+        model, full, ids, mask, length, ends, pad,
+        processors(full, S, length, ends, _listed("logits_processor", logits_processor)),
+        # In beam search, as in transformers, draws leave at least one token that ends no row.
+        filters(full, (len(ends) + 1 if ends else 2) if many_beams else 1) if full.do_sample else [],
+        Stopping(ends, strings, full.max_time, _listed("stopping_criteria", stopping_criteria)),
+        rng=numpy.random.default_rng(seed),
+        callback=_callable("callback", callback),
+    )  # fmt: skip
+    if full.renormalize_logits and not full.do_sample:
+        job.filters.append(log_softmax)
+    job.draft = None if assistant_model is None else _check_draft(model, assistant_model)
+    job.cache = None if past_key_values is None else _check_cache(model, past_key_values, ids, mask, length)
+    if job.cache is not None:
+        _check_use_of_cache(job.cache, full, job.draft is not None)
+    if many_beams and callback is not None:
+        raise InputError(f"callback is set and num_beams is {full.num_beams}: beams are not known before the end.")
+    return job
+
+
+def read_prompts(
+    model: BloomForCausalLM, given: Any, attention_mask: Any, tokenizer: Any, pad: int
+) -> tuple[Array, Array | None]:
+    """Prompts as ids `[B, S]` int64 and their mask; None where it is all ones, which is the same and cheaper.
+
+    given: an array `[B, S]`, or B lists of ids, which are padded on the left; with a tokenizer, a text or several.
+    """
+    xp = model.xp
+    texts = [given] if isinstance(given, str) else given
+    if isinstance(texts, Sequence) and texts and all(isinstance(text, str) for text in texts):
+        if tokenizer is None:
+            raise InputError("the prompt is text but tokenizer is not set: give the tokenizer that turns it into ids.")
+        given = tokenizer(list(texts))["input_ids"]
+        if not all(given):
+            raise InputError("the prompt is empty: give at least one character.")
+    if attention_mask is None and isinstance(given, list | tuple) and all(isinstance(r, list | tuple) for r in given):
+        given, attention_mask = _padded(given, pad)
+    ids = model.check_ids(given).astype("int64")  # NumPy joins unsigned and signed to floats
+    return ids, None if attention_mask is None else _check_mask(attention_mask, ids, xp)
+
+
+def _padded(rows: Sequence[Sequence[int]], pad: int) -> tuple[Any, Any]:
+    """Rows of ids padded on the left to one length, and their mask, which is None where nothing was padded."""
+    lengths = [len(row) for row in rows]
+    if not all(lengths) or len(set(lengths)) < 2:
+        return rows, None  # an empty row is for `check_ids` to refuse
+    S = max(lengths)
+    return (
+        [[pad] * (S - len(row)) + list(row) for row in rows],
+        [[0] * (S - n) + [1] * n for n in lengths],
+    )
+
+
+def _check_mask(attention_mask: Any, ids: Array, xp: Any) -> Array | None:
+    mask = backends.asarray(attention_mask, xp, "attention_mask")
+    if mask.shape != ids.shape:
+        raise InputError(f"attention_mask has shape {list(mask.shape)}, expected {list(ids.shape)} like input_ids.")
+    if not bool(((mask == 0) | (mask == 1)).all()):
+        raise InputError("attention_mask holds other numbers than 0 (padding) and 1 (token).")
+    if not bool(mask[:, -1].all()):
+        raise InputError("attention_mask ends in 0: pad prompts on the left, for what is generated follows their end.")
+    return None if bool(mask.all()) else mask.astype("int64")
+
+
+def _check_ids_known(asked: GenerationConfig, V: int, tokenizer: Any) -> None:
+    """All ids that the call names must be rows of the matrix, and those it forces must be tokens."""
+    names = (
+        "eos_token_id", "pad_token_id", "suppress_tokens", "begin_suppress_tokens", "forced_bos_token_id",
+        "forced_eos_token_id", "bad_words_ids", "sequence_bias", "force_words_ids",
+    )  # fmt: skip
+    for name in names:
+        forced = name.startswith("force")
+        limit = min(V, len(tokenizer)) if forced and tokenizer is not None else V
+        for one in _flat(getattr(asked, name)):
+            if one >= limit:
+                raise InputError(f"{name} holds {one}, expected ids from 0 to {limit - 1}.")
+
+
+def _flat(value: Any) -> list[int]:
+    """All ids in a setting, however they are nested."""
+    if value is None:
+        return []
+    return [value] if isinstance(value, int) else [i for item in value for i in _flat(item)]
+
+
+def _forbidden(given: Sequence[int], V: int, tokenizer: Any) -> list[int]:
+    """The ids that are never chosen: those given, and those that the tokenizer has no token for."""
+    forbidden = set(given)
+    if tokenizer is not None:
+        forbidden |= set(tokens_past(len(tokenizer), V).tolist())
+    if len(forbidden) >= V:
+        raise InputError("suppress_tokens leaves no token to choose.")
+    return sorted(forbidden)
+
+
+def _check_cache(model: BloomForCausalLM, given: Any, ids: Array, mask: Array | None, length: int) -> Cache:
+    """The cache to go on from: `given`, or a copy of the prompt's that it holds."""
+    c, (B, S) = model.config, ids.shape
+    cache = given.start(ids, mask, model) if hasattr(given, "start") else given
+    cache = cache if isinstance(cache, Cache) else Cache.from_tuple(cache, B, c.n_head, c.head_dim)
+    if cache.seen >= S:
+        raise InputError(
+            f"past_key_values holds {cache.seen} positions, the prompt has {S}: expected the whole text, of which "
+            "the cache holds less. cache.crop(length) forgets some."
+        )
+    cache.check(c.n_layer, c.n_head, c.head_dim, model.dtype, B, S - cache.seen, model.xp)
+    if cache.max_length is not None and length - 1 > cache.max_length:  # the last token is not read
+        raise InputError(
+            f"past_key_values has room for {cache.max_length} positions, but the prompt has {S} and up to "
+            f"{length - S} follow: make one with max_length={length - 1}, or lower max_new_tokens."
+        )
+    return cache
+
+
+def _check_use_of_cache(cache: Cache, s: GenerationConfig, draft: bool) -> None:
+    if s.penalty_alpha > 0 and cache.seen:
+        raise InputError(
+            "past_key_values is set and penalty_alpha too: contrastive search needs the hidden states of the whole "
+            "prompt, which a cache does not hold."
+        )
+    if cache.window is not None and (draft or s.prompt_lookup_num_tokens is not None):
+        raise InputError(
+            "past_key_values is a WindowCache and speculation is asked for: a wrong guess cannot be taken back from "
+            "a window, which has dropped what it would have to hold again."
+        )
+
+
+def _check_draft(model: BloomForCausalLM, draft: Any) -> Any:
+    if not hasattr(draft, "head_matrix"):
+        raise InputError(f"assistant_model is a {type(draft).__name__}, expected a BloomForCausalLM.")
+    if draft.config.vocab_size != model.config.vocab_size:
+        raise InputError(
+            f"assistant_model has a vocabulary of {draft.config.vocab_size}, the model one of "
+            f"{model.config.vocab_size}: expected the same tokens."
+        )
+    if draft.xp is not model.xp:
+        raise InputError(f"assistant_model computes with {draft.backend}, the model with {model.backend}.")
+    return draft
+
+
+def _listed(name: str, given: Any) -> list[Any]:
+    if given is not None and not callable(given) and not isinstance(given, list | tuple):
+        raise InputError(f"{name} is {given!r}, expected a function or a list of them.")
+    return [] if given is None else [given] if callable(given) else list(given)
+
+
+def _callable(name: str, given: Any) -> Any:
+    if given is not None and not callable(given):
+        raise InputError(f"{name} is {given!r}, expected a function.")
+    return given

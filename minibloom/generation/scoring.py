@@ -1,0 +1,88 @@
+"""Scoring: how likely a model finds a text that is there.
+
+    perplexity = exp(-mean of log p(token | the tokens before it))      1: it knew; V: it guessed
+
+A long text is read in windows that overlap: each token is scored in the window in which it has the most before it, at
+least `window - stride` tokens but for those at the beginning.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from ..backend import Array, to_numpy
+from ..errors import InputError
+from ..fields import whole
+from .filters import log_softmax
+from .job import read_prompts
+
+if TYPE_CHECKING:
+    from ..models import BloomForCausalLM
+
+PIECE = 64  # positions whose logits are held at once: with 250,880 tokens, all of a window's would take gigabytes
+
+
+def token_log_probs(
+    model: BloomForCausalLM,
+    input_ids: Any,
+    attention_mask: Any = None,
+    tokenizer: Any = None,
+    window: int = 2048,
+    stride: int | None = None,
+) -> Array:
+    """`[B, S - 1]`: the log-probability of each token but the first, by those before it; NaN at and behind padding.
+
+    input_ids, attention_mask, tokenizer: as in `generate`: an array, lists of ids, or texts, padded on the left.
+    window: the most tokens that are read at once. stride: tokens by which a window moves on (default: half of it).
+    The text of one window is scored exactly as one pass over it would.
+    """
+    stride = max(1, window // 2) if stride is None else stride
+    window = whole(2).check("window", window)
+    if not 1 <= whole(1).check("stride", stride) < window:
+        raise InputError(f"stride is {stride}, expected less than window, which is {window}: else tokens are skipped.")
+    pad = next(i for i in (model.config.pad_token_id, 0) if i is not None and i < model.config.vocab_size)
+    ids, mask = read_prompts(model, input_ids, attention_mask, tokenizer, pad)
+    xp, (B, S) = model.xp, ids.shape
+    scores = xp.full((B, S - 1), math.nan, dtype=model.dtype)
+    done = 1  # tokens that are scored: there is nothing to say about the first
+    for begin in range(0, S, stride):
+        end = min(begin + window, S)
+        _score_window(model, ids, mask, begin, done, end, scores)
+        done = end
+        if end == S:
+            break
+    if mask is not None:
+        scores = xp.where((mask[:, 1:] & mask[:, :-1]) == 1, scores, math.nan)
+    return scores
+
+
+def _score_window(
+    model: BloomForCausalLM, ids: Array, mask: Array | None, begin: int, done: int, end: int, scores: Array
+) -> None:
+    """Score tokens `done` to `end` by those from `begin` on, into `scores`, a piece at a time."""
+    xp, cache = model.xp, None
+    cuts = [begin, *range(done - 1, end - 1, PIECE), end - 1]  # the last token is not read, nothing follows it
+    for start, stop in pairwise(cuts):
+        if start == stop:
+            continue
+        # Of what comes before `done`, only the cache is wanted: one position's logits are the least there are.
+        wanted = stop - start if start >= done - 1 else 1
+        out = model(
+            ids[:, start:stop], past_key_values=cache, use_cache=True, logits_to_keep=wanted,
+            attention_mask=None if mask is None else mask[:, begin:stop],
+        )  # fmt: skip
+        cache = out.past_key_values
+        if start >= done - 1:
+            following = ids[:, start + 1 : stop + 1, None]
+            scores[:, start:stop] = xp.take_along_axis(log_softmax(out.logits), following, axis=-1)[..., 0]
+
+
+def perplexity(model: BloomForCausalLM, input_ids: Any, attention_mask: Any = None, **options: Any) -> float:
+    """exp of the mean surprise of all tokens that have one before them. Arguments as in `token_log_probs`."""
+    scores = to_numpy(token_log_probs(model, input_ids, attention_mask, **options))
+    scored = scores[scores == scores]
+    if not scored.size:
+        raise InputError("the text has one token: expected at least two, for the first has nothing before it.")
+    return math.exp(-float(scored.astype("float64").mean()))

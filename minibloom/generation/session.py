@@ -1,0 +1,62 @@
+"""A text that somebody and a model write in turns. What was read stays in the cache, so a turn costs its own tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from ..backend import to_numpy
+from ..cache import Cache
+from ..errors import InputError
+from .generate import generate_steps
+
+if TYPE_CHECKING:
+    from ..models import BloomForCausalLM
+    from ..tokenizer import BloomTokenizerFast
+
+
+class Session:
+    """Turns of one text.
+
+        session = Session(model, tokenizer, max_new_tokens=30)
+        for piece in session.turn("All human beings"):
+            print(piece, end="")
+
+    ids: of the whole text. cache: a `Cache` without it, or a `WindowCache` for a text without end. Settings as in
+    `generate`.
+    """
+
+    def __init__(
+        self, model: BloomForCausalLM, tokenizer: BloomTokenizerFast, cache: Cache | None = None, **settings: Any
+    ) -> None:
+        self.model, self.tokenizer, self.settings = model, tokenizer, settings
+        self.cache = Cache(model.config.n_layer) if cache is None else cache
+        self.ids: list[int] = []
+
+    def turn(self, text: str) -> Iterator[str]:
+        """Add `text`, and yield what the model adds to it, piece by piece: whole characters only.
+
+        A turn that is broken off, by Ctrl-C or because nobody asks for its next piece, is kept as far as it came.
+        """
+        new = self.tokenizer(text)["input_ids"]
+        if not new:
+            raise InputError("the text is empty: give at least one character.")
+        ids = [*self.ids, *new]
+        steps = generate_steps(self.model, [ids], past_key_values=self.cache, tokenizer=self.tokenizer, **self.settings)
+        stream = self.tokenizer.stream()
+
+        def pieces() -> Iterator[str]:  # a function of its own: what stands above runs at the call
+            self.ids = ids
+            for chosen in steps:
+                ids.append(int(to_numpy(chosen)[0]))
+                if piece := stream.put(ids[-1]):
+                    yield piece
+            if piece := stream.end():
+                yield piece
+
+        return pieces()
+
+    @property
+    def text(self) -> str:
+        """All of it."""
+        return self.tokenizer.decode(self.ids, skip_special_tokens=True)

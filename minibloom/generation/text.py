@@ -1,0 +1,107 @@
+"""Text in, text out: as a stream of pieces, or whole, many prompts at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..backend import to_numpy
+from ..errors import InputError
+from .beams import search
+from .generate import generate_steps, steps_of
+from .job import prepare
+
+if TYPE_CHECKING:
+    from ..models import BloomForCausalLM
+    from ..tokenizer import BloomTokenizerFast
+
+
+@dataclass
+class Continuation:
+    """What a model wrote after one prompt.
+
+    ids: the new ones, that which ended it included. log_probs: of each of them, by the model itself, before any
+    processor or temperature; None for beams. finish_reason: "stop token", "stop string", "length", "time" or
+    "stopping_criteria", and None where the generation was stopped from outside.
+    """
+
+    prompt: str
+    text: str
+    ids: list[int]
+    log_probs: list[float] | None
+    finish_reason: str | None
+
+
+def stream_text(model: BloomForCausalLM, tokenizer: BloomTokenizerFast, prompt: str, **settings: Any) -> Iterator[str]:
+    """Yield the continuation of `prompt` piece by piece: whole characters only, never half of one.
+
+    Ids that the tokenizer has no token for are never chosen. Arguments as in `generate`.
+    """
+    if not isinstance(prompt, str):
+        raise InputError(f"the prompt is a {type(prompt).__name__}, expected one text.")
+    steps = generate_steps(model, prompt, tokenizer=tokenizer, **settings)
+    stream = tokenizer.stream()
+
+    def pieces() -> Iterator[str]:  # a function of its own: what stands above runs at the call
+        for chosen in steps:
+            if piece := stream.put(int(to_numpy(chosen)[0])):
+                yield piece
+        if piece := stream.end():
+            yield piece
+
+    return pieces()
+
+
+def generate_text(
+    model: BloomForCausalLM,
+    tokenizer: BloomTokenizerFast,
+    prompts: str | Sequence[str],
+    callback: Callable[[int, str], Any] | None = None,
+    **settings: Any,
+) -> list[Continuation]:
+    """What follows each of the prompts, which may have any lengths: each is continued as if it were alone.
+
+    callback: is called with the number of a row and a piece of its text, whole characters, as soon as it is there.
+    Arguments as in `generate`; with `num_return_sequences=N` there are N continuations of each prompt, in a row.
+    If it fails midway, or Ctrl-C stops it, the error has what was there until then as its attribute `continuations`.
+    """
+    job = prepare(model, prompts, tokenizer=tokenizer, **settings)
+    job.wants_log_probs = True
+    texts = [prompts] if isinstance(prompts, str) else list(prompts)
+    texts = [text for text in texts for _ in range(job.settings.num_return_sequences)]
+    if job.settings.num_beams > 1:
+        if callback is not None:
+            raise InputError(f"callback is set and num_beams is {job.settings.num_beams}: beams are not known early.")
+        return [
+            Continuation(text, tokenizer.decode(beam.tokens, True), list(beam.tokens), None, beam.reason)
+            for text, (_, beam) in zip(texts, search(job), strict=True)
+        ]
+    over: set[int] = set()  # rows that have ended
+    streams = [tokenizer.stream() for _ in texts]
+    rows: list[list[int]] = [[] for _ in texts]
+
+    def continuations() -> list[Continuation]:
+        log_probs = [to_numpy(step) for step in job.log_probs]
+        return [
+            Continuation(
+                text, tokenizer.decode(ids, skip_special_tokens=True), ids,
+                [float(step[row]) for step in log_probs[: len(ids)]], job.reasons.get(row),
+            )
+            for row, (text, ids) in enumerate(zip(texts, rows, strict=True))
+        ]  # fmt: skip
+
+    try:
+        for chosen in steps_of(job):
+            for row, one in enumerate(to_numpy(chosen).tolist()):
+                if row in over:
+                    continue
+                rows[row].append(one)
+                piece = streams[row].put(one) + (streams[row].end() if row in job.reasons else "")
+                if piece and callback is not None:
+                    callback(row, piece)
+            over = set(job.reasons)
+    except BaseException as error:
+        error.continuations = continuations()  # type: ignore[attr-defined]
+        raise
+    return continuations()

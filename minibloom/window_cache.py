@@ -1,0 +1,108 @@
+"""A cache of fixed size: it keeps the last keys and values, and knows exactly what it has dropped.
+
+With a window of W, each position sees itself and the W - 1 before it, in every block: the result of any split into
+passes is that of one pass in which older keys are masked. Dropping keys is sound with ALiBi, for positions enter only
+as differences: `slope * position(key)` counted from another origin adds the same number to all scores of a query,
+which softmax takes out again (to the rounding of these products, which are float32 in any model). Through L blocks, a
+position still hears of the L * (W - 1) before it.
+"""
+
+from __future__ import annotations
+
+from .backend import Array, namespace
+from .cache import Cache
+from .errors import InputError
+from .fields import whole
+
+
+class WindowCache(Cache):
+    """A cache of the last `window - 1` positions: what the next one sees beside itself.
+
+        cache = WindowCache(model.config.n_layer, window=256)
+        model.generate(ids, past_key_values=cache, max_new_tokens=10_000)
+        cache.seen, cache.dropped, cache.kept        # 10_011, 9_756, range(9_756, 10_011)
+
+    An `attention_mask` beside it covers the positions that it keeps, and the new ones. Its arrays have room for two
+    windows, so that moving what is kept to the front is rare.
+    """
+
+    def __init__(self, layers: int, window: int) -> None:
+        super().__init__(layers)
+        self.window = whole(1).check("window", window)
+        self.dropped = 0  # positions
+        self._start = 0  # where the kept ones begin in the arrays
+
+    @property
+    def seen(self) -> int:
+        """Positions that were ever put in."""
+        return self.dropped + self.length
+
+    @property
+    def kept(self) -> range:
+        """The positions that are still there."""
+        return range(self.dropped, self.seen)
+
+    def __getitem__(self, layer: int) -> tuple[Array, Array]:
+        super().__getitem__(layer)  # says so if it is empty
+        here = slice(self._start, self._start + self.length)
+        return self._keys[layer][:, :, here], self._values[layer][:, :, here]  # type: ignore[index]
+
+    def __repr__(self) -> str:
+        return (
+            f"WindowCache(layers={len(self)}, window={self.window}, length={self.length}, dropped={self.dropped}, "
+            f"bytes={self.nbytes:,})"
+        )
+
+    def update(self, layer: int, key: Array, value: Array) -> tuple[Array, Array]:
+        begin, end = self._start + self.length, self._start + self.length + key.shape[2]
+        views = []
+        for buffers, new in ((self._keys, key), (self._values, value)):
+            buffers[layer] = buffer = self._room(buffers[layer], new, end)
+            buffer[:, :, begin:end] = new
+            views.append(buffer[:, :, self._start : end])
+        return views[0], views[1]
+
+    def advance(self, positions: int) -> None:
+        """The pass over `positions` new positions is complete. What no later one sees is dropped."""
+        self.length += positions
+        excess = max(0, self.length - (self.window or 0) + 1)
+        self.dropped += excess
+        self._start += excess
+        self.length -= excess
+        if self._start >= self.length and excess:
+            self._keys = [self._moved(a) for a in self._keys]
+            self._values = [self._moved(a) for a in self._values]
+            self._start = 0
+
+    def crop(self, length: int) -> None:
+        """Forget all positions from `length` on: not possible any more when some have been dropped."""
+        if self.dropped and length != self.length:
+            raise InputError(
+                f"cannot crop a window that has dropped {self.dropped} positions: it would have to hold them again."
+            )
+        super().crop(length)
+
+    def reorder(self, rows: Array, start: int) -> None:
+        here = slice(self._start, self._start + self.length)  # what rows have in common may be dropped already
+        for buffers in (self._keys, self._values):
+            for a in buffers:
+                if a is not None:
+                    a[:, :, here] = a[rows, :, here]
+
+    def _moved(self, buffer: Array) -> Array:
+        """`buffer` with what is kept at its front, and room for two windows."""
+        B, H, T, D = buffer.shape
+        room = 2 * (self.window or 0)
+        front = buffer if room == T else namespace(buffer).empty((B, H, room, D), dtype=buffer.dtype)
+        front[:, :, : self.length] = buffer[:, :, self._start : self._start + self.length]
+        return front
+
+    def _room(self, buffer: Array | None, new: Array, end: int) -> Array:
+        B, H, _, D = new.shape
+        held = self._start + self.length
+        if buffer is not None and held and buffer.shape[2] >= end:
+            return buffer
+        larger = namespace(new).empty((B, H, max(end, 2 * (self.window or 0)), D), dtype=new.dtype)
+        if buffer is not None and held:
+            larger[:, :, :held] = buffer[:, :, :held]
+        return larger

@@ -1,0 +1,153 @@
+"""GenerationConfig: files both ways, where a setting comes from, and what cannot be set together."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from minibloom import BloomForCausalLM, InputError
+from minibloom.generation import GenerationConfig, check_settings
+from minibloom.generation.job import prepare
+
+from .. import tiny
+
+FULL = {
+    "max_new_tokens": 7, "eos_token_id": [2, 5], "do_sample": True, "temperature": 0.5, "top_p": 0.9,
+    "stop_strings": ["a"], "bad_words_ids": [[1, 2], [3]], "sequence_bias": {(1, 2): -1.5, (3,): 2.0},
+    "early_stopping": "never",
+}  # fmt: skip
+
+
+def test_what_is_written_is_read_back(tmp_path):
+    settings = GenerationConfig(**FULL)
+    settings.save_pretrained(tmp_path)
+    assert GenerationConfig.from_pretrained(tmp_path) == settings
+    assert GenerationConfig.from_pretrained(tmp_path, top_p=0.5).top_p == 0.5
+    assert repr(GenerationConfig(top_k=3, do_sample=True)) == "GenerationConfig(do_sample=True, top_k=3)"
+
+
+def test_a_file_of_transformers_is_read_and_a_models_own_goes_with_it(tmp_path):
+    folder = tiny.checkpoint(tmp_path / "a")
+    published = {
+        "_from_model_config": True,
+        "eos_token_id": 2,
+        "pad_token_id": 3,
+        "transformers_version": "4.27.0.dev0",
+    }
+    (folder / "generation_config.json").write_text(json.dumps(published | {"max_new_tokens": 3, "temperature": 0.5}))
+    model = BloomForCausalLM.from_pretrained(folder)
+    assert model.generation_config == GenerationConfig(
+        eos_token_id=2, pad_token_id=3, max_new_tokens=3, temperature=0.5
+    )
+    assert model.generate([[5]], eos_token_id=[]).shape == (1, 4)  # a file's temperature harms no greedy call
+    assert model.generate([[5]], eos_token_id=[], max_new_tokens=2).shape == (1, 3)
+    assert model.generate([[5]], eos_token_id=[], generation_config=GenerationConfig(max_length=6)).shape == (1, 6)
+    model.save_pretrained(tmp_path / "b")
+    assert BloomForCausalLM.from_pretrained(tmp_path / "b").generation_config == model.generation_config
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"temperatur": 1}, "generate has no setting 'temperatur'.* Did you mean 'temperature'"),
+        ({"temperature": -1}, "temperature is -1, expected a number above 0"),
+        ({"guidance_scale": 1.5}, "guidance_scale is 1.5: minibloom does not do this"),
+    ],
+)
+def test_a_file_that_asks_for_the_impossible_is_named(tmp_path, values, says):
+    folder = tiny.checkpoint(tmp_path)
+    (folder / "generation_config.json").write_text(json.dumps(values))
+    with pytest.raises(InputError, match=f"generation_config.json: {says}"):
+        BloomForCausalLM.from_pretrained(folder)
+
+
+def test_what_changes_nothing_may_stand_in_a_file():
+    assert GenerationConfig.from_dict({"guidance_scale": 1, "watermarking_config": None}) == GenerationConfig()
+
+
+def test_a_default_that_is_not_set_is_filled_in_last():
+    job = prepare(BloomForCausalLM(tiny.config()), [[5, 6]], top_k=7, do_sample=True)
+    s = job.settings
+    assert (s.top_k, s.temperature, s.top_p, s.num_beams, s.max_new_tokens) == (7, 1.0, 1.0, 1, 20)
+    assert (job.length, job.ends, job.pad) == (22, [2], 3)
+
+
+TOGETHER = [
+    ({"min_p": 0.1}, "min_p is 0.1 but do_sample is False"),
+    ({"typical_p": 0.5}, "typical_p is 0.5 but do_sample is False"),
+    ({"num_beams": 2, "top_k": 5}, "top_k is 5 but do_sample is False"),
+    ({"early_stopping": True}, "early_stopping is True but num_beams is 1"),
+    ({"length_penalty": 2.0}, "length_penalty is 2.0 but num_beams is 1"),
+    ({"force_words_ids": [[1]]}, "force_words_ids is .* but num_beams is 1"),
+    ({"num_beam_groups": 2}, "num_beam_groups is 2 but num_beams is 1"),
+    ({"num_beams": 4, "diversity_penalty": 1.0}, "diversity_penalty is 1.0 but num_beam_groups is 1"),
+    ({"num_beams": 4, "num_beam_groups": 3, "diversity_penalty": 1.0}, "num_beam_groups is 3, expected a divisor"),
+    ({"num_beams": 4, "num_beam_groups": 2}, "diversity_penalty is 0.0"),
+    (
+        {"num_beams": 2, "num_beam_groups": 2, "diversity_penalty": 1.0, "do_sample": True},
+        "groups of beams draw nothing",
+    ),
+    ({"num_beams": 2, "do_sample": True, "force_words_ids": [[1]]}, "force_words_ids is set and do_sample is True"),
+    ({"num_return_sequences": 2}, "num_return_sequences is 2, but greedy decoding has 1"),
+    ({"num_beams": 2, "num_return_sequences": 3}, "num_return_sequences is 3, more than num_beams"),
+    ({"max_length": 5, "max_new_tokens": 5}, "max_new_tokens is 5 and max_length is 5: give one"),
+    ({"min_new_tokens": 9, "max_new_tokens": 5}, "min_new_tokens is 9, more than max_new_tokens"),
+    ({"min_new_tokens": 21}, "min_new_tokens is 21, more than max_new_tokens, which is 20"),
+    ({"penalty_alpha": 0.5, "do_sample": True}, "penalty_alpha is 0.5 and do_sample is True"),
+    ({"penalty_alpha": 0.5, "num_beams": 2}, "penalty_alpha is 0.5 and num_beams is 2"),
+    ({"penalty_alpha": 0.5, "top_k": 1}, "top_k is 1, expected at least 2"),
+    ({"prompt_lookup_num_tokens": 3, "num_beams": 2}, "prompt_lookup_num_tokens is set and num_beams is 2"),
+    ({"draft": True, "num_beams": 2}, "assistant_model is set and num_beams is 2"),
+    ({"draft": True, "prompt_lookup_num_tokens": 2}, "both set"),
+    ({"draft": True, "do_sample": True, "num_return_sequences": 2}, "num_return_sequences is 2, expected 1"),
+    ({"num_assistant_tokens": 2}, "num_assistant_tokens is 2 but assistant_model is not set"),
+    ({"max_matching_ngram_size": 2}, "max_matching_ngram_size is 2 but prompt_lookup_num_tokens is not set"),
+    ({"output_scores": True}, "output_scores is True but return_dict_in_generate is False"),
+    ({"stop_strings": ""}, "stop_strings is '', expected a string that is not empty"),
+    ({"stop_strings": ["a", ""]}, "stop_strings is"),
+    ({"stop_strings": []}, "stop_strings is"),
+    ({"bad_words_ids": []}, "bad_words_ids is"),
+    ({"bad_words_ids": [[]]}, "bad_words_ids is"),
+    ({"sequence_bias": {(1,): float("nan")}}, "sequence_bias is"),
+    ({"early_stopping": "soon"}, "early_stopping is 'soon', expected True, False or 'never'"),
+    ({"max_time": 0}, "max_time is 0"),
+    ({"use_cache": False}, "use_cache is False"),
+]
+
+
+@pytest.mark.parametrize(("settings", "says"), TOGETHER)
+def test_a_contradiction_is_named_without_a_model(settings, says):
+    with pytest.raises(InputError, match=says):
+        check_settings(**settings)
+
+
+WITH_A_MODEL = [
+    ({"max_length": 2}, "max_length is 2, but the prompt has 2 tokens already"),
+    ({"stop_strings": "a"}, "stop_strings is set but tokenizer is not"),
+    ({"num_beams": 2, "force_words_ids": [[1, 384]]}, "force_words_ids holds 384, expected ids from 0 to 383"),
+    ({"num_beams": 2, "force_words_ids": [[[300]]], "tokenizer": tiny.tokenizer()}, "force_words_ids holds 300"),
+    ({"num_beams": 2, "force_words_ids": [[[1, 2], [1, 2, 3]]]}, "force_words_ids has .* longer way"),
+    ({"bad_words_ids": [[999]]}, "bad_words_ids holds 999"),
+    ({"sequence_bias": {(999,): 1.0}}, "sequence_bias holds 999"),
+    ({"assistant_model": "small"}, "assistant_model is a str"),
+    ({"assistant_model": BloomForCausalLM(tiny.config(vocab_size=5))}, "assistant_model has a vocabulary of 5"),
+    ({"logits_processor": 5}, "logits_processor is 5"),
+    ({"logits_processor": [5]}, "logits_processor holds 5"),
+    ({"stopping_criteria": [5]}, "stopping_criteria holds 5"),
+    ({"callback": 5}, "callback is 5"),
+    ({"num_beams": 2, "callback": print}, "callback is set and num_beams is 2"),
+]
+
+
+@pytest.mark.parametrize(("settings", "says"), WITH_A_MODEL)
+def test_what_does_not_fit_the_model_or_the_prompt_is_named(settings, says):
+    with pytest.raises(InputError, match=says):
+        BloomForCausalLM(tiny.config()).generate([[5, 6]], **settings)
+
+
+def test_settings_that_leave_nothing_to_choose_say_so():
+    with pytest.raises(InputError, match="leave no token to choose"):
+        BloomForCausalLM(tiny.config()).generate(
+            [[5]], no_repeat_ngram_size=1, suppress_tokens=[*range(5), *range(6, 384)]
+        )

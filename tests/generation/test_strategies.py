@@ -1,0 +1,342 @@
+"""Strategies against slow plain definitions, without caches; rows as if alone; what a run returns and hands back."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from itertools import product
+from typing import Any
+
+import numpy
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minibloom import BloomConfig, BloomForCausalLM, InputError, StaticCache, WindowCache
+from minibloom.generation import generate_steps
+from minibloom.generation.filters import log_softmax, processed
+from minibloom.generation.job import prepare
+from minibloom.generation.speculative import Lookup
+from minibloom.layers.softmax import softmax
+
+from ..strategies import models, random_model, seeds, token_ids
+
+draws, dear = settings(max_examples=15), settings(max_examples=7)
+MODEL = random_model(BloomConfig(vocab_size=11, hidden_size=8, n_layer=2, n_head=2), 1)
+IDS = [[1, 2, 3]]
+FREE = {"eos_token_id": []}  # nothing ends a row
+
+
+def next_log_probs(model: BloomForCausalLM, ids: list[int]) -> numpy.ndarray:
+    return log_softmax(model([ids], use_cache=False).logits[0, -1])
+
+
+# --- Beams ---
+
+
+@given(model=models(vocab_size=4), seed=seeds, length_penalty=st.sampled_from([0.0, 1.0, -1.0]))
+@dear
+def test_beams_enough_for_everything_find_the_best_of_all_continuations(model, seed, length_penalty):
+    prompt = numpy.random.default_rng(seed).integers(0, 4, 2).tolist()
+    scores: dict[tuple[int, ...], float] = {}  # every continuation of up to 3 tokens, which 0 ends
+    for tokens in product(range(4), repeat=3):
+        end = tokens.index(0) + 1 if 0 in tokens else 3
+        tokens = tokens[:end]
+        total = sum(next_log_probs(model, [*prompt, *tokens[:i]])[t] for i, t in enumerate(tokens))
+        scores[tokens] = total / end**length_penalty
+    out = model.generate(
+        [prompt], num_beams=40, num_return_sequences=3, max_new_tokens=3, eos_token_id=0, pad_token_id=0,
+        length_penalty=length_penalty, early_stopping="never", return_dict_in_generate=True, output_scores=True,
+    )  # fmt: skip
+    best = sorted(scores, key=lambda tokens: -scores[tokens])[:3]
+    got = [tuple(row[2:]) for row in out.sequences.tolist()]
+    assert got == [(*tokens, *[0] * (len(got[0]) - len(tokens))) for tokens in best]
+    numpy.testing.assert_allclose(out.sequences_scores, [scores[tokens] for tokens in best], rtol=1e-9)
+
+
+@given(data=st.data(), model=models(), beams=st.integers(2, 4), sampled=st.booleans())
+@draws
+def test_scores_of_beams_are_sums_of_what_was_kept_of_each_step(data, model, beams, sampled):
+    ids = data.draw(token_ids(model.config))
+    more = {"do_sample": True, "seed": 0, "temperature": 2.0} if sampled else {}
+    out = model.generate(
+        ids, num_beams=beams, max_new_tokens=4, eos_token_id=1, return_dict_in_generate=True, output_scores=True,
+        num_return_sequences=2, **more,
+    )  # fmt: skip
+    new = out.sequences[:, ids.shape[1] :]
+    for row, places, score in zip(new, out.beam_indices, out.sequences_scores, strict=True):
+        if not math.isfinite(score):
+            continue  # fewer continuations than were asked for
+        steps = [out.scores[i][place, row[i]] for i, place in enumerate(places) if place >= 0]
+        assert sum(steps) / len(steps) == pytest.approx(score, rel=1e-9)
+
+
+def test_forced_words_are_there_and_the_prompt_does_not_count():
+    out = MODEL.generate(
+        [[1, 9, 9]], num_beams=4, num_return_sequences=2, max_new_tokens=6, force_words_ids=[[9, 9], [[5, 6], [7]]],
+        **FREE,
+    )[:, 3:]  # fmt: skip
+    best = out[0].tolist()
+    text = " ".join(map(str, best))
+    assert "9 9" in text and ("5 6" in text or 7 in best)
+
+
+# --- Contrastive search ---
+
+
+@given(model=models(), seed=seeds, alpha=st.floats(0.1, 1), k=st.integers(2, 5))
+@draws
+def test_contrastive_search_weighs_likelihood_against_likeness(model, seed, alpha, k):
+    rng = numpy.random.default_rng(seed)
+    prompts = [rng.integers(0, model.config.vocab_size, n).tolist() for n in (3, 1)]
+    out = model.generate(prompts, penalty_alpha=alpha, top_k=k, max_new_tokens=4, **FREE)[:, 3:]
+    for ids, row in zip(prompts, out.tolist(), strict=True):
+        for chosen in row:  # full passes, one for each candidate
+            probs = softmax(model([ids], use_cache=False).logits[0, -1])
+            worth = {}
+            for token in sorted(range(len(probs)), key=lambda i: -probs[i])[:k]:
+                hidden = model([[*ids, token]], output_hidden_states=True).hidden_states[-1][0]
+                unit = hidden / numpy.linalg.norm(hidden, axis=-1, keepdims=True)
+                worth[token] = (1 - alpha) * probs[token] - alpha * (unit[:-1] @ unit[-1]).max()
+            assert worth[chosen] >= max(worth.values()) - 1e-9
+            ids = [*ids, chosen]
+
+
+# --- Speculation ---
+
+
+@given(data=st.data(), model=models(vocab_size=5), count=st.integers(1, 12), size=st.integers(1, 6))
+@draws
+def test_speculative_greedy_is_plain_greedy(data, model, count, size):
+    ids = data.draw(token_ids(model.config))
+    other = random_model(model.config, data.draw(seeds))
+    common = {"max_new_tokens": count, "eos_token_id": [0], "pad_token_id": 1, "no_repeat_ngram_size": 4}
+    plain = model.generate(ids, **common)
+    ways = [
+        {"prompt_lookup_num_tokens": size, "max_matching_ngram_size": 3},
+        {"assistant_model": other, "num_assistant_tokens": size, "num_assistant_tokens_schedule": "heuristic"},
+        {"assistant_model": model, "num_assistant_tokens": size, "assistant_confidence_threshold": 0.0},
+    ]
+    for way in ways:
+        numpy.testing.assert_array_equal(model.generate(ids, **common, **way), plain)
+
+
+def exact(model: BloomForCausalLM, ids: list[int], count: int, **drawing: Any) -> dict[tuple[int, ...], float]:
+    """The probability of every continuation."""
+    probs = {(): 1.0}
+    for _ in range(count):
+        longer = {}
+        for tokens, p in probs.items():
+            row = softmax(processed(model([[*ids, *tokens]], use_cache=False).logits[:, -1], **drawing))[0]
+            longer |= {(*tokens, t): p * float(q) for t, q in enumerate(row) if q > 0}
+        probs = longer
+    return probs
+
+
+@pytest.mark.parametrize("way", ["plain", "lookup", "draft", "unlike draft", "rows"])
+def test_what_is_drawn_is_distributed_as_it_should_be(way):
+    """Chi-squared, with fixed seeds, against the exact probabilities of all continuations."""
+    model = random_model(BloomConfig(vocab_size=4, hidden_size=8, n_layer=1, n_head=2), 3)
+    draft = random_model(model.config, 4 if way == "unlike draft" else 3)
+    if way == "draft":
+        draft.params = {name: p + 0.05 for name, p in draft.params.items()}  # a little off
+    drawing = {"temperature": 1.5, "top_k": 3}
+    more: dict[str, Any] = {} if way in ("plain", "rows") else {"prompt_lookup_num_tokens": 2}
+    if "draft" in way:
+        more = {"assistant_model": draft, "num_assistant_tokens": 2, "assistant_confidence_threshold": 0.0}
+    ids, count, runs = [1, 2, 1, 2, 1], 3, 500
+    common = {"max_new_tokens": count, "do_sample": True, **FREE, **drawing, **more}
+    if way in ("plain", "rows"):
+        batch = {"num_return_sequences": runs} if way == "rows" else {}
+        rows = model.generate([ids] if way == "rows" else [ids] * runs, seed=0, **common, **batch)[:, 5:].tolist()
+    else:
+        rows = [model.generate([ids], seed=seed, **common)[0, 5:].tolist() for seed in range(runs)]
+    seen = Counter(map(tuple, rows))
+    expected = exact(model, ids, count, **drawing)
+    assert set(seen) <= set(expected)
+    likely = [tokens for tokens, p in expected.items() if p * runs >= 5]
+    rest = 1 - sum(expected[tokens] for tokens in likely)
+    chi = sum((seen[t] - runs * expected[t]) ** 2 / (runs * expected[t]) for t in likely)
+    if rest * runs >= 5:
+        chi += (runs - sum(seen[t] for t in likely) - runs * rest) ** 2 / (runs * rest)
+    freedom = len(likely) - (rest * runs < 5)
+    assert freedom >= 5
+    assert chi < freedom + 3.1 * math.sqrt(2 * freedom) + 6  # about one seed in a thousand is above
+
+
+def test_on_text_that_repeats_itself_lookup_needs_half_the_passes_at_most():
+    class Parrot(BloomForCausalLM):
+        """Repeats five tokens for ever, whatever its parameters."""
+
+        def __call__(self, ids: Any = None, **more: Any) -> Any:
+            out = super().__call__(ids, **more)
+            following = {1: 2, 2: 3, 3: 4, 4: 5, 5: 1}
+            out.logits[:] = 0
+            kept = numpy.asarray(ids)[:, -out.logits.shape[1] :]
+            for b, s in numpy.ndindex(kept.shape):
+                out.logits[b, s, following[int(kept[b, s])]] = 9
+            return out
+
+    parrot = Parrot(MODEL.config)
+    job = prepare(parrot, [[1, 2, 3, 4, 5, 1]], max_new_tokens=40, prompt_lookup_num_tokens=6, **FREE)
+    from minibloom.generation.generate import collect
+
+    out = collect(job)[0].tolist()
+    assert out == ([1, 2, 3, 4, 5] * 10)[:46]
+    assert job.passes <= 8  # not 40: about one for each 7 tokens
+
+
+def test_lookup_copies_what_followed_last_time_and_goes_round():
+    lookup = Lookup(3)
+    assert lookup([1, 2, 3], 4) == []
+    assert lookup([1, 2, 3, 1], 3) == [2, 3, 1]
+    assert lookup([1, 2, 3, 1, 2, 7, 1, 2], 2) == [7, 1]
+    assert Lookup(1)([5, 5], 4) == [5, 5, 5, 5]
+
+
+# --- Rows ---
+
+
+@given(data=st.data(), model=models())
+@dear
+def test_unequal_prompts_are_padded_and_each_goes_on_as_if_alone(data, model):
+    rng = numpy.random.default_rng(data.draw(seeds))
+    V = model.config.vocab_size
+    prompts = [rng.integers(0, V, n).tolist() for n in (1, 4, 2)]
+    common = {"max_new_tokens": 5, "eos_token_id": [0], "pad_token_id": 1}
+    ways: list[dict[str, Any]] = [
+        {}, {"repetition_penalty": 1.5, "no_repeat_ngram_size": 2}, {"num_beams": 2},
+        {"penalty_alpha": 0.5, "top_k": 3}, {"prompt_lookup_num_tokens": 2},
+    ]  # fmt: skip
+    for way in ways:
+        together = model.generate(prompts, **common, **way)[:, 4:]
+        for prompt, row in zip(prompts, together.tolist(), strict=True):
+            alone = model.generate([prompt], **common, **way)[0, len(prompt) :].tolist()
+            assert row == alone + [1] * (len(row) - len(alone))
+
+
+def test_a_row_that_has_ended_is_read_no_more():
+    sizes = []
+    plain = BloomForCausalLM.__call__
+
+    class Counting(BloomForCausalLM):
+        def __call__(self, ids: Any = None, **more: Any) -> Any:
+            sizes.append(len(ids))
+            return plain(self, ids, **more)
+
+    model = Counting(MODEL.config)
+    model.params = random_model(MODEL.config, 1, "float32").params
+    prompts = [[1], [2], [3], [4]]
+    free = model.generate(prompts, max_new_tokens=8, **FREE)
+    end = int(free[0, 3])  # ends the first row at the latest with its third token
+    for way in ({}, {"penalty_alpha": 0.4, "top_k": 2}):
+        sizes.clear()
+        out = model.generate(prompts, max_new_tokens=8, eos_token_id=[end], pad_token_id=10, **way)[:, 1:]
+        lengths = [row.index(end) + 1 if end in row else 8 for row in out.tolist()]
+        candidates = way.get("top_k", 1)
+        expected = [candidates * sum(n > step for n in lengths) for step in range(out.shape[1])]
+        assert sizes == ([4, *expected] if way else expected)
+    all_rows = {"return_dict_in_generate": True, "output_logits": True}
+    out = model.generate(prompts, max_new_tokens=8, eos_token_id=[end], **all_rows)
+    assert all(len(step) == 4 for step in out.logits)  # here all rows' arrays were asked for
+
+
+# --- What a run returns ---
+
+
+@given(data=st.data(), model=models())
+@draws
+def test_outputs_hold_each_step(data, model):
+    ids = data.draw(token_ids(model.config))
+    out = model.generate(
+        ids, max_new_tokens=3, return_dict_in_generate=True, output_scores=True, output_logits=True,
+        output_attentions=True, output_hidden_states=True, repetition_penalty=2.0, **FREE,
+    )  # fmt: skip
+    S = ids.shape[1]
+    full = model(out.sequences[:, :-1], output_hidden_states=True, output_attentions=True)
+    numpy.testing.assert_allclose(numpy.stack(out.logits, 1), full.logits[:, S - 1 :], atol=1e-9)
+    assert all((s.argmax(-1) == out.sequences[:, S + i]).all() for i, s in enumerate(out.scores))
+    assert len(out.hidden_states) == len(out.attentions) == 3
+    numpy.testing.assert_allclose(out.hidden_states[2][-1][:, 0], full.hidden_states[-1][:, -1], atol=1e-9)
+    assert out.past_key_values.length == S + 2
+    assert list(out) == ["sequences", "scores", "logits", "attentions", "hidden_states", "past_key_values"]
+
+
+def test_a_callback_sees_every_step():
+    steps: list[Any] = []
+    out = MODEL.generate(IDS, max_new_tokens=4, callback=steps.append, **FREE)
+    assert numpy.stack(steps, 1).tolist() == out[:, 3:].tolist()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+@pytest.mark.parametrize("way", [{}, {"num_beams": 2}, {"penalty_alpha": 0.5, "top_k": 2}])
+def test_what_fails_midway_hands_back_what_was_there(way, error):
+    whole = MODEL.generate(IDS, max_new_tokens=3, **FREE, **way)
+    calls = []
+
+    def breaks_off(ids: Any, scores: Any) -> bool:
+        calls.append(1)
+        if len(calls) == 4:
+            raise error
+        return False
+
+    with pytest.raises(error) as caught:
+        MODEL.generate(IDS, max_new_tokens=9, stopping_criteria=breaks_off, **FREE, **way)
+    assert caught.value.sequences.shape == (1, 6)
+    if not way.get("num_beams"):  # the best beam of three tokens need not be one of nine
+        numpy.testing.assert_array_equal(caught.value.sequences, whole)
+
+
+def test_a_criterion_of_ones_own_and_a_time_end_rows():
+    out = MODEL.generate([[1], [2]], stopping_criteria=lambda ids, scores: ids[:, 0] == 1, max_new_tokens=3, **FREE)
+    assert out.shape == (2, 4) and (out[0, 2:] == 0).all()
+    assert MODEL.generate(IDS, max_time=1e-9, **FREE).shape == (1, 4)
+
+
+# --- Caches ---
+
+
+@given(data=st.data(), model=models(), split=st.integers(1, 3))
+@draws
+def test_a_cache_of_the_beginning_changes_nothing_and_goes_on_from_turn_to_turn(data, model, split):
+    ids = data.draw(token_ids(model.config, shortest=4))
+    plain = model.generate(ids, max_new_tokens=4, **FREE)
+    for cache in (model(ids[:, :split]).past_key_values, model.init_cache(len(ids), 40)):
+        seen = cache.seen
+        turn = model.generate(ids, max_new_tokens=2, past_key_values=cache, **FREE)
+        assert cache.seen == turn.shape[1] - 1 and seen < cache.seen
+        numpy.testing.assert_array_equal(model.generate(turn, max_new_tokens=2, past_key_values=cache, **FREE), plain)
+
+
+def test_a_window_sees_the_last_positions_alone():
+    window = 4
+    cache = WindowCache(2, window)
+    out = MODEL.generate(IDS, max_new_tokens=20, past_key_values=cache, **FREE)[0].tolist()
+    assert cache.seen == 22 and cache.kept == range(19, 22)
+    step = WindowCache(2, window)
+    for place in range(len(out) - 1):  # one position a pass, each with what the window keeps
+        logits = MODEL([[out[place]]], past_key_values=step).logits
+        if place >= 2:
+            assert int(logits[0, -1].argmax()) == out[place + 1]
+
+
+@pytest.mark.parametrize(
+    ("cache", "says"),
+    [
+        (lambda: MODEL([[1, 2, 3, 4]]).past_key_values, "past_key_values holds 4 positions, the prompt has 3"),
+        (lambda: MODEL([[1], [2]]).past_key_values, "past_key_values holds a batch of 2, the input one of 1"),
+        (lambda: StaticCache(3, 1, 2, 50, 4, "float64"), "past_key_values is a cache of 3 blocks, expected 2"),
+        (lambda: MODEL.init_cache(1, 10), "past_key_values has room for 10 positions, but the prompt has 3"),
+        (lambda: "cache", "past_key_values is a str"),
+    ],
+)
+def test_a_cache_that_does_not_fit_is_named_before_anything_is_read(cache, says):
+    with pytest.raises(InputError, match=says):
+        MODEL.generate(IDS, past_key_values=cache(), max_new_tokens=9)
+    with pytest.raises(InputError, match="WindowCache"):
+        MODEL.generate(IDS, past_key_values=WindowCache(2, 5), prompt_lookup_num_tokens=3)
+
+
+def test_steps_are_of_one_continuation():
+    with pytest.raises(InputError, match="num_beams is 2"):
+        generate_steps(MODEL, IDS, num_beams=2)

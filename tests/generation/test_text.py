@@ -1,0 +1,203 @@
+"""Text: stop strings across any borders, whole batches of prompts, turns, scores of a text, prompts kept on disk."""
+
+from __future__ import annotations
+
+import math
+
+import numpy
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minibloom import BloomForCausalLM, InputError, WindowCache
+from minibloom.generation import PromptCache, generate_text, perplexity, stream_text, token_log_probs
+from minibloom.generation.filters import log_softmax
+from minibloom.generation.session import Session
+from minibloom.generation.stopping import StopStrings
+
+from .. import tiny
+from ..strategies import models, random_model, seeds
+
+TOKENIZER = tiny.tokenizer()
+MODEL = random_model(tiny.config(), 0)
+draws = settings(max_examples=15)
+letters = st.text(st.sampled_from("the catsod é猫😀"), min_size=1, max_size=12)
+
+
+@given(text=letters, string=st.text(st.sampled_from("the cé猫😀"), min_size=1, max_size=3), seed=seeds)
+def test_a_string_is_found_however_tokens_cut_it(text, string, seed):
+    data, rng = text.encode(), numpy.random.default_rng(seed)
+    by_bytes = {TOKENIZER._bytes(i, False): i for i in range(len(TOKENIZER))}
+    ids, place = [], 0
+    while place < len(data):  # any cut, not the tokenizer's own: single bytes too
+        sizes = [n for n in range(1, 6) if data[place : place + n] in by_bytes and place + n <= len(data)]
+        size = int(rng.choice(sizes))
+        ids.append(by_bytes[data[place : place + size]])
+        place += size
+    stop, before = StopStrings(TOKENIZER, [string]), b""
+    for i, token in enumerate(ids):
+        after = before + TOKENIZER._bytes(token, False)
+        ends = [e for e in range(1, len(after) + 1) if after[:e].endswith(string.encode())]
+        assert stop.hit([-1, -1, *ids[: i + 1]]) == any(e > len(before) for e in ends)
+        before = after
+
+
+def test_a_row_ends_with_the_token_that_completes_a_stop_string():
+    ids = TOKENIZER("the cat sat on the mat")["input_ids"]
+    model = tiny.Scripted(tiny.config(), [[*ids, 5, 5, 5, 5]])
+    (one,) = generate_text(model, TOKENIZER, "a", stop_strings=["t sa"], max_new_tokens=len(ids) + 4)
+    assert one.finish_reason == "stop string"
+    assert "t sa" in one.text and "t sa" not in TOKENIZER.decode(one.ids[:-1])
+    assert "the cat sat on the mat".startswith(one.text)
+
+
+def test_a_stop_string_may_begin_in_the_prompt():
+    model = tiny.Scripted(tiny.config(), [TOKENIZER("cat sat")["input_ids"] * 3])
+    (one,) = generate_text(model, TOKENIZER, "the ", stop_strings="e c", max_new_tokens=5)
+    assert one.text.startswith("c") and len(one.ids) == 1
+
+
+def test_a_batch_of_texts_is_continued_each_as_if_alone_and_says_why_it_ended():
+    prompts = ["the cat", "le chien dort sur", "猫"]
+    pieces: dict[int, str] = {0: "", 1: "", 2: ""}
+    common = {"max_new_tokens": 8, "eos_token_id": [20, 25, 30, 35, 40, 45, 50, 55, 60]}
+    together = generate_text(
+        MODEL, TOKENIZER, prompts, callback=lambda row, piece: pieces.update({row: pieces[row] + piece}), **common
+    )
+    assert [one.text for one in together] == list(pieces.values())
+    for prompt, one in zip(prompts, together, strict=True):
+        (alone,) = generate_text(MODEL, TOKENIZER, [prompt], **common)
+        assert (one.ids, one.text, one.finish_reason) == (alone.ids, alone.text, alone.finish_reason)
+        assert one.text == "".join(stream_text(MODEL, TOKENIZER, prompt, **common)) and one.prompt == prompt
+        ids = TOKENIZER(prompt)["input_ids"]
+        logs = token_log_probs(MODEL, [[*ids, *one.ids]])[0, len(ids) - 1 :]
+        numpy.testing.assert_allclose(one.log_probs, logs, rtol=1e-6)
+        assert one.finish_reason == ("stop token" if one.ids[-1] in common["eos_token_id"] else "length")
+    beams = generate_text(MODEL, TOKENIZER, prompts, num_beams=2, num_return_sequences=2, max_new_tokens=3)
+    assert len(beams) == 6 and [one.prompt for one in beams] == [p for p in prompts for _ in range(2)]
+    assert all(one.log_probs is None and one.finish_reason == "length" for one in beams)
+
+
+def test_what_a_batch_had_is_handed_back():
+    def stops(row: int, piece: str) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        generate_text(MODEL, TOKENIZER, ["the cat", "a"], callback=stops)
+    had = caught.value.continuations
+    assert len(had[0].ids) >= 1 and had[0].finish_reason is None and had[0].prompt == "the cat"
+
+
+# --- Turns ---
+
+
+def test_turns_go_on_with_one_text_and_read_each_token_once():
+    model = random_model(tiny.config(eos_token_id=None), 1)
+    session, text = Session(model, TOKENIZER, max_new_tokens=5), ""
+    for line in ("the cat", " sat", " on"):
+        text = "".join(session.turn(line))
+        ids = session.ids[:-5]
+        assert session.ids == model.generate([ids], max_new_tokens=5, tokenizer=TOKENIZER)[0].tolist()
+        assert session.cache.seen == len(session.ids) - 1
+        assert session.text.endswith(text)
+    broken = session.turn(" mat")
+    next(broken)
+    broken.close()
+    assert session.cache.seen < len(session.ids)
+    assert "".join(session.turn(" and")) is not None
+    with pytest.raises(InputError, match="the text is empty"):
+        session.turn("")
+
+
+def test_turns_may_have_a_window():
+    session = Session(MODEL, TOKENIZER, WindowCache(2, 8), max_new_tokens=6, eos_token_id=[])
+    for line in ("the cat", " sat", " on"):
+        list(session.turn(line))
+    assert session.cache.length == 7 and session.cache.seen == len(session.ids) - 1
+
+
+# --- Scores ---
+
+
+def slow_scores(model: BloomForCausalLM, ids: list[int], window: int, stride: int) -> list[float]:
+    """The definition: each token by a pass of its own over what its window has before it."""
+    scores = []
+    for place in range(1, len(ids)):
+        begin = 0  # of the first window that reaches it
+        while place >= begin + window:
+            begin += stride
+        logits = model([ids[begin:place]], use_cache=False).logits[0, -1]
+        scores.append(float(log_softmax(logits)[ids[place]]))
+    return scores
+
+
+@given(model=models(), seed=seeds, data=st.data())
+@draws
+def test_each_token_is_scored_by_what_its_window_has_before_it(model, seed, data):
+    rng = numpy.random.default_rng(seed)
+    rows = [rng.integers(0, model.config.vocab_size, data.draw(st.integers(2, 20))).tolist() for _ in range(2)]
+    window = data.draw(st.integers(2, 24))
+    stride = data.draw(st.integers(1, window - 1))
+    S = max(map(len, rows))
+    got = token_log_probs(model, rows, window=window, stride=stride)
+    assert got.shape == (2, S - 1)
+    if len(rows[0]) == len(rows[1]):
+        for row, scores in zip(rows, got, strict=True):
+            numpy.testing.assert_allclose(scores, slow_scores(model, row, window, stride), rtol=1e-8)
+    whole = token_log_probs(model, rows)
+    for row, scores in zip(rows, whole, strict=True):
+        expected = slow_scores(model, row, 100, 1)
+        numpy.testing.assert_allclose(scores[S - len(row) :], expected, rtol=1e-8)
+        assert numpy.isnan(scores[: S - len(row)]).all()
+    every = [x for row in rows for x in slow_scores(model, row, 100, 1)]
+    assert perplexity(model, rows) == pytest.approx(math.exp(-sum(every) / len(every)))
+
+
+def test_scores_need_something_to_score():
+    with pytest.raises(InputError, match="the text has one token"):
+        perplexity(MODEL, [[1]])
+    for bad, says in (({"window": 1}, "window is 1"), ({"window": 4, "stride": 4}, "stride is 4, expected less")):
+        with pytest.raises(InputError, match=says):
+            token_log_probs(MODEL, [[1, 2]], **bad)
+
+
+# --- Prompts that are kept ---
+
+
+def test_a_prompt_is_read_once_and_serves_many_continuations(tmp_path):
+    prompt = PromptCache(MODEL, "the cat sat", tokenizer=TOKENIZER)
+    before = [a.copy() for pair in prompt.cache for a in pair]
+    prompt.save(tmp_path / "prompt.safetensors")
+    ids = prompt.ids[0].tolist()
+    for kept in (prompt, PromptCache.load(tmp_path / "prompt.safetensors", MODEL)):
+        for rows in ([ids], [[*ids, 7]], [[*ids, 7], [*ids, 8]]):
+            got = MODEL.generate(rows, past_key_values=kept, max_new_tokens=4, eos_token_id=[])
+            numpy.testing.assert_array_equal(got, MODEL.generate(rows, max_new_tokens=4, eos_token_id=[]))
+        many = MODEL.generate([ids], past_key_values=kept, num_beams=3, max_new_tokens=3, eos_token_id=[])
+        numpy.testing.assert_array_equal(many, MODEL.generate([ids], num_beams=3, max_new_tokens=3, eos_token_id=[]))
+        for a, b in zip(before, (a for pair in kept.cache for a in pair), strict=True):
+            numpy.testing.assert_array_equal(a, b)
+
+
+def test_a_prompt_of_another_text_or_model_is_refused(tmp_path):
+    prompt = PromptCache(MODEL, [[5, 6, 7], [8]])
+    path = tmp_path / "prompt.safetensors"
+    prompt.save(path)
+    again = PromptCache.load(path, MODEL)
+    numpy.testing.assert_array_equal(again.mask, [[1, 1, 1], [0, 0, 1]])
+    other = random_model(tiny.config(), 1)
+    for call, says in (
+        (lambda: PromptCache.load(path, other), "written with another model"),
+        (lambda: PromptCache.load(tmp_path / "no", MODEL), "does not exist"),
+        (
+            lambda: MODEL.generate([[5, 6, 9, 1], [3, 3, 8, 1]], past_key_values=prompt),
+            "do not begin with: they differ",
+        ),
+        (lambda: MODEL.generate([[5, 6, 7, 1]], past_key_values=prompt), "holds 2 prompts, the input 1"),
+        (lambda: other.generate([[5, 6, 7], [8]], past_key_values=prompt), "another model has read"),
+    ):
+        with pytest.raises(InputError, match=says):
+            call()
+    MODEL.save_pretrained(tmp_path / "model")
+    with pytest.raises(InputError, match="no prompt cache"):
+        PromptCache.load(tmp_path / "model" / "model.safetensors", MODEL)

@@ -1,0 +1,126 @@
+"""`minibloom generate`: every source of prompts, JSON lines, turns, and what Ctrl-C leaves."""
+
+from __future__ import annotations
+
+import io
+import json
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from minibloom import BloomForCausalLM, BloomTokenizerFast
+from minibloom.cli import main
+from minibloom.generation import generate_text
+from minibloom.generation.session import Session
+
+from . import tiny
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint that never ends a text."""
+    return tiny.checkpoint(tmp_path_factory.mktemp("model"), eos_token_id=None, initializer_range=1.0)
+
+
+@pytest.fixture(scope="module")
+def loaded(model: Path) -> tuple[BloomForCausalLM, BloomTokenizerFast]:
+    return BloomForCausalLM.from_pretrained(model), BloomTokenizerFast.from_pretrained(model)
+
+
+def generate(model: Path, *arguments: str, says: int = 0) -> None:
+    assert main(["generate", "--model", str(model), *arguments]) == says
+
+
+def test_a_file_of_prompts_is_continued_in_batches_with_progress(model, loaded, tmp_path, capsys):
+    prompts = ["the cat", "le chien dort", "猫", "for i", "the"]
+    (tmp_path / "prompts.txt").write_text("\n".join(prompts) + "\n\n", encoding="utf-8")
+    generate(model, "--file", str(tmp_path / "prompts.txt"), "--max-new-tokens", "5", "--batch-size", "2", "--json")
+    shown = capsys.readouterr()
+    lines = [json.loads(line) for line in shown.out.split("\n") if line]
+    for line, one in zip(lines, generate_text(*loaded, prompts, max_new_tokens=5), strict=True):
+        assert (line["prompt"], line["text"], line["ids"]) == (one.prompt, one.text, one.ids)
+        assert line["log_probabilities"] == pytest.approx(one.log_probs, rel=1e-4)
+        assert line["finish_reason"] == "length"
+    assert "5/5" in shown.err
+    generate(model, "--file", str(tmp_path / "prompts.txt"), "--max-new-tokens", "5")
+    assert capsys.readouterr().out.startswith(lines[0]["prompt"] + lines[0]["text"] + "\n")
+
+
+@pytest.mark.parametrize(("source", "count"), [(["-"], 1), (["--file", "-"], 2)])
+def test_standard_input_is_one_prompt_or_one_a_line(model, capsys, monkeypatch, source, count):
+    monkeypatch.setattr("sys.stdin", io.StringIO("the cat\nthe dog\n"))
+    generate(model, *source, "--json", "--max-new-tokens", "2")
+    prompts = [json.loads(line)["prompt"] for line in capsys.readouterr().out.splitlines()]
+    assert prompts == (["the cat\nthe dog"] if count == 1 else ["the cat", "the dog"])
+
+
+@pytest.mark.parametrize("options", [[], ["--window", "9"], ["--prompt-lookup-num-tokens", "3"]])
+def test_turns_are_of_one_text(model, loaded, capsys, monkeypatch, options):
+    monkeypatch.setattr("sys.stdin", io.StringIO("the cat\n\n sat\n"))
+    generate(model, "--interactive", "--max-new-tokens", "4", *options)
+    if "--window" not in options:
+        session = Session(*loaded, max_new_tokens=4)
+        expected = ["".join(session.turn(line)) for line in ("the cat", " sat")]
+        assert capsys.readouterr().out == "".join(text + "\n" for text in expected)
+    monkeypatch.setattr("sys.stdin", io.StringIO("the cat\n sat\n"))
+    capsys.readouterr()
+    generate(model, "--interactive", "--json", "--max-new-tokens", "4", *options)
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["prompt"] for line in lines] == ["the cat", " sat"] and all(len(line["ids"]) == 4 for line in lines)
+
+
+def test_words_are_given_as_text(model, capsys):
+    generate(model, "the", "--max-new-tokens", "6", "--num-beams", "3", "--force-word", "chat", "--bad-word", "cat")
+    out = capsys.readouterr().out
+    assert "chat" in out and "cat" not in out
+    generate(model, "the", "--max-new-tokens", "50", "--stop", out[4:6])
+    assert len(capsys.readouterr().out) < 400
+
+
+def test_a_draft_model_changes_nothing(model, tmp_path, capsys):
+    other = tiny.checkpoint(tmp_path, eos_token_id=None, n_layer=1)
+    shown = []
+    for options in ([], ["--assistant", str(other)]):
+        generate(model, "the cat", "--max-new-tokens", "12", *options)
+        shown.append(capsys.readouterr().out)
+    assert shown[0] == shown[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "prompt, or one of --file and --interactive"),
+        (["the", "--interactive"], "prompt, or one of --file and --interactive"),
+        (["--file", "no-such-file"], "no-such-file cannot be read"),
+        (["the", "--stop", ""], "stop_strings is"),
+        (["the", "--num-beams", "2", "--do-sample", "--num-beam-groups", "2"], "diversity_penalty is 0.0"),
+        (["the", "--force-word", "cat"], "force_words_ids is"),
+        (["the", "--bad-word", " "], "one of them is empty"),
+        (["the", "--batch-size", "0"], "batch_size is 0"),
+        (["the", "--window", "0"], "window is 0"),
+        (["the", "--early-stopping", "soon", "--num-beams", "2"], "early_stopping is 'soon'"),
+        (["the", "--penalty-alpha", "0.5", "--window", "4", "--prompt-lookup-num-tokens", "2"], "penalty_alpha"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line(model, capsys, arguments, says):
+    try:
+        status = main(["generate", "--model", str(model), *arguments])
+    except SystemExit as stop:
+        status = int(stop.code or 0)
+    shown = capsys.readouterr()
+    assert status == 2 and shown.out == "" and shown.err.count("\n") == 1 and says in shown.err
+
+
+def test_ctrl_c_keeps_what_was_generated(model):
+    process = tiny.start("generate", "--model", model, "the cat", "--json", "--max-new-tokens", 10**6)
+    assert process.stdout and process.stderr
+    try:
+        process.wait(timeout=4)  # it has begun by then, and is far from the end
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=100)
+    assert process.returncode == 130 and err.strip() == b""
+    line = json.loads(out)
+    assert line["finish_reason"] is None and len(line["ids"]) > 1 and line["prompt"] == "the cat"
