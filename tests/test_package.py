@@ -26,7 +26,6 @@ FLOORS = [
     ["files", "threads", "machine"],
     ["config"],
     ["tokenizer"],
-    ["threads"],
     ["layers"],
     ["losses", "cache"],
     ["outputs", "trace", "chunked_loss"],
