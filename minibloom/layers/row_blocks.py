@@ -5,7 +5,9 @@ FILL IN
 
 from __future__ import annotations
 
+import functools
 import threading
+from collections.abc import Iterable
 
 import numpy
 
@@ -48,7 +50,6 @@ def few_rows(x: Array, weight: Array | SmallWeight, y: Array) -> None:
     small = isinstance(weight, SmallWeight)
     parts = weight.part(x) if small else x[None]  # [P, N, I/P]
     P, size = len(parts), max(1, (BLOCK if N <= SINGLE else ALONE // N) // I)
-    parts = parts[:, :, None] if N <= SINGLE else parts[:, None]  # [P, N, 1, I/P] or [P, 1, N, I/P]
 
     def fill(span: slice) -> None:
         buffer = _buffer(size * I if small else 0)
@@ -56,7 +57,11 @@ def few_rows(x: Array, weight: Array | SmallWeight, y: Array) -> None:
             rows = slice(start, min(start + size, span.stop))
             R = rows.stop - start
             block = weight.fill(rows, buffer[: R * I].reshape(P, R, I // P)) if small else weight[None, rows]
-            y[:, rows] = (parts @ block.swapaxes(-1, -2)[:, None]).sum(0).reshape(N, R)
+            if N <= SINGLE:
+                for n in range(N):
+                    y[n, rows] = sum_of(numpy.dot(block[p], parts[p, n]) for p in range(P))  # [R, I/P] [I/P] -> [R]
+            else:
+                y[:, rows] = sum_of(parts[p] @ block[p].T for p in range(P))  # [N, I/P] [I/P, R] -> [N, R]
 
     share(fill, len(weight), ALONE // I)
 
@@ -74,7 +79,12 @@ def many_rows(x: Array, weight: SmallWeight, y: Array) -> None:
             weight.fill(slice(start + span.start, start + span.stop), block[:, span])
 
         share(widen, rows.stop - start, ALONE // I)
-        y[:, rows] = (parts @ block.swapaxes(-1, -2)).sum(0)
+        y[:, rows] = sum_of(part @ half.T for part, half in zip(parts, block, strict=True))
+
+
+def sum_of(arrays: Iterable[Array]) -> Array:
+    """The sum of one array or more, into the first."""
+    return functools.reduce(numpy.ndarray.__iadd__, arrays)
 
 
 def _buffer(size: int) -> Array:
