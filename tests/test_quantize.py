@@ -90,6 +90,15 @@ def test_an_untied_head_and_shards(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["int8", "bfloat16", "float16"])
+def test_the_loss_is_that_of_the_widened_model(model, kind):
+    loaded = BloomForCausalLM.from_pretrained(model, weights=kind)
+    plain = loaded.widened()(IDS, labels=IDS).loss
+    for output_logits in (True, False):
+        loss = loaded(IDS, labels=IDS, output_logits=output_logits).loss
+        numpy.testing.assert_allclose(loss, plain, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["int8", "bfloat16", "float16"])
 def test_weights_without_a_gradient_say_what_to_train(model, kind):
     loaded = BloomForCausalLM.from_pretrained(model, weights=kind)
     with pytest.raises(InputError, match=f"as {kind}, for reading only. Train model.widened"):

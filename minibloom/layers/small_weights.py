@@ -17,6 +17,7 @@ biases, a thousandth of the numbers, stay float32. There is no backward: `model.
 from __future__ import annotations
 
 import math
+from types import ModuleType
 from typing import Any
 
 import numpy
@@ -63,6 +64,9 @@ class SmallWeight:
 
     def __len__(self) -> int:
         return self.shape[0]
+
+    def __array_namespace__(self) -> ModuleType:
+        return numpy
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({list(self.shape)}, {self.nbytes:,} bytes)"

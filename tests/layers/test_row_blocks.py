@@ -6,11 +6,12 @@ import numpy
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from threadpoolctl import threadpool_limits
 
-from minibloom import threads
 from minibloom.layers import row_blocks
 from minibloom.layers.linear import linear, sliced_linear
 from minibloom.layers.row_blocks import BLOCK, FEW, blocked_linear, suits_blocks
+from minibloom.threads import shared_out
 
 from ..strategies import normal, seeds, some
 from .test_small_weights import KINDS, small
@@ -20,10 +21,10 @@ from .test_small_weights import KINDS, small
 def small_blocks():
     """Blocks of a few rows and three threads, so that what is tested has several of each."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in {"BLOCK": 16, "LARGE_BLOCK": 32, "ALONE": 24}.items():
-            patch.setattr(row_blocks, name, value)
-        patch.setattr(threads, "workers", lambda: 3)
-        yield
+        patch.setattr(row_blocks, "BLOCK", 16)
+        patch.setattr(row_blocks, "MANY", 2)
+        with threadpool_limits(3, "blas"), shared_out():
+            yield
 
 
 @some
