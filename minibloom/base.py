@@ -8,6 +8,7 @@ each a head on this base, are in `models.py`.
 from __future__ import annotations
 
 import inspect
+import math
 import warnings
 from collections import ChainMap
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
@@ -26,6 +27,7 @@ from .files import SHIPPED
 from .layers.alibi import alibi_bias
 from .layers.block import block
 from .layers.run import Run, Unwatched, Watch
+from .layers.small_weights import KINDS, SmallWeight
 from .layers.transformer import transformer, transformer_backward
 from .losses import IGNORE
 from .outputs import BaseModelOutputWithPast, ModelOutput
@@ -69,7 +71,7 @@ class PreTrainedModel:
         xp, dtype = backends.load(backend), checked_dtype(dtype)
         self._assign(config, initial_params(self.shapes(config), config, seed, dtype, xp), dtype, hf_compat)
 
-    def _assign(self, config: BloomConfig, params: dict[str, Array], dtype: str, hf_compat: bool) -> None:
+    def _assign(self, config: BloomConfig, params: Any, dtype: str, hf_compat: bool) -> None:
         self.config, self.params, self.dtype, self.hf_compat = config, params, dtype, hf_compat
 
     @classmethod
@@ -91,6 +93,9 @@ class PreTrainedModel:
         revision: str | None = None,
         seed: int = 0,
         hf_compat: bool = False,
+        weights: str | None = None,
+        stream: bool = False,
+        hold_embedding: bool = True,
         **config_changes: Any,
     ) -> Loaded:
         """Load a checkpoint in safetensors form from a folder, or from a repository on the Hugging Face hub.
@@ -99,36 +104,68 @@ class PreTrainedModel:
         "float32" unless said otherwise; a file in float16 or bfloat16 is widened as it is read. Further keywords
         change fields of the configuration.
 
+        weights: keep matrices in memory as "bfloat16", "float16" or "int8" and widen them while they are used (see
+            `layers/small_weights.py`); "float32" or "float64", the same as `dtype`, as arrays. If not given: as
+            arrays, but those that are int8 in the file as int8. Such a model runs, and cannot be trained before it is
+            `widened()`.
+        stream: leave blocks in the file, and read each, as it is stored, while the one before it computes: the memory
+            of two blocks and the embedding (see `streaming.py`). With `hold_embedding=False`, of two blocks alone.
+
         A classifier's head that the checkpoint does not have is drawn anew from `seed`, with a warning that says so:
         it has to be trained before its answers mean anything.
         """
-        from .checkpoint import load_params
+        from .checkpoint import find_params
+        from .streaming import StreamedParams
+        from .tensor_file import read_tensors
 
         xp, dtype = backends.load(backend), checked_dtype(dtype or "float32")
+        weights = checked_weights(weights, dtype, backend)
         place = SHIPPED if path_or_repo is None else path_or_repo
-        config, params = load_params(place, cls.shapes, dtype, xp, revision, config_changes)
+        if stream and (weights is not None or not small_weights_run(dtype, backend)):
+            raise InputError(
+                "stream=True computes in float32 with NumPy, with weights as the file has them: "
+                "leave dtype, backend and weights out."
+            )
+        config, matched = find_params(place, cls.shapes, revision, config_changes)
+        params: Any = StreamedParams(matched, hold_embedding) if stream else read_tensors(matched, dtype, xp, weights)
         shapes = cls.shapes(config)
         new = {name: shape for name, shape in shapes.items() if name not in params}
         if new:
-            params |= initial_params(new, config, seed, dtype, xp)
+            params = ChainMap(initial_params(new, config, seed, dtype, xp), params)
             warnings.warn(
                 f"{place} has no {', '.join(new)}: this head of {cls.__name__} is new, drawn from seed {seed}. "
                 "Train it before you use it.",
                 stacklevel=2,
             )
         model = cls.__new__(cls)
-        model._assign(config, {name: params[name] for name in shapes}, dtype, hf_compat)
+        model._assign(config, params if stream else {name: params[name] for name in shapes}, dtype, hf_compat)
         return model
 
     def save_pretrained(self, folder: str | Path, dtype: str | None = None, max_shard_size: int = 5 * 10**9) -> None:
         """Write `config.json` and safetensors into `folder`, as "float16", "bfloat16", "float32" or "float64".
 
-        transformers' `from_pretrained` reads the folder too.
+        transformers' `from_pretrained` reads the folder too. As "int8", with a scale for each row, only minibloom does.
         """
         from .checkpoint import write_checkpoint
 
         config = self.config.replace(architectures=[type(self).__name__])
-        write_checkpoint(folder, self.params, config, dtype or self.dtype, self.prefix, max_shard_size)
+        write_checkpoint(folder, self.params, config, dtype or self.weights, self.prefix, max_shard_size)
+
+    @property
+    def weights(self) -> str:
+        """How the matrices are kept: as arrays of "float32" or "float64", or as "bfloat16", "float16" or "int8"."""
+        table = self.params["word_embeddings.weight"]
+        return table.dtype if isinstance(table, SmallWeight) else self.dtype
+
+    def widened(self: Loaded) -> Loaded:
+        """The same model with every parameter as an array, in the precision that it computes in: one to train."""
+        model = type(self).__new__(type(self))
+        params = {
+            name: p.widen().astype(self.dtype) if isinstance(p, SmallWeight) else p.copy()
+            for name, p in self.params.items()
+        }
+        model._assign(self.config, params, self.dtype, self.hf_compat)
+        return model
 
     @property
     def xp(self) -> ModuleType:
@@ -151,13 +188,14 @@ class PreTrainedModel:
 
     def num_parameters(self) -> int:
         """How many numbers are learnt; a tied head counts once."""
-        return sum(p.size for p in self.params.values())
+        return sum(math.prod(shape) for shape in self.shapes(self.config).values())
 
     def __repr__(self) -> str:
         c = self.config
+        kept = "" if self.weights == self.dtype else f" from {self.weights} weights"
         return (
             f"{type(self).__name__}({self.num_parameters():,} parameters: {c.n_layer} blocks, {c.n_head} heads, "
-            f"hidden size {c.hidden_size}, vocabulary {c.vocab_size:,}; {self.dtype}, {self.backend})"
+            f"hidden size {c.hidden_size}, vocabulary {c.vocab_size:,}; {self.dtype}{kept}, {self.backend})"
         )
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -257,6 +295,9 @@ class PreTrainedModel:
         """Forward with a tape, and back: through the head, whose rule is given, and through the stack."""
         if recompute and call.get("past_key_values") is not None:
             raise InputError("recompute cannot be used with past_key_values: the cache would be extended twice.")
+        if self.weights != self.dtype or not isinstance(self.params, dict):
+            kept = self.weights if isinstance(self.params, dict) else "they are in their files"
+            raise InputError(f"this model keeps its weights as {kept}, for reading only. Train model.widened().")
         tape = Tape(trace, recompute)
         no_cache = {"use_cache": False} if "use_cache" in self._arguments() else {}
         out = self(**{**no_cache, **call, "trace": tape, "return_dict": True})
@@ -287,7 +328,7 @@ class PreTrainedModel:
     def _params_read(self) -> Mapping[str, Array]:
         """The parameters that a pass reads."""
         unread = {name: self.xp.zeros_like(self.params[name]) for name in self._unread()}
-        return {**self.params, **unread} if unread else self.params
+        return ChainMap(unread, self.params) if unread else self.params
 
     # --- the border: what a caller gave is checked here, before any work is done ---
 
@@ -410,6 +451,26 @@ def checked_dtype(dtype: Any) -> str:
             "too (they are widened), and save_pretrained(folder, dtype='float16') writes them."
         )
     return name
+
+
+def small_weights_run(dtype: str, backend: str) -> bool:
+    """Whether small weights can be computed with: in float32 and with NumPy. Elsewhere all weights are arrays."""
+    return (dtype, backend) == ("float32", "numpy")
+
+
+def checked_weights(weights: str | None, dtype: str, backend: str) -> str | None:
+    """`weights` as `read_tensors` takes it, if matrices can be kept so."""
+    if weights is None:
+        return None if small_weights_run(dtype, backend) else dtype
+    known = (dtype, *KINDS)
+    if weights not in known:
+        raise InputError(f"weights={weights!r} is unknown, expected one of {known}.{suggest(str(weights), known)}")
+    if weights != dtype and not small_weights_run(dtype, backend):
+        raise InputError(
+            f"weights={weights!r} needs dtype='float32' and backend='numpy', got {dtype!r} and {backend!r}: "
+            "elsewhere all weights are arrays of the precision that is computed in. Leave weights out."
+        )
+    return weights
 
 
 def unknown_argument(name: str, known: Sequence[str]) -> InputError:

@@ -35,6 +35,8 @@ from .files import (
 from .tensor_file import (
     CODES,
     FLOATS,
+    INT8,
+    SCALE,
     Shape,
     TensorEntry,
     check_range,
@@ -42,6 +44,7 @@ from .tensor_file import (
     read_header,
     read_tensors,
     same_values,
+    stored_bytes,
     write_tensors,
 )
 
@@ -51,6 +54,8 @@ EMBEDDING, HEAD = "word_embeddings.weight", "lm_head.weight"
 PREFIX = "transformer."  # before the base model's names where a file holds a head too
 CLASSIFIERS = ("score.weight", "classifier.weight", "classifier.bias", "qa_outputs.weight", "qa_outputs.bias")
 HEADS = (HEAD, *CLASSIFIERS)
+# What config.json says of an int8 checkpoint. transformers has a key of this name, knows no such method, and says so.
+QUANTIZED = {"quantization_config": {"quant_method": "minibloom_int8"}}
 
 
 # --- What is there ---
@@ -111,14 +116,29 @@ def _check_inside(folder: Path, shard: str) -> None:
 
 
 def parameter_names(entries: Mapping[str, TensorEntry]) -> dict[str, TensorEntry]:
-    """Return `entries` by parameter name: without the leading `transformer.` that a file may have."""
+    """Return `entries` by parameter name: without the leading `transformer.` that a file may have.
+
+    An int8 matrix and its scales, two tensors in the file, are one entry.
+    """
     named: dict[str, TensorEntry] = {}
-    for name, entry in entries.items():
+    for name, entry in _with_scales(entries).items():
         short = name.removeprefix(PREFIX)
         if short in named:
             raise InputError(f"{entry} is there twice, also as {named[short].name!r}. Delete one of them.")
         named[short] = entry
     return named
+
+
+def _with_scales(entries: Mapping[str, TensorEntry]) -> dict[str, TensorEntry]:
+    """`entries` with the scales of int8 matrices put into the matrices' entries."""
+    joined = dict(entries)
+    for name, entry in entries.items():
+        if entry.dtype == CODES[INT8] and len(entry.shape) == 2 and name + SCALE in joined:
+            scale = joined.pop(name + SCALE)
+            if scale.dtype != CODES["float32"] or scale.shape != entry.shape[:1]:
+                raise InputError(f"{scale} is {scale.dtype} {list(scale.shape)}, expected F32 {[entry.shape[0]]}.")
+            joined[name] = entry._replace(scale=scale)
+    return joined
 
 
 def match_names(
@@ -142,13 +162,20 @@ def match_names(
         entry = named[name]
         if entry.shape != shape:
             raise InputError(f"{entry} has shape {list(entry.shape)}, expected {list(shape)} by config.json.")
-        if entry.dtype not in FLOATS:
-            raise InputError(f"{entry} has dtype {entry.dtype}, expected one of {', '.join(FLOATS)}.")
+        if entry.dtype not in FLOATS and not entry.scale:
+            expected_dtypes = f"expected one of {', '.join(FLOATS)}, or I8 with {entry.name}{SCALE}"
+            raise InputError(f"{entry} has dtype {entry.dtype}, {expected_dtypes}.")
     return {name: named[name] for name in expected}
 
 
 def _some(names: list[str]) -> str:
     return ", ".join(map(repr, names[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def block_number(name: str) -> int | None:
+    """The block that parameter `name` belongs to, None for one outside the blocks."""
+    found = re.match(r"h\.(\d+)\.", name)
+    return int(found[1]) if found else None
 
 
 # --- In ---
@@ -161,15 +188,27 @@ def load_params(
     xp: Any = numpy,
     revision: str | None = None,
     config_changes: Mapping[str, Any] | None = None,
+    weights: str | None = None,
 ) -> tuple[BloomConfig, dict[str, Array]]:
     """Return configuration and parameters of the checkpoint in a folder or a hub repository.
 
     shapes: the parameters that this kind of model has with a configuration. Those of a classifier's head may be
         missing from the checkpoint, and are missing from what is returned then; a head of another kind is left.
-    dtype, xp: as in `read_tensors`; revision: as in `fetch`; config_changes: fields to change.
+    dtype, xp, weights: as in `read_tensors`; revision: as in `fetch`; config_changes: fields to change.
     """
+    config, matched = find_params(path_or_repo, shapes, revision, config_changes)
+    return config, read_tensors(matched, dtype, xp, weights)
+
+
+def find_params(
+    path_or_repo: str | Path,
+    shapes: Callable[[BloomConfig], dict[str, Shape]] = parameter_shapes,
+    revision: str | None = None,
+    config_changes: Mapping[str, Any] | None = None,
+) -> tuple[BloomConfig, dict[str, TensorEntry]]:
+    """Return configuration and places of the parameters that `load_params` reads. Reads headers alone."""
     folder = fetch(path_or_repo, revision=revision)
-    config = BloomConfig.from_json_file(folder / "config.json").replace(**(config_changes or {}))
+    config = _read_config(folder).replace(**(config_changes or {}))
     named = parameter_names(tensor_index(folder))
     _find_tied(named, config)
     untied = config.replace(tie_word_embeddings=False)
@@ -182,7 +221,27 @@ def load_params(
     if head_is_left and not same_values(named[HEAD], named[EMBEDDING]):
         # The configuration says tied, the file holds another head: as in transformers 5, the file is right.
         config, matched = untied, match_names(named, shapes(untied), CLASSIFIERS)
-    return config, read_tensors(matched, dtype, xp)
+    return config, matched
+
+
+def find_tensors(
+    path_or_repo: str | Path, revision: str | None = None
+) -> tuple[Path, BloomConfig, dict[str, TensorEntry]]:
+    """Return folder, configuration and places of all tensors of a checkpoint, heads included. Reads headers alone."""
+    folder = fetch(path_or_repo, revision=revision)
+    config, named = _read_config(folder), parameter_names(tensor_index(folder))
+    _find_tied(named, config)
+    match_names(named, parameter_shapes(config), HEADS)
+    if config.tie_word_embeddings and HEAD in named and same_values(named[HEAD], named[EMBEDDING]):
+        del named[HEAD]
+    return folder, config, named
+
+
+def _read_config(folder: Path) -> BloomConfig:
+    config = BloomConfig.from_json_file(folder / "config.json")
+    if config.extra.get("quantization_config") == QUANTIZED["quantization_config"]:
+        del config.extra["quantization_config"]  # it is about the file, and the headers tell it too
+    return config
 
 
 def _find_tied(named: dict[str, TensorEntry], config: BloomConfig) -> None:
@@ -203,7 +262,8 @@ def write_checkpoint(
 ) -> None:
     """Write `config.json` and `model.safetensors` into `folder`, as transformers and `load_params` read them.
 
-    dtype: how numbers are stored ("float16", "bfloat16", "float32", "float64"); as they are by default.
+    dtype: how numbers are stored ("float16", "bfloat16", "float32", "float64"); as they are by default. "int8" stores
+        matrices so, with a scale for each row, and the rest as float32; transformers cannot read that.
     prefix: put before the base model's names; transformers has "transformer." where the model has a head.
     max_shard_size: bytes of data in a file; more are written as shards, with an index.
 
@@ -217,12 +277,12 @@ def write_checkpoint(
         expected = list(shapes[name]) if name in shapes else "a name of BLOOM's"
         if given != expected and name not in HEADS:
             raise InputError(f"params[{name!r}] is {given}, expected {expected}.{suggest(name, shapes)}")
-    stored = {name: dtype or array.dtype.name for name, array in params.items()}
+    stored = {name: _stored_as(array, dtype) for name, array in params.items()}
     for name, kind in stored.items():
         if kind not in CODES:
             raise InputError(f"dtype {kind!r} cannot be stored, expected one of {', '.join(CODES)}.")
         check_range(name, params[name], kind)
-    sizes = {name: array.size * itemsize(stored[name]) for name, array in params.items()}
+    sizes = {name: stored_bytes(array, stored[name]) for name, array in params.items()}
     shards = _shards(sizes, max_shard_size)
     count = len(shards)
     shard_names = [f"model-{i:05}-of-{count:05}.safetensors" for i in range(1, count + 1)]
@@ -233,10 +293,15 @@ def write_checkpoint(
     old = {path.name for path in folder.iterdir() if OURS.fullmatch(path.name)}
     with ExitStack() as moves:  # leaves in reverse: weights move into place, then the index, then config.json
         path = moves.enter_context(replacing(folder / "config.json"))
-        path.write_text(config.replace(dtype=stored[EMBEDDING]).to_json_string(), encoding="utf-8")
+        path.write_text(_described(config, stored[EMBEDDING]).to_json_string(), encoding="utf-8")
         if count > 1:
             old.discard(INDEX)
-            places = {in_file[name]: file for file, names in files.items() for name in names}
+            places = {
+                tensor: file
+                for file, names in files.items()
+                for name in names
+                for tensor in [in_file[name], *([in_file[name] + SCALE] if stored[name] == INT8 else [])]
+            }
             index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": places}
             path = moves.enter_context(replacing(folder / INDEX))
             path.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
@@ -245,6 +310,21 @@ def write_checkpoint(
             write_tensors(path, {in_file[name]: (params[name], stored[name]) for name in names})
     for name in old.difference(files):  # an earlier checkpoint's, which a reader would take for this one's
         (folder / name).unlink(missing_ok=True)
+
+
+def _stored_as(array: Array, dtype: str | None) -> str:
+    """How to store `array` in a checkpoint of `dtype`, None for as it is. Only matrices are stored as int8."""
+    if dtype == INT8 and array.ndim != 2:
+        return "float32"
+    return dtype or getattr(array.dtype, "name", array.dtype)  # of an array, or of a small weight
+
+
+def _described(config: BloomConfig, stored: str) -> BloomConfig:
+    """`config` as the file says it where matrices are stored as `stored`."""
+    config = config.replace(dtype="float32" if stored == INT8 else stored)
+    if stored == INT8:
+        config.extra |= QUANTIZED
+    return config
 
 
 def _shards(sizes: Mapping[str, int], limit: int) -> list[list[str]]:
@@ -275,6 +355,20 @@ class CheckpointInfo:
     dtypes: dict[str, int]  # how many numbers are stored in each precision
     file_bytes: dict[str, int]  # data in each file
     heads: list[str]  # names of tensors beyond the base model's
+    matrices: list[Shape]  # shapes of all matrices, a tied head's once
+    block_bytes: int  # data of the largest block
+    outside_bytes: int  # data outside the blocks: embedding, last norm, head
+
+    @property
+    def streamed_bytes(self) -> int:
+        """Memory of the parameters where blocks are read while they are used: two of them, and what is outside."""
+        return self.outside_bytes + 2 * self.block_bytes
+
+    def bytes_as(self, weights: str) -> int:
+        """Memory of the parameters with matrices kept as "bfloat16", "float16" or "int8", the rest as float32."""
+        numbers = sum(map(math.prod, self.matrices))
+        scales = sum(rows for rows, _ in self.matrices) if weights == INT8 else 0
+        return numbers * itemsize(weights) + 4 * (scales + self.parameters - numbers)
 
     @property
     def float32_bytes(self) -> int:
@@ -299,6 +393,8 @@ class CheckpointInfo:
             "parameters": f"{self.parameters:,}",
             "stored": f"{kinds}; {size(sum(self.file_bytes.values()))} in {len(self.file_bytes)} file(s)",
             "memory": f"{size(self.float32_bytes)} as float32, which minibloom computes in",
+            "or, kept small": ", ".join(f"{size(self.bytes_as(kind))} as {kind}" for kind in ("bfloat16", INT8)),
+            "or, streamed": f"{size(self.streamed_bytes)}: {size(self.block_bytes)} a block, two of them, and the rest",
             "and for context": f"{size(token)} a token, {size(2048 * token)} for 2,048 tokens",
         }
         return "\n".join(f"{name:<16} {value}" for name, value in rows.items())
@@ -314,7 +410,7 @@ def describe(path_or_repo: str | Path, revision: str | None = None) -> Checkpoin
     """Return what the checkpoint in a folder or a hub repository is. Only headers are read."""
     local = Path(path_or_repo).expanduser().is_dir()
     folder = fetch(path_or_repo, ["config.json"], revision)
-    config = BloomConfig.from_json_file(folder / "config.json")
+    config = _read_config(folder)
     entries = tensor_index(folder) if local else _remote_index(str(path_or_repo), revision, folder)
     named = parameter_names(entries)
     _find_tied(named, config)
@@ -324,12 +420,21 @@ def describe(path_or_repo: str | Path, revision: str | None = None) -> Checkpoin
     dtypes: dict[str, int] = {}
     files: dict[str, int] = {}
     for entry in entries.values():
-        kind = FLOATS.get(entry.dtype, entry.dtype)
+        kind = entry.kind
         dtypes[kind] = dtypes.get(kind, 0) + math.prod(entry.shape)
         files[entry.file.name] = files.get(entry.file.name, 0) + entry.end - entry.begin
     learnt = [name for name in named if not (name == HEAD and config.tie_word_embeddings)]
     parameters = sum(math.prod(named[name].shape) for name in learnt)
-    return CheckpointInfo(str(path_or_repo), config, parameters, dtypes, files, heads)
+    matrices = [named[name].shape for name in learnt if len(named[name].shape) == 2]
+    places: dict[int | None, int] = {}
+    for name in learnt:
+        entry, layer = named[name], block_number(name)
+        both = [entry] if entry.scale is None else [entry, entry.scale]
+        places[layer] = places.get(layer, 0) + sum(part.end - part.begin for part in both)
+    outside = places.pop(None)
+    return CheckpointInfo(
+        str(path_or_repo), config, parameters, dtypes, files, heads, matrices, max(places.values()), outside
+    )
 
 
 def _remote_index(repo: str, revision: str | None, folder: Path) -> dict[str, TensorEntry]:

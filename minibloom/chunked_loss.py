@@ -28,7 +28,7 @@ def chunked_cross_entropy(
     xp = namespace(hidden, weight, labels)
     h, y = hidden.reshape(-1, hidden.shape[-1]), labels.reshape(-1)  # [N, E], [N]
     counted = xp.flatnonzero(y != IGNORE)
-    count, height = len(counted), max(FEWEST, NUMBERS // len(weight))
+    count, height = len(counted), max(FEWEST, NUMBERS // weight.shape[0])
     loss = xp.zeros((), dtype=h.dtype) if count else xp.full((), xp.nan, dtype=h.dtype)
     if not backward:
         for start in range(0, count, height):

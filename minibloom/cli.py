@@ -1,4 +1,4 @@
-"""The command line: `minibloom generate | walk | info | train | predict | parity | bench`.
+"""The command line: `minibloom generate | walk | info | quantize | train | predict | parity | bench`.
 
 Bad input ends with one line on standard error and exit status 2; so does a wrong option.
 """
@@ -84,6 +84,17 @@ def parser() -> argparse.ArgumentParser:
         sub.add_argument("--revision", help="of a hub repository: a branch, tag or commit")
         sub.add_argument("--dtype", default="float32", help="precision to compute in: float32 (default) or float64")
         sub.add_argument("--backend", default="numpy", help="numpy (default) or cupy")
+        sub.add_argument(
+            "--weights",
+            metavar="KIND",
+            help="keep matrices as bfloat16, float16 or int8, widened while they are used (default: int8 as int8, "
+            "all others as --dtype)",
+        )
+        sub.add_argument(
+            "--stream-weights",
+            action="store_true",
+            help="read the model from disk block by block, for each token: for one that is larger than memory",
+        )
 
     sub = command("generate", run_generate, "continue a text, shown as it grows")
     with_model(sub)
@@ -107,6 +118,13 @@ def parser() -> argparse.ArgumentParser:
         help="a checkpoint's folder or hub repository; the shipped one if not given",
     )
     sub.add_argument("--revision", help="of a hub repository: a branch, tag or commit")
+
+    sub = command("quantize", run_quantize, "write a checkpoint with smaller weights")
+    sub.add_argument("model", metavar="PATH_OR_REPO", help="a checkpoint's folder or hub repository")
+    sub.add_argument("out", metavar="FOLDER", help="where the new checkpoint goes")
+    sub.add_argument("--weights", default="int8", metavar="KIND", help="int8 (default), bfloat16 or float16")
+    sub.add_argument("--revision", help="of a hub repository: a branch, tag or commit")
+    sub.add_argument("--perplexity", metavar="FILE", help="measure both on this text, in UTF-8")
 
     sub = command("train", run_train, "make a small BLOOM from a folder of plain text, or fine-tune one for a task")
     sub.add_argument(
@@ -227,6 +245,22 @@ def run_info(a: argparse.Namespace) -> None:
         print(f"{'this machine':<16} {line}")
 
 
+def run_quantize(a: argparse.Namespace) -> None:
+    from .checkpoint import describe, size
+    from .quantize import perplexity, quantize, read_text
+
+    text = None if a.perplexity is None else read_text(a.perplexity)  # before the work is done
+    quantize(a.model, a.out, a.weights, a.revision)
+    before, after = (
+        sum(describe(place, revision).file_bytes.values()) for place, revision in ((a.model, a.revision), (a.out, None))
+    )
+    reader = "minibloom reads it, transformers does not" if a.weights == "int8" else "transformers reads it too"
+    print(f"{a.out}: {size(after)} as {a.weights}, from {size(before)}; {reader}.")
+    if text is not None:
+        old, new = perplexity(a.model, text, a.revision), perplexity(a.out, text)
+        print(f"perplexity a token of {a.perplexity}: {new:.4f}, from {old:.4f} ({new / old - 1:+.2%}).")
+
+
 def run_train(a: argparse.Namespace) -> int:
     from .finetuning import finetune_file
     from .settings import FINETUNING, TrainingSettings
@@ -299,7 +333,10 @@ def load(a: argparse.Namespace) -> Any:
     from .tokenizer import BloomTokenizerFast
 
     tokenizer = BloomTokenizerFast.from_pretrained(a.model, revision=a.revision)
-    return BloomForCausalLM.from_pretrained(a.model, a.dtype, a.backend, a.revision), tokenizer
+    model = BloomForCausalLM.from_pretrained(
+        a.model, a.dtype, a.backend, a.revision, weights=a.weights, stream=a.stream_weights
+    )
+    return model, tokenizer
 
 
 if __name__ == "__main__":

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
+
+import numpy
 
 from .backend import Array, namespace
 from .settings import TrainingSettings
+from .threads import CHUNK, each, on_all_cores
 
 
 def learning_rate(step: int, s: TrainingSettings) -> float:
@@ -42,22 +45,35 @@ class AdamW:
         self.m = {name: namespace(p).zeros_like(p) for name, p in params.items()}
         self.v = {name: namespace(p).zeros_like(p) for name, p in params.items()}
 
+    @on_all_cores
     def step(
         self, params: MutableMapping[str, Array], grads: Mapping[str, Array], rate: float, weight_decay: float = 0.0
     ) -> None:
         """Update `params` in place."""
         self.t += 1
         m_scale, v_scale = 1 / (1 - self.beta1**self.t), 1 / (1 - self.beta2**self.t)
-        for name, p in params.items():
-            g, m, v, xp = grads[name], self.m[name], self.v[name], namespace(p)
+
+        def update(part: tuple[str, slice]) -> None:
+            name, rows = part
+            p, g, m, v = params[name][rows], grads[name][rows], self.m[name][rows], self.v[name][rows]
+            xp = namespace(p)
             m *= self.beta1
             m += (1 - self.beta1) * g
             v *= self.beta2
             v += (1 - self.beta2) * (g * g)
-            update = xp.sqrt(v * v_scale)
-            update += self.eps
-            xp.divide(m, update, out=update)
-            update *= rate * m_scale
+            change = xp.sqrt(v * v_scale)
+            change += self.eps
+            xp.divide(m, change, out=change)
+            change *= rate * m_scale
             if p.ndim > 1:
                 p *= 1 - rate * weight_decay
-            p -= update
+            p -= change
+
+        # Every number is updated by itself, so rows can go through in any order: in pieces that stay in the cache.
+        each(update, [(name, rows) for name, p in params.items() for rows in pieces(p)])
+
+
+def pieces(p: Array) -> Iterator[slice]:
+    """Rows of `p`, about `CHUNK` numbers at a time; of a device's array, all at once."""
+    height = max(1, CHUNK // (p[:1].size or 1)) if namespace(p) is numpy else len(p)
+    yield from (slice(start, start + height) for start in range(0, len(p), height))

@@ -20,11 +20,23 @@ import numpy
 
 from .backend import Array, to_numpy
 from .errors import InputError
+from .layers.small_weights import (
+    KINDS,
+    Int8Weight,
+    SmallWeight,
+    from_bfloat16,
+    row_scales,
+    to_bfloat16,
+    to_int8,
+)
 
 Shape = tuple[int, ...]
 
 FLOATS = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}  # what parameters may be
-CODES = {name: code for code, name in FLOATS.items()}
+INT8 = "int8"  # with a float32 scale for each row, in a tensor of its own: NAME.scale
+STORED = {"F16": "<f2", "BF16": "<u2", "F32": "<f4", "F64": "<f8", "I8": "i1"}  # as NumPy reads them
+CODES = {name: code for code, name in FLOATS.items()} | {INT8: "I8"}
+SCALE = ".scale"
 ITEMSIZE = {"BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "U16": 2, "I16": 2}
 ITEMSIZE |= {"F16": 2, "BF16": 2, "U32": 4, "I32": 4, "F32": 4, "U64": 8, "I64": 8, "F64": 8}
 BLOCK = 2**16  # numbers converted at a time: small beside the parameters, and it stays in the CPU's cache
@@ -40,6 +52,12 @@ class TensorEntry(NamedTuple):
     shape: Shape
     begin: int
     end: int
+    scale: Any = None  # the TensorEntry of an int8 matrix's scales
+
+    @property
+    def kind(self) -> str:
+        """How the numbers are stored, as NumPy calls it: "float16", "bfloat16", "int8", ..."""
+        return next((kind for kind, code in CODES.items() if code == self.dtype), self.dtype)
 
     def __str__(self) -> str:
         return f"{self.file}: tensor {self.name!r}"
@@ -115,48 +133,94 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 # --- Data in ---
 
 
-def read_tensors(entries: Mapping[str, TensorEntry], dtype: str = "float32", xp: Any = numpy) -> dict[str, Array]:
+def read_tensors(
+    entries: Mapping[str, TensorEntry], dtype: str = "float32", xp: Any = numpy, weights: str | None = None
+) -> dict[str, Array]:
     """Return the tensors as arrays of `dtype` ("float32" or "float64") that belong to the array library `xp`.
+
+    weights: keep matrices as "bfloat16", "float16" or "int8" (see `layers/small_weights.py`), or as arrays of `dtype`.
+        None: int8 as int8, and what is stored as floating point as `dtype`.
 
     Every array is filled block by block, so memory peaks at the arrays and one block. float16 and bfloat16
     become float32 and float64 without loss.
     """
-    arrays: dict[str, Array] = {}
-    for name, entry in entries.items():
-        array = numpy.empty(entry.shape, dtype)
-        flat, filled = array.reshape(-1), 0
-        for block in blocks(entry):
-            flat[filled : filled + block.size] = block
-            filled += block.size
-        arrays[name] = xp.asarray(array)
-    return arrays
+    return {name: read_tensor(entry, dtype, xp, weights) for name, entry in entries.items()}
 
 
-def blocks(entry: TensorEntry) -> Iterator[numpy.ndarray]:
-    """Yield the numbers of a stored tensor, a block at a time; bfloat16 as float32."""
-    bfloat16 = entry.dtype == "BF16"
-    stored = numpy.dtype("<u2" if bfloat16 else f"<f{ITEMSIZE[entry.dtype]}")
+def read_tensor(entry: TensorEntry, dtype: str = "float32", xp: Any = numpy, weights: str | None = None) -> Array:
+    """Return one tensor; arguments as for `read_tensors`."""
+    small = (entry.kind if entry.scale else dtype) if weights is None else weights
+    if len(entry.shape) == 2 and small in KINDS:
+        return _read_small(entry, small)
+    if xp is numpy and entry.kind == dtype:  # as it is, without a copy
+        return read_raw(entry)
+    array = numpy.empty(entry.shape, dtype)
+    flat, filled = array.reshape(-1), 0
+    for block in blocks(entry):
+        flat[filled : filled + block.size] = block
+        filled += block.size
+    return xp.asarray(array)
+
+
+def _read_small(entry: TensorEntry, kind: str) -> SmallWeight:
+    """A matrix as `kind`: as it is where the file has it so, converted block by block where not."""
+    O, I = entry.shape  # noqa: E741
+    scale = numpy.empty(O, "<f4")
+    if entry.kind == kind:
+        return small_weight(entry, read_raw(entry), read_raw(entry.scale) if entry.scale else scale)
+    stored, start = numpy.empty(entry.shape, STORED[CODES[kind]]), 0
+    for block in blocks(entry, max(1, BLOCK // I) * I):
+        rows = block.reshape(-1, I)
+        part = slice(start, start + len(rows))
+        check_range(entry.name, rows, kind)
+        if kind == INT8:
+            scale[part] = row_scales(rows)
+            stored[part] = to_int8(rows, scale[part])
+        else:
+            stored[part] = _narrow(rows, kind)
+        start = part.stop
+    return small_weight(entry._replace(dtype=CODES[kind]), stored, scale)
+
+
+def small_weight(entry: TensorEntry, stored: Array, scale: Array) -> SmallWeight:
+    """The small weight that keeps `stored [O, I]`, of the dtype of `entry`; `scale [O]` is for int8."""
+    try:
+        return Int8Weight(stored, scale) if entry.kind == INT8 else KINDS[entry.kind](stored)
+    except InputError as error:
+        raise InputError(f"{entry}: {error}") from None
+
+
+def blocks(entry: TensorEntry, size: int = BLOCK) -> Iterator[numpy.ndarray]:
+    """Yield the numbers of a stored tensor, about `size` at a time: bfloat16 as float32, int8 times its scales."""
+    if entry.scale:
+        scales, I, start = read_raw(entry.scale), entry.shape[1], 0  # noqa: E741
+        for block in raw_blocks(entry, max(1, size // I) * I):
+            rows = block.reshape(-1, I)
+            yield (rows * scales[start : start + len(rows), None]).reshape(-1)
+            start += len(rows)
+        return
+    for block in raw_blocks(entry, size):
+        yield from_bfloat16(block) if entry.dtype == "BF16" else block
+
+
+def read_raw(entry: TensorEntry) -> numpy.ndarray:
+    """The numbers of a stored tensor as they are stored, in its shape."""
+    nothing = numpy.empty(0, STORED[entry.dtype])
+    return next(raw_blocks(entry, math.prod(entry.shape)), nothing).reshape(entry.shape)
+
+
+def raw_blocks(entry: TensorEntry, size: int = BLOCK) -> Iterator[numpy.ndarray]:
+    """Yield the numbers of a stored tensor as they are stored, `size` at a time; bfloat16 as uint16."""
+    stored = numpy.dtype(STORED[entry.dtype])
     left = (entry.end - entry.begin) // stored.itemsize
     with entry.file.open("rb") as file:
         file.seek(entry.begin)
         while left:
-            block = numpy.fromfile(file, stored, min(left, BLOCK))
-            if not block.size:
+            block = numpy.fromfile(file, stored, min(left, size))
+            if block.size < min(left, size):
                 raise InputError(f"{entry} ends early: the file was cut while it was read.")
             left -= block.size
-            yield from_bfloat16(block) if bfloat16 else block
-
-
-def from_bfloat16(bits: numpy.ndarray) -> numpy.ndarray:
-    """Return bfloat16 numbers, given as uint16, as float32: bfloat16 is the upper half of a float32."""
-    return (bits.astype("<u4") << 16).view("<f4")
-
-
-def to_bfloat16(values: numpy.ndarray) -> numpy.ndarray:
-    """Return the bfloat16 numbers nearest to `values` as uint16; of two that are as near, the even one."""
-    bits = values.astype("<f4").view("<u4")
-    rounded = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16  # carries into the upper half from the middle on
-    return numpy.where(numpy.isnan(values), 0x7FC0, rounded).astype("<u2")
+            yield block
 
 
 def same_values(a: TensorEntry, b: TensorEntry) -> bool:
@@ -172,32 +236,55 @@ def same_values(a: TensorEntry, b: TensorEntry) -> bool:
 def write_tensors(
     path: Path, tensors: Mapping[str, tuple[Array, str]], remarks: Mapping[str, str] | None = None
 ) -> None:
-    """Write a safetensors file: each name with its array and the dtype to store it in ("bfloat16", ...).
+    """Write a safetensors file: each name with its array and the dtype to store it in ("bfloat16", "int8", ...).
 
+    An int8 matrix becomes two tensors, its numbers and, as `NAME.scale`, the scale of each row.
     remarks: names and texts for the header, beside the one that transformers looks for.
     """
+    stored = [one for name, (array, dtype) in tensors.items() for one in _stored(name, array, dtype)]
     header: dict[str, Any] = {"__metadata__": {"format": "pt", **(remarks or {})}}
+    if any(dtype == INT8 for _, (_, dtype) in tensors.items()):
+        header["__metadata__"] |= {"minibloom": "int8: row o of NAME is its numbers times NAME.scale[o]"}
     end = 0
-    for name, (array, dtype) in tensors.items():
-        begin, end = end, end + array.size * itemsize(dtype)
-        header[name] = {"dtype": CODES[dtype], "shape": list(array.shape), "data_offsets": [begin, end]}
+    for name, dtype, shape, _ in stored:
+        begin, end = end, end + math.prod(shape) * itemsize(dtype)
+        header[name] = {"dtype": CODES[dtype], "shape": list(shape), "data_offsets": [begin, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # so that the data is aligned
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
-        for array, dtype in tensors.values():
-            for block in _host_blocks(array):
-                file.write(_narrow(block, dtype).data)
+        for _, _, _, data in stored:
+            for block in data:
+                file.write(block.data)
+
+
+def _stored(name: str, array: Array, dtype: str) -> Iterator[tuple[str, str, Shape, Iterator[numpy.ndarray]]]:
+    """Name, dtype, shape and numbers, block by block, of each tensor that `array` becomes in a file."""
+    if dtype == INT8:
+        yield name, INT8, array.shape, (values for values, _ in _int8_blocks(array))
+        yield name + SCALE, "float32", array.shape[:1], (scales for _, scales in _int8_blocks(array))
+    else:
+        yield name, dtype, array.shape, (_narrow(block, dtype) for block in _host_blocks(array))
+
+
+def stored_bytes(array: Array, dtype: str) -> int:
+    """Return the bytes of data that `array` needs in a file."""
+    return array.size * itemsize(dtype) + (array.shape[0] * itemsize("float32") if dtype == INT8 else 0)
 
 
 def check_range(name: str, array: Array, dtype: str) -> None:
-    """Raise an InputError if a finite number of parameter `name` is too large for `dtype`."""
-    if array.dtype.itemsize <= itemsize(dtype):
+    """Raise an InputError if a finite number of parameter `name` is too large for `dtype`, or none at all for int8."""
+    if isinstance(array, SmallWeight) and array.dtype == dtype:
         return
     for block in _host_blocks(array):
-        narrow = _narrow(block, dtype)
-        read_back = from_bfloat16(narrow) if dtype == "bfloat16" else narrow
-        lost = block[numpy.isfinite(block) & ~numpy.isfinite(read_back)]
+        if dtype == INT8:
+            lost = block[~numpy.isfinite(block)]
+        elif block.dtype.itemsize <= itemsize(dtype):
+            return
+        else:
+            narrow = _narrow(block, dtype)
+            read_back = from_bfloat16(narrow) if dtype == "bfloat16" else narrow
+            lost = block[numpy.isfinite(block) & ~numpy.isfinite(read_back)]
         if lost.size:
             raise InputError(f"params[{name!r}] holds {lost[0]:g}, too large for {dtype}: use float32.")
 
@@ -208,8 +295,27 @@ def itemsize(dtype: str) -> int:
 
 
 def _host_blocks(array: Array) -> Iterator[numpy.ndarray]:
+    """The numbers of `array`, flat, a block at a time; of a small weight as float32."""
+    if isinstance(array, SmallWeight):
+        return (rows.reshape(-1) for rows in _row_blocks(array))
     flat = to_numpy(array).reshape(-1)
     return (flat[i : i + BLOCK] for i in range(0, flat.size, BLOCK))
+
+
+def _row_blocks(array: Array) -> Iterator[numpy.ndarray]:
+    """The rows of a matrix or small weight as floats, a block at a time."""
+    step = max(1, BLOCK // array.shape[1])
+    return (to_numpy(array[i : i + step]) for i in range(0, array.shape[0], step))
+
+
+def _int8_blocks(array: Array) -> Iterator[tuple[numpy.ndarray, numpy.ndarray]]:
+    """The int8 numbers of a matrix and the scales of their rows, a block at a time; those that it has, if it has."""
+    if isinstance(array, Int8Weight):
+        yield array.stored, array.scale
+        return
+    for rows in _row_blocks(array):
+        scales = row_scales(rows)
+        yield to_int8(rows, scales), scales
 
 
 def _narrow(block: numpy.ndarray, dtype: str) -> numpy.ndarray:

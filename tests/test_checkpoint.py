@@ -397,7 +397,7 @@ BAD_PARAMS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({BIAS: numpy.ones(8) * 1e39}, {"dtype": "float32"}, r"'ln_f.bias'\] holds 1e\+39, too large for float32"),
     ({BIAS: numpy.ones(8) * 3.4e38}, {"dtype": "bfloat16"}, "too large for bfloat16"),
     ({BIAS: numpy.ones(8, int)}, {}, "dtype 'int64' cannot be stored"),
-    ({}, {"dtype": "int8"}, "dtype 'int8' cannot be stored, expected one of float16, bfloat16"),
+    ({}, {"dtype": "int4"}, "dtype 'int4' cannot be stored, expected one of float16, bfloat16"),
     ({BIAS: numpy.ones(9)}, {}, r"'ln_f.bias'\] is \[9\], expected \[8\]"),
     ({"ln_f.bais": numpy.ones(8)}, {}, r"'ln_f.bais'\] is \[8\], expected a name .*Did you mean 'ln_f.bias'"),
     ({BIAS: None}, {}, r"'ln_f.bias'\] is missing, expected \[8\]"),

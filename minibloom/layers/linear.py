@@ -10,12 +10,15 @@ from __future__ import annotations
 
 from ..backend import Array
 from ..threads import matmul
+from .row_blocks import blocked_linear, suits_blocks
+from .small_weights import SmallWeight
 
 
 def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
-    """`x [..., I]`, `weight [O, I]`, `bias [O]` -> `[..., O]`."""
+    """`x [..., I]`, `weight [O, I]` (an array or a `SmallWeight`), `bias [O]` -> `[..., O]`."""
     # One product of two matrices: a batched product would read the whole weight once per batch row.
-    y = matmul(x.reshape(-1, x.shape[-1]), weight.T)  # [..., I] -> [N, I] -> [N, O]
+    rows = x.reshape(-1, x.shape[-1])  # [..., I] -> [N, I]
+    y = blocked_linear(rows, weight) if suits_blocks(rows, weight) else matmul(rows, weight.T)  # -> [N, O]
     if bias is not None:
         y += bias
     return y.reshape(*x.shape[:-1], -1)  # [N, O] -> [..., O]
@@ -34,6 +37,8 @@ def sliced_linear(x: Array, weight: Array, bias: Array, slices: int) -> Array:
     products added between them. Adding in that order reproduces the rounding of training; in exact
     arithmetic it changes nothing, so `linear_backward` is the backward of this function too.
     """
+    if isinstance(weight, SmallWeight):
+        weight = weight.widen()
     width = x.shape[-1] // slices
     parts = [slice(i * width, (i + 1) * width) for i in range(slices)]
     y = linear(x[..., parts[0]], weight[:, parts[0]])

@@ -1,0 +1,68 @@
+"""The fast path of `linear` for few rows and for small weights: the weight in blocks of rows that fit a core's cache.
+
+FILL IN
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import threading
+from collections.abc import Iterable
+
+import numpy
+
+from ..backend import Array
+from ..threads import each
+from .small_weights import SmallWeight
+
+BLOCK = 2**19  # numbers of the weight at a time: 2 MiB as float32, which stay in the cache that the cores share
+FEW = 4  # rows of x up to which a product with each, from the cache, is faster than one with all
+MANY = 256  # rows of x from which blocks are larger: each product looks through all of x once more
+
+_local = threading.local()
+
+
+def suits_blocks(x: Array, weight: Array | SmallWeight) -> bool:
+    """Whether `x [N, I]` times `weight [O, I]` is to be computed here: the one place where that is chosen."""
+    if isinstance(weight, SmallWeight):
+        return True
+    few = 1 < len(x) <= FEW and weight.size >= BLOCK
+    return few and isinstance(x, numpy.ndarray) and x.dtype == weight.dtype == numpy.float32
+
+
+def blocked_linear(x: Array, weight: Array | SmallWeight) -> Array:
+    """`x [N, I]`, `weight [O, I]` -> `x Wᵀ [N, O]`. Each core takes a block of the weight through to the product."""
+    (N, I), O = x.shape, len(weight)  # noqa: E741
+    small = isinstance(weight, SmallWeight)
+    parts = weight.part(x) if small else x[None]  # [P, N, I/P]
+    P, height = len(parts), max(BLOCK // I, min(N, MANY))
+    y = numpy.empty((N, O), x.dtype)
+
+    def fill(start: int) -> None:
+        rows = slice(start, min(start + height, O))
+        block = weight.fill(rows, _buffer(P, rows.stop - start, I // P)) if small else weight[None, rows]
+        pairs = list(zip(block, parts, strict=True))
+        if N <= FEW:
+            for n in range(N):
+                y[n, rows] = sum_of(w @ part[n] for w, part in pairs)  # [R, I/P] [I/P] -> [R]
+        else:
+            y[:, rows] = sum_of(part @ w.T for w, part in pairs)  # [N, I/P] [I/P, R] -> [N, R]
+
+    each(fill, range(0, O, height))
+    if small and weight.scale is not None:
+        y *= weight.scale  # of a row of W, so of a column of y
+    return y
+
+
+def sum_of(arrays: Iterable[Array]) -> Array:
+    """The sum of one array or more, into the first."""
+    return functools.reduce(numpy.ndarray.__iadd__, arrays)
+
+
+def _buffer(*shape: int) -> Array:
+    """An array of `shape`, of float32, whose memory this thread keeps from call to call."""
+    size = math.prod(shape)
+    if getattr(_local, "buffer", None) is None or _local.buffer.size < size:
+        _local.buffer = numpy.empty(size, "<f4")
+    return _local.buffer[:size].reshape(shape)

@@ -1,0 +1,61 @@
+"""From a checkpoint to the same checkpoint in fewer bits, with the memory of one block of rows."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from pathlib import Path
+
+import numpy
+
+from .checkpoint import PREFIX, find_tensors, write_checkpoint
+from .errors import InputError, suggest
+from .files import CHECKPOINT
+from .language_modeling import evaluate
+from .layers.small_weights import KINDS
+from .models import BloomForCausalLM
+from .streaming import FileWeight, read_as_stored
+from .tokenizer import BloomTokenizerFast
+
+
+def quantize(path_or_repo: str | Path, out: str | Path, weights: str = "int8", revision: str | None = None) -> None:
+    """Write the checkpoint in a folder or hub repository to the folder `out`, its matrices as `weights`.
+
+    "int8" has a scale for each row (see `layers/small_weights.py`); "bfloat16" and "float16" transformers reads too.
+    The tokenizer's files go along.
+    """
+    if weights not in KINDS:
+        raise InputError(f"weights={weights!r}, expected one of {', '.join(KINDS)}.{suggest(weights, KINDS)}")
+    folder, config, entries = find_tensors(path_or_repo, revision)
+    if Path(out).resolve() == folder.resolve():
+        raise InputError(f"{out} is the checkpoint itself: give another folder to write to.")
+    params = {
+        name: FileWeight(entry) if len(entry.shape) == 2 else read_as_stored(entry) for name, entry in entries.items()
+    }
+    prefix = PREFIX if any(entry.name.startswith(PREFIX) for entry in entries.values()) else ""
+    write_checkpoint(out, params, config, weights, prefix)
+    for name in CHECKPOINT[1:-2]:  # the tokenizer's, and settings of generation; not weights and their index
+        if (folder / name).exists():
+            shutil.copyfile(folder / name, Path(out) / name)
+
+
+def read_text(path: str | Path) -> str:
+    """The text in the file `path`; an InputError says so if there is none."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}.") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path} is no text in UTF-8.") from None
+    if not text:
+        raise InputError(f"{path} is empty, expected a text.")
+    return text
+
+
+def perplexity(path_or_repo: str | Path, text: str, revision: str | None = None, weights: str | None = None) -> float:
+    """exp(mean loss) over the tokens of `text`, in windows of 512, each token given those before it."""
+    ids = BloomTokenizerFast.from_pretrained(path_or_repo, revision=revision)(text)["input_ids"]
+    model = BloomForCausalLM.from_pretrained(path_or_repo, revision=revision, weights=weights)
+    end = model.config.eos_token_id if isinstance(model.config.eos_token_id, int) else ids[-1]
+    total, count = evaluate(model, [numpy.array([*ids, end])], 512)
+    return math.exp(total / count)

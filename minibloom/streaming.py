@@ -1,0 +1,164 @@
+"""Larger than memory: parameters that stay in their files and are read block by block, while the pass goes on.
+
+`StreamedParams` is a mapping under the same names as the dictionary it stands in for, so the pass reads it as ever. The
+pass asks for block after block, and after the last for the first again, one token later. So the mapping holds the
+block that was asked for last; when the next one's turn comes it drops it, and a thread reads the one after next while
+this one computes. Memory: the embedding, the norms outside the blocks, and two blocks, all as the file has them; 16-bit
+and int8 matrices are widened while they are used, as in `layers/small_weights.py`.
+
+FILL IN
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy
+
+from .backend import Array
+from .checkpoint import block_number
+from .layers.small_weights import KINDS, SmallWeight
+from .tensor_file import STORED, Shape, TensorEntry, read_tensor
+
+
+def read_as_stored(entry: TensorEntry) -> Array | SmallWeight:
+    """A tensor in float32, but for a matrix that the file has in fewer bits: a small weight, with no number changed."""
+    return read_tensor(entry, weights=entry.kind if entry.kind in KINDS else None)
+
+
+class FileWeight(SmallWeight):
+    """A matrix that stays in its file: each time, the rows that are asked for are read. In memory: int8's scales."""
+
+    def __init__(self, entry: TensorEntry) -> None:
+        self.entry, self.dtype = entry, entry.kind
+        self.scale = None if entry.scale is None else read_tensor(entry.scale)
+        self._first = read_as_stored(self._rows(0, 1))
+
+    @property
+    def shape(self) -> Shape:
+        return self.entry.shape
+
+    @property
+    def nbytes(self) -> int:
+        return 0 if self.scale is None else self.scale.nbytes
+
+    def _rows(self, start: int, stop: int) -> TensorEntry:
+        """The place of some rows, as if they were a tensor of their own."""
+
+        def cut(entry: TensorEntry, width: int) -> TensorEntry:
+            width *= numpy.dtype(STORED[entry.dtype]).itemsize
+            shape = (stop - start, *entry.shape[1:])
+            return entry._replace(shape=shape, begin=entry.begin + start * width, end=entry.begin + stop * width)
+
+        scale = None if self.entry.scale is None else cut(self.entry.scale, 1)
+        return cut(self.entry, self.entry.shape[1])._replace(scale=scale)
+
+    def widen(self, rows: Any = slice(None)) -> Array:
+        if not isinstance(rows, slice):  # row numbers, of any shape: each row is read once
+            numbers, places = numpy.unique(rows, return_inverse=True)
+            found = numpy.concatenate([self.widen(slice(n, n + 1)) for n in numbers.tolist()])
+            return found[places.reshape(numpy.shape(rows))]
+        start, stop, _ = rows.indices(len(self))
+        part = read_as_stored(self._rows(start, max(start, stop)))
+        return part.widen() if isinstance(part, SmallWeight) else part
+
+    def part(self, x: Array) -> Array:
+        return self._first.part(x) if isinstance(self._first, SmallWeight) else super().part(x)
+
+    def fill(self, rows: slice, block: Array) -> Array:
+        part = read_as_stored(self._rows(rows.start, rows.stop))
+        if isinstance(part, SmallWeight):
+            return part.fill(slice(None), block)
+        block[0] = part
+        return block
+
+
+class StreamedParams(Mapping[str, Array]):
+    """The parameters that `entries` (name -> place) tell of, at most two blocks of them in memory.
+
+    What is returned never changes while somebody holds it; whoever holds on to a block's arrays has their memory too.
+
+    hold_embedding: keep the embedding matrix (and a head's own) in memory; if not, its rows are read when they are
+        used, which costs a token the time to read the whole matrix once more.
+    keep_cached: leave what was read in the system's cache of files. None: if the files would fit into memory. If they
+        do not, then reading in a circle finds nothing in the cache: it lost each block before its turn came again.
+    """
+
+    def __init__(
+        self, entries: Mapping[str, TensorEntry], hold_embedding: bool = True, keep_cached: bool | None = None
+    ) -> None:
+        self._names = list(entries)
+        self._blocks: dict[int, dict[str, TensorEntry]] = {}
+        self._held: dict[str, Array] = {}
+        for name, entry in entries.items():
+            layer = block_number(name)
+            if layer is not None:
+                self._blocks.setdefault(layer, {})[name] = entry
+            elif len(entry.shape) == 2 and not hold_embedding:
+                self._held[name] = FileWeight(entry)
+            else:
+                self._held[name] = read_as_stored(entry)
+        total = sum(entry.end - entry.begin for entry in entries.values())
+        self._keep_cached = total < physical_memory() if keep_cached is None else keep_cached
+        self._lock = threading.Lock()
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="minibloom reader")
+        self._at = -1  # the number of the block that was asked for last
+        self._block: dict[str, Array] = {}
+        self._ahead = self._start(min(self._blocks))
+
+    def __getitem__(self, name: str) -> Array:
+        if name in self._held:
+            return self._held[name]
+        layer = block_number(name)
+        if layer not in self._blocks or name not in self._blocks[layer]:
+            raise KeyError(name)
+        with self._lock:
+            if layer != self._at:
+                self._turn_to(layer)
+            return self._block[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __contains__(self, name: object) -> bool:  # Mapping's would read the block
+        return name in self._names
+
+    def _turn_to(self, layer: int) -> None:
+        """Drop the block that is held, wait for `layer`, and have the next one read meanwhile."""
+        self._at, self._block = -1, {}
+        number, reading = self._ahead
+        if number != layer:  # out of turn: what is being read is not what is wanted
+            reading.cancel()
+            number, reading = self._ahead = self._start(layer)
+        self._block, self._at = reading.result(), layer
+        self._ahead = self._start((layer + 1) % len(self._blocks))
+
+    def _start(self, layer: int) -> tuple[int, Future[dict[str, Array]]]:
+        return layer, self._reader.submit(self._read, layer)
+
+    def _read(self, layer: int) -> dict[str, Array]:
+        block = {}
+        for name, entry in self._blocks[layer].items():
+            block[name] = read_as_stored(entry)
+            if not self._keep_cached:
+                forget(entry)
+        return block
+
+
+def forget(entry: TensorEntry) -> None:
+    """Tell the system that its cached copy of this part of the file will not be needed."""
+    if hasattr(os, "posix_fadvise"):
+        with entry.file.open("rb") as file:
+            os.posix_fadvise(file.fileno(), entry.begin, entry.end - entry.begin, os.POSIX_FADV_DONTNEED)
+
+
+def physical_memory() -> int:
+    """Bytes of memory that this machine has."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

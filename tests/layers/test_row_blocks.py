@@ -1,0 +1,61 @@
+"""The fast path for few rows and small weights equals the plain one, whatever the blocks and the number of threads."""
+
+from __future__ import annotations
+
+import numpy
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from threadpoolctl import threadpool_limits
+
+from minibloom.layers import row_blocks
+from minibloom.layers.linear import linear, sliced_linear
+from minibloom.layers.row_blocks import BLOCK, FEW, blocked_linear, suits_blocks
+from minibloom.threads import shared_out
+
+from ..strategies import normal, seeds, some
+from .test_small_weights import KINDS, small
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_blocks():
+    """Blocks of a few rows and three threads, so that what is tested has several of each."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(row_blocks, "BLOCK", 16)
+        patch.setattr(row_blocks, "MANY", 2)
+        with threadpool_limits(3, "blas"), shared_out():
+            yield
+
+
+@some
+@given(st.sampled_from([None, *KINDS]), st.integers(1, 12), st.integers(1, 20), st.integers(1, 9), seeds)
+def test_blocks_give_the_plain_product(kind, N, O, I, seed):  # noqa: E741
+    matrix, x = normal(seed, O, I, dtype="float32"), normal(seed + 1, N, I, dtype="float32")
+    if kind is None:
+        y, wide = blocked_linear(x, matrix), matrix
+    else:
+        weight = small(kind, matrix)
+        y, wide = linear(x, weight), weight.widen()
+    assert (y.shape, y.dtype) == ((N, O), numpy.float32)
+    exact = x.astype("float64") @ wide.T.astype("float64")
+    size = numpy.abs(x).astype("float64") @ numpy.abs(wide).T.astype("float64")  # what rounding is measured against
+    assert (numpy.abs(y - exact) <= 1e-6 * size).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_small_weight_has_a_bias_leading_axes_and_slices_like_an_array(kind):
+    weight, bias = small(kind, normal(0, 7, 6, dtype="float32")), normal(1, 7, dtype="float32")
+    x = normal(2, 2, 3, 6, dtype="float32")
+    plain = linear(x, weight.widen(), bias)
+    numpy.testing.assert_allclose(linear(x, weight, bias), plain, atol=1e-5)
+    numpy.testing.assert_allclose(sliced_linear(x, weight, bias, 3), plain, atol=1e-5)
+
+
+def test_the_fast_path_is_for_few_rows_of_float32_and_for_small_weights():
+    large, tiny = numpy.zeros((row_blocks.BLOCK, 2), "f4"), numpy.zeros((2, 2), "f4")
+    rows = {n: numpy.zeros((n, 2), "f4") for n in (1, 2, FEW, FEW + 1)}
+    assert [suits_blocks(x, large) for x in rows.values()] == [False, True, True, False]
+    assert not any(suits_blocks(x, tiny) for x in rows.values())
+    assert not suits_blocks(rows[2].astype("f8"), large.astype("f8"))
+    assert all(suits_blocks(x, small("int8", tiny)) for x in rows.values())
+    assert BLOCK > 2**10, "matrices of the models in these tests take the plain path"

@@ -1,0 +1,176 @@
+"""Parameters read while they are used: the same numbers as from memory, with no more than two blocks of them there."""
+
+from __future__ import annotations
+
+import gc
+import json
+import math
+import os
+import subprocess
+import sys
+import weakref
+from pathlib import Path
+
+import numpy
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minibloom import BloomConfig, BloomForCausalLM, BloomForSequenceClassification, InputError
+from minibloom.checkpoint import find_params
+from minibloom.config import parameter_shapes
+from minibloom.layers.small_weights import to_bfloat16
+from minibloom.streaming import StreamedParams
+from minibloom.tensor_file import read_tensors
+
+from . import tiny
+from .strategies import configs, few, normal, random_model, seeds
+
+STORED = ("float32", "bfloat16", "float16", "int8")
+stored_kinds = st.sampled_from(STORED)
+
+
+def save(folder: Path, config: BloomConfig, stored: str, seed: int = 0) -> Path:
+    random_model(config, seed, "float32").save_pretrained(folder, stored)
+    return folder
+
+
+@few
+@given(stored_kinds, st.booleans(), st.booleans(), seeds, st.data())
+def test_the_same_logits_to_the_bit_as_with_the_weights_in_memory(tmp_path_factory, stored, hold, keep, seed, data):
+    folder = save(tmp_path_factory.mktemp("model"), data.draw(configs()), stored, seed)
+    whole = BloomForCausalLM.from_pretrained(folder, weights=stored)
+    streamed = BloomForCausalLM.from_pretrained(folder, stream=True, hold_embedding=hold)
+    streamed.params._keep_cached = keep
+    ids = numpy.random.default_rng(seed).integers(0, whole.config.vocab_size, (2, 5))
+    # A float32 matrix that is held is used as it is; one that is not, row block by row block, which rounds otherwise.
+    off = 1e-5 * float(numpy.abs(whole(ids).logits).max()) if stored == "float32" and not hold else 0
+    for some_ids in (ids, ids[:, :2]):  # again, from the last block round to the first
+        numpy.testing.assert_allclose(streamed(some_ids).logits, whole(some_ids).logits, rtol=0, atol=off)
+    cache = streamed(ids[:, :3]).past_key_values
+    cached = streamed(ids[:, 3:], past_key_values=cache).logits
+    numpy.testing.assert_allclose(cached, whole(ids).logits[:, 3:], rtol=1e-4, atol=1e-4)
+    assert streamed.weights == stored and streamed.num_parameters() == whole.num_parameters()
+    assert repr(streamed) == repr(whole)
+
+
+@pytest.mark.parametrize("stored", STORED)
+def test_it_is_a_mapping_like_the_dictionary_it_stands_in_for(tmp_path, stored):
+    entries = find_params(save(tmp_path, tiny.config(n_layer=3), stored))[1]
+    whole, streamed = read_tensors(entries, weights=stored), StreamedParams(entries, hold_embedding=False)
+    assert list(streamed) == list(whole) and len(streamed) == len(whole)
+    assert "h.2.mlp.dense_h_to_4h.bias" in streamed and "h.3.mlp.dense_h_to_4h.bias" not in streamed
+    for name in [*whole, *sorted(whole), *reversed(whole)]:  # in turn, out of turn, and backwards
+        ours, theirs = (
+            (p.widen() if p.ndim == 2 and stored != "float32" else p) for p in (streamed[name], whole[name])
+        )
+        ours = ours.widen() if hasattr(ours, "widen") else ours
+        numpy.testing.assert_array_equal(ours, theirs)
+    for name in ("ln_g.weight", "h.3.mlp.dense_h_to_4h.bias", "h.0.nothing", "h.x.y", "h"):
+        with pytest.raises(KeyError):
+            streamed[name]
+
+
+def test_two_blocks_at_most_are_in_memory_and_a_held_array_stays_as_it_is(tmp_path, monkeypatch):
+    save(tmp_path, tiny.config(n_layer=6), "bfloat16")
+    blocks: list[list[weakref.ref]] = []
+    read = StreamedParams._read
+
+    def counted(self, layer):
+        gc.collect()
+        alive.append(sum(any(one() is not None for one in block) for block in blocks))
+        block = read(self, layer)
+        blocks.append([weakref.ref(weight) for weight in block.values()])
+        return block
+
+    alive: list[int] = []
+    monkeypatch.setattr(StreamedParams, "_read", counted)
+    model = BloomForCausalLM.from_pretrained(tmp_path, stream=True)
+    for _ in range(3):
+        model([[1, 2, 3]])
+    assert len(alive) >= 18 and max(alive) <= 1  # when the reading of a block begins, one other is there at most
+    name = "h.0.mlp.dense_h_to_4h.bias"
+    kept, before = model.params[name], model.params[name].copy()
+    model([[1, 2, 3]])
+    numpy.testing.assert_array_equal(kept, before)
+
+
+def test_a_file_that_is_cut_while_it_is_read_is_an_error_each_time(tmp_path):
+    model = BloomForCausalLM.from_pretrained(save(tmp_path, tiny.config(n_layer=4), "float32"), stream=True)
+    os.truncate(tmp_path / "model.safetensors", (tmp_path / "model.safetensors").stat().st_size // 2)
+    for _ in range(2):
+        with pytest.raises(InputError, match="ends early"):
+            model([[1, 2]])
+
+
+def test_what_streaming_cannot_do_is_said(tmp_path):
+    save(tmp_path, tiny.config(), "float32")
+    for option in ({"dtype": "float64"}, {"weights": "int8"}):
+        with pytest.raises(InputError, match="stream=True computes in float32 with NumPy"):
+            BloomForCausalLM.from_pretrained(tmp_path, stream=True, **option)
+    model = BloomForCausalLM.from_pretrained(tmp_path, stream=True)
+    with pytest.raises(InputError, match="in their files.*Train model.widened"):
+        model.value_and_grad([[1, 2]], labels=[[1, 2]])
+    grads = model.widened().value_and_grad([[1, 2]], labels=[[1, 2]])[1]
+    assert set(grads) == set(model.params)
+
+
+def test_a_new_head_on_a_streamed_model(tmp_path):
+    save(tmp_path, tiny.config(), "float32")
+    with pytest.warns(UserWarning, match="score.weight"):
+        whole = BloomForSequenceClassification.from_pretrained(tmp_path)
+    with pytest.warns(UserWarning, match="score.weight"):
+        streamed = BloomForSequenceClassification.from_pretrained(tmp_path, stream=True)
+    numpy.testing.assert_array_equal(streamed([[4, 5]]).logits, whole([[4, 5]]).logits)
+
+
+LIMITED = """
+import re, resource, sys
+import numpy
+from minibloom import BloomConfig, BloomForCausalLM
+
+BloomForCausalLM(BloomConfig(vocab_size=99))([[1, 2, 3]])  # not asked: what Python, NumPy and BLAS take
+taken = 1024 * int(re.search(r"VmData:\\s+(\\d+)", open("/proc/self/status").read())[1])
+resource.setrlimit(resource.RLIMIT_DATA, (taken + int(sys.argv[2]),) * 2)  # arrays; not the system's cache of files
+model = BloomForCausalLM.from_pretrained(sys.argv[1], stream=True)
+numpy.save(sys.argv[3], model([[1, 2, 3]]).logits)
+try:
+    BloomForCausalLM.from_pretrained(sys.argv[1], weights="bfloat16")
+    sys.exit("the limit does not hold")
+except MemoryError:
+    pass
+"""
+
+
+def write_deep(folder: Path, config: BloomConfig) -> None:
+    """A checkpoint in bfloat16, written quickly: all blocks have the same matrices, each has vectors of its own."""
+    shapes = {f"transformer.{name}": shape for name, shape in parameter_shapes(config).items()}
+    matrices = {
+        shape: to_bfloat16(normal(0, *shape, dtype="float32") * 0.04) for shape in shapes.values() if len(shape) == 2
+    }
+    header, end = {}, 0
+    for name, shape in shapes.items():
+        begin, end = end, end + 2 * math.prod(shape)
+        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    folder.mkdir()
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for i, shape in enumerate(shapes.values()):
+            vector = to_bfloat16(1 + 0.1 * normal(i, *shape, dtype="float32")) if len(shape) == 1 else None
+            file.write((matrices[shape] if vector is None else vector).data)
+    config.save_pretrained(folder)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux holds a process to RLIMIT_DATA")
+def test_a_checkpoint_three_times_as_large_as_the_memory_limit_runs(tmp_path):
+    limit = 48 * 2**20  # for two blocks of 6 MB, a thread's stack of 8, and what an allocator leaves unused
+    folder, logits = tmp_path / "deep", tmp_path / "logits.npy"
+    write_deep(folder, BloomConfig(vocab_size=64, hidden_size=512, n_layer=25, n_head=8))
+    assert (folder / "model.safetensors").stat().st_size > 3 * limit
+    arguments = [sys.executable, "-c", LIMITED, str(folder), str(limit), str(logits)]
+    done = subprocess.run(arguments, env=os.environ | tiny.ENVIRONMENT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    whole = BloomForCausalLM.from_pretrained(folder, weights="bfloat16")
+    numpy.testing.assert_array_equal(numpy.load(logits), whole([[1, 2, 3]]).logits)
+    (folder / "model.safetensors").unlink()  # pytest would keep it
