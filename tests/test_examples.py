@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from minibloom import BloomConfig
@@ -18,6 +18,7 @@ from .runs import write
 values = st.one_of(st.text(), st.integers(), st.booleans(), st.lists(st.text(), max_size=3))
 
 
+@example(objects=[{"a": "one\u2028line\x85of\x0cJSON"}], escape=False)
 @given(objects=st.lists(st.dictionaries(st.text(), values, max_size=3), min_size=1, max_size=5), escape=st.booleans())
 def test_json_lines_are_read_as_they_stand(tmp_path_factory, objects, escape):
     """Whatever they hold: characters that end a line in other places, too."""

@@ -174,8 +174,13 @@ def test_a_head_that_learnt_names_goes_on_with_them(base, tmp_path):
     one, two = (load(tmp_path / name)[0] for name in ("one", "two"))
     assert two.config.id2label == one.config.id2label == {0: "en", 1: "es", 2: "fr"}
     numpy.testing.assert_array_equal(one.params["score.weight"], two.params["score.weight"])  # the same head
-    finetune_file(path, "text-classification", tmp_path / "new", s, start_from=base, progress=False)
-    assert load(tmp_path / "new")[0].config.id2label == {0: "es", 1: "fr"}
+    heads = []
+    for seed in (0, 1):
+        s = TrainingSettings(**SMALL | {"steps": 1, "learning_rate": 0.0, "seed": seed})
+        finetune_file(path, "text-classification", tmp_path / f"{seed}", s, start_from=base, progress=False)
+        heads.append(load(tmp_path / f"{seed}")[0])
+    assert heads[0].config.id2label == {0: "es", 1: "fr"}  # a new head has the names that are there
+    assert not numpy.array_equal(heads[0].params["score.weight"], heads[1].params["score.weight"])
 
 
 # --- Stopped, and resumed ---
@@ -298,7 +303,12 @@ def test_what_fine_tuning_sets_makes_predictions_as_evaluation_read_them(base, t
     tokenizer, examples = tokenizer_for("text-classification", base), examples_of("text-classification", 10)
     model = BloomForSequenceClassification.from_pretrained(base, num_labels=3, pad_token_id=None)
     config, before = model.config, model.config.to_dict()
-    finetune(model, tokenizer, examples, tmp_path, progress=False, **SMALL | {"context_length": 6})
+    short = SMALL | {"context_length": 6}
+    history = finetune(model, tokenizer, examples, tmp_path / "one", progress=False, **short)
+    longer = [one | {"text": one["text"] + " le chien dort dans le jardin"} for one in examples]  # behind the cut
+    again = BloomForSequenceClassification.from_pretrained(base, num_labels=3)
+    other = tokenizer_for("text-classification", base)
+    assert finetune(again, other, longer, tmp_path / "two", progress=False, **short) == history
     assert config.to_dict() == before  # the caller's own is as it was
     assert model.config.pad_token_id == 3 and tokenizer.model_max_length == 6
     assert model.config.id2label == {0: "en", 1: "es", 2: "fr"}
@@ -306,7 +316,7 @@ def test_what_fine_tuning_sets_makes_predictions_as_evaluation_read_them(base, t
     assert model.config.problem_type == "single_label_classification"
     text = "le chat dort sur le toit"
     assert predict(model, tokenizer, text) == predict(model, tokenizer, text + " et le chien dort")
-    loaded, its_tokenizer = load(tmp_path)
+    loaded, its_tokenizer = load(tmp_path / "one")
     assert its_tokenizer.model_max_length == 6
     assert predict(loaded, its_tokenizer, [text, "猫"]) == predict(model, tokenizer, [text, "猫"])
 
