@@ -19,6 +19,7 @@ from minibloom import (
     BloomForSequenceClassification,
     BloomForTokenClassification,
     BloomModel,
+    Cache,
     InputError,
     Trace,
     step_names,
@@ -702,6 +703,21 @@ def test_bad_places_of_an_answer(name, places, problem):
     model, call = BloomForQuestionAnswering(CONFIG), {**LABELS[BloomForQuestionAnswering], name: places}
     with pytest.raises(InputError, match=problem.format(name)):
         model(IDS, **call)
+
+
+@with_a_cache
+def test_a_refused_call_leaves_the_cache_as_it_was(kind):
+    model, past = random_model(CONFIG, 0, kind=kind), Cache(2)
+    model(IDS, past_key_values=past)
+    before = past.to_tuple()
+    right = numpy.array(LABELS[kind]["labels"])
+    for wrong in (right + 3, right - 5, right[:1], right[..., None], right + 0.5, right.astype(str), ArrayElsewhere()):
+        for run in (model, model.value_and_grad):
+            with pytest.raises(InputError, match="labels (holds|has|is an array)"):
+                run(IDS, labels=wrong, past_key_values=past)
+    assert past.length == 4
+    for pair, other in zip(past.to_tuple(), before, strict=True):
+        equal(pair, other)
 
 
 def test_a_batch_without_a_pad_token():
