@@ -19,6 +19,7 @@ from minibloom import (
     BloomForSequenceClassification,
     BloomForTokenClassification,
     BloomModel,
+    Cache,
     InputError,
     Trace,
     step_names,
@@ -27,7 +28,19 @@ from minibloom.losses import IGNORE
 from minibloom.trace import HEADS, Tape, formula
 
 from .gradients import assert_gradients, assert_linear
-from .strategies import ArrayElsewhere, configs, few, masks, normal, random_model, real, seeds, some, without_shrinking
+from .strategies import (
+    MASKS,
+    ArrayElsewhere,
+    configs,
+    few,
+    masks,
+    normal,
+    random_model,
+    real,
+    seeds,
+    some,
+    without_shrinking,
+)
 from .test_models import BAD, close, equal, see_nothing
 
 CONFIG = BloomConfig(vocab_size=13, hidden_size=12, n_layer=2, n_head=3, pad_token_id=0, num_labels=4)
@@ -64,13 +77,12 @@ def calls(draw: st.DrawFn, task: str, shortest: int = 1, **fields: Any) -> tuple
     config.problem_type = None if inferred or task in ("tokens", "answers") else task
     rng = numpy.random.default_rng(draw(seeds))
     B, S = shape = draw(st.integers(1, 3)), draw(st.integers(shortest, 6))
-    mask = draw(masks(shape, kinds=("none", "right") if task == "answers" else ("none", "left", "right", "holes")))
+    mask = draw(masks(shape, kinds=("none", "right") if task == "answers" else MASKS))
     tokens = real(mask, shape)
     call: dict[str, Any] = {"attention_mask": mask}
     if draw(st.booleans()):
-        pad = config.pad_token_id = (
-            draw(st.integers(0, config.vocab_size - 1)) if B > 1 or draw(st.booleans()) else None
-        )
+        pads = st.integers(0, config.vocab_size - 1)
+        pad = config.pad_token_id = draw(pads if B > 1 else st.none() | pads)
         ids = rng.integers(0, config.vocab_size, shape)
         if pad is not None:
             ids = numpy.where(tokens, numpy.where(ids == pad, (pad + 1) % config.vocab_size, ids), pad)
@@ -416,9 +428,12 @@ def test_the_rate_is_the_classifier_s_or_else_that_of_hidden_states(own, hidden,
     close(logits, trace["ln_f"] * factors @ p["classifier.weight"].T + p["classifier.bias"])
     model(IDS, trace=trace)
     assert "classifier.dropout" not in trace
-    for kind in (BloomForSequenceClassification, BloomForQuestionAnswering):
-        kind(config)(IDS, train=True, trace=trace.__class__("*"))  # have no dropout of their own
-        assert not any(name.endswith("dropout") for name in HEADS[kind.head])
+
+
+@pytest.mark.parametrize("kind", [BloomForSequenceClassification, BloomForQuestionAnswering])
+def test_texts_and_answers_have_no_dropout_of_their_own(kind):
+    plain, dropping = (random_model(CONFIG.replace(classifier_dropout=p), 0, kind=kind) for p in (None, 0.5))
+    equal(dropping(IDS, train=True, seed=0)[0], plain(IDS)[0])
 
 
 def test_a_seed_draws_the_same_dropout_and_the_rate_is_what_it_says():
@@ -581,7 +596,6 @@ def test_every_step_of_the_head_can_be_edited(kind):
         trace = Trace(name, edits={name: lambda x: (x + 1) % 4 if x.dtype.kind == "i" else 2 * x + 1})
         edited = model(**call, trace=trace)[0]
         assert (edited != plain).any() != name.endswith("grad"), name  # there is no gradient without labels
-    assert list(trace) == []
 
 
 @each_kind
@@ -702,6 +716,21 @@ def test_bad_places_of_an_answer(name, places, problem):
     model, call = BloomForQuestionAnswering(CONFIG), {**LABELS[BloomForQuestionAnswering], name: places}
     with pytest.raises(InputError, match=problem.format(name)):
         model(IDS, **call)
+
+
+@with_a_cache
+def test_a_refused_call_leaves_the_cache_as_it_was(kind):
+    model, past = random_model(CONFIG, 0, kind=kind), Cache(2)
+    model(IDS, past_key_values=past)
+    before = past.to_tuple()
+    right = numpy.array(LABELS[kind]["labels"])
+    for wrong in (right + 3, right - 5, right[:1], right[..., None], right + 0.5, right.astype(str), ArrayElsewhere()):
+        for run in (model, model.value_and_grad):
+            with pytest.raises(InputError, match="labels (holds|has|is an array)"):
+                run(IDS, labels=wrong, past_key_values=past)
+    assert past.length == 4
+    for pair, other in zip(past.to_tuple(), before, strict=True):
+        equal(pair, other)
 
 
 def test_a_batch_without_a_pad_token():

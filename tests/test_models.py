@@ -363,6 +363,28 @@ def test_slow_but_exact_adds_in_another_order_and_nothing_else():
     numpy.testing.assert_allclose(a, b, atol=1e-5 * abs(a).max())
 
 
+@pytest.mark.parametrize(("slow", "slices"), [(True, 2), (True, 4), (True, 1), (False, 2)])
+@pytest.mark.parametrize("kind", [BloomModel, BloomForCausalLM])
+def test_hf_compat_leaves_two_biases_out_where_transformers_does(kind, slow, slices, tmp_path):
+    """With slow_but_exact and more slices than one, and nowhere else; the parameters stay, their gradients are 0."""
+    model = random_model(CONFIG.replace(slow_but_exact=slow, pretraining_tp=slices), 0, kind=kind)
+    dropped = [f"h.{i}.{name}.bias" for i in range(2) for name in ("self_attention.dense", "mlp.dense_4h_to_h")]
+    dropped = dropped if slow and slices > 1 else []
+    zeros = random_model(model.config, 0, kind=kind)
+    for name in dropped:
+        zeros.params[name][:] = 0
+    model.save_pretrained(tmp_path)
+    compatible = kind.from_pretrained(tmp_path, dtype="float64", hf_compat=True)
+    start = {"labels": IDS} if kind is BloomForCausalLM else {"upstream": normal(0, 2, 4, 12)}
+    equal(compatible(IDS)[0], zeros(IDS)[0])
+    assert (compatible(IDS)[0] == model(IDS)[0]).all() == (not dropped)
+    (_, grads), (_, expected) = compatible.value_and_grad(IDS, **start), zeros.value_and_grad(IDS, **start)
+    for name, gradient in grads.items():
+        equal(gradient, numpy.zeros_like(gradient) if name in dropped else expected[name])
+        equal(compatible.params[name], model.params[name])
+    assert all(gradient.any() for gradient in expected.values())
+
+
 # --- dropout ---
 
 DROPPING = CONFIG.replace(hidden_dropout=0.3, attention_dropout=0.3)
@@ -561,6 +583,7 @@ BAD = [
     ({"input_ids": IDS, "attention_mask": ArrayElsewhere()}, "attention_mask is an array of elsewhere"),
     ({"input_ids": IDS, "head_mask": [1, 1]}, r"head_mask has shape \[2\], expected \[3\], .* or \[2, 3\]"),
     ({"input_ids": IDS, "head_mask": numpy.ones((3, 2))}, r"head_mask has shape \[3, 2\], expected"),
+    ({"input_ids": IDS, "head_mask": ["a", "b", "c"]}, "head_mask holds <U1, expected numbers"),
     ({"input_ids": IDS, "head_mask": ArrayElsewhere()}, "head_mask is an array of elsewhere"),
     ({"input_ids": IDS, "seed": 0}, "seed is 0 without train=True"),
     ({"input_ids": IDS, "position_ids": ONES}, "no argument 'position_ids'. BLOOM has no position embeddings"),
@@ -625,6 +648,8 @@ def test_gradients_need_something_to_start_from():
         BloomModel(CONFIG).value_and_grad(IDS, upstream=normal(0, 4, 12))
     with pytest.raises(InputError, match="upstream is an array of elsewhere"):
         BloomModel(CONFIG).value_and_grad(IDS, upstream=ArrayElsewhere())
+    with pytest.raises(InputError, match="upstream holds <U1, expected numbers"):
+        BloomModel(CONFIG).value_and_grad(IDS, upstream=[[["a"] * 12] * 4] * 2)
 
 
 def test_positions_to_keep():

@@ -41,7 +41,7 @@ def distance(x: numpy.ndarray, answer: numpy.ndarray) -> float:
 
 
 @pytest.mark.parametrize("stored", ["float16", "bfloat16"])
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(data=st.data(), task=st.sampled_from(TASKS))
 def test_no_further_from_the_answer_than_transformers(stored, tmp_path_factory, data, task):
     case = data.draw(cases(shortest=2) if task == "words" else head_cases(task))

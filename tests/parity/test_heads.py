@@ -85,7 +85,7 @@ def assume_digits(case: Case, trace: Trace) -> None:
 
 @each_task
 @in_both_dtypes
-@settings(max_examples=25)
+@settings(max_examples=20)
 @given(data=st.data())
 def test_outputs_loss_and_every_gradient(dtype, task, data):
     """Logits, hidden states, attentions and loss; and the gradient of every parameter, by name."""

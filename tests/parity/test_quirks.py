@@ -132,7 +132,7 @@ def test_slow_but_exact_leaves_out_two_biases():
 
 
 @in_both_dtypes
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(data=st.data())
 def test_hf_compat_computes_what_transformers_does(dtype, data):
     case = data.draw(cases(wild=dtype == "float64", shortest=2, slow_but_exact=True))
