@@ -20,6 +20,7 @@ from minibloom.layers.alibi import alibi_slopes
 
 HERE = Path(__file__).parent
 INK = "#3a3f4b"  # reads on white; the files have a white ground, so dark pages show them as a card
+PEER_COLOURS = {"minibloom": "#0072b2", "CTranslate2": "#d55e00", "CTranslate2 int8": "#e69f00"}  # told apart by all
 plt.rcParams |= {
     "font.size": 9,
     **dict.fromkeys(["axes.edgecolor", "axes.labelcolor", "text.color", "xtick.color", "ytick.color"], INK),
@@ -62,7 +63,33 @@ def loss_curve() -> None:
     plt.close(fig)
 
 
+def bench() -> None:
+    """How many times as fast as transformers each contestant is, by what `minibloom bench --json` has written."""
+    report = json.loads((HERE / "bench.json").read_text(encoding="utf-8"))
+    by_work: dict[str, dict[str, float]] = {}
+    for figure in report["figures"]:
+        by_work.setdefault(figure["work"], {})[figure["peer"]] = figure["median"]
+    works = [work for work, peers in by_work.items() if {"minibloom", "transformers"} <= peers.keys()]
+    works = [work for work in works if work != "import"]  # 30 times and more: it would hide the others
+    peers = [peer for peer in PEER_COLOURS if any(peer in by_work[work] for work in works)]
+    fig, ax = plt.subplots(figsize=(8.2, 0.5 + 0.17 * len(works) * len(peers)), layout="constrained")
+    height = 0.8 / len(peers)
+    for i, peer in enumerate(peers):
+        places = [(row, by_work[work]) for row, work in enumerate(works) if peer in by_work[work]]
+        values = [times["transformers"] / times[peer] for _, times in places]
+        bars = ax.barh([row + i * height for row, _ in places], values, height, color=PEER_COLOURS[peer], label=peer)
+        ax.bar_label(bars, fmt="%.1f", padding=2, fontsize=7)
+    ax.axvline(1, color=INK, linewidth=0.8)
+    ax.set_yticks([row + 0.4 - height / 2 for row in range(len(works))], works)
+    ax.invert_yaxis()
+    ax.set_xlabel("times as fast as transformers")
+    ax.legend(frameon=False, loc="lower right")
+    fig.savefig(HERE / "bench.png")
+    plt.close(fig)
+
+
 if __name__ == "__main__":
     model, tokenizer = BloomForCausalLM.from_pretrained(), BloomTokenizerFast.from_pretrained()
     attention(model, tokenizer)
     loss_curve()
+    bench()
