@@ -11,9 +11,12 @@ FILL IN
 
 from __future__ import annotations
 
+import math
+import mmap
 import os
 import threading
-from collections.abc import Iterator, Mapping
+import weakref
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -22,12 +25,12 @@ import numpy
 from .backend import Array
 from .checkpoint import block_number
 from .layers.small_weights import KINDS, SmallWeight
-from .tensor_file import STORED, Shape, TensorEntry, read_tensor
+from .tensor_file import STORED, Empty, Shape, TensorEntry, read_tensor
 
 
-def read_as_stored(entry: TensorEntry) -> Array | SmallWeight:
+def read_as_stored(entry: TensorEntry, empty: Empty = numpy.empty) -> Array | SmallWeight:
     """A tensor in float32, but for a matrix that the file has in fewer bits: a small weight, with no number changed."""
-    return read_tensor(entry, weights=entry.kind if entry.kind in KINDS else None)
+    return read_tensor(entry, weights=entry.kind if entry.kind in KINDS else None, empty=empty)
 
 
 class FileWeight(SmallWeight):
@@ -77,6 +80,35 @@ class FileWeight(SmallWeight):
         return block
 
 
+class Memory:
+    """Room for the tensors of one block. It can be used again when the arrays in it are gone.
+
+    New memory is not free: the system fills each page with zeros when it is first written to, which takes a third of
+    the time of reading a file from its cache.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._pages = mmap.mmap(-1, max(1, size))
+        self._whole: Callable[[], Array | None] = lambda: None  # a weak reference: all arrays in the pages share it
+
+    @property
+    def free(self) -> bool:
+        return self._whole() is None
+
+    def allocator(self) -> Empty:
+        """A function like `numpy.empty` that gives out this memory from its start."""
+        whole, used = numpy.frombuffer(self._pages, "u1"), 0
+        self._whole = weakref.ref(whole)
+
+        def empty(shape: Shape, dtype: str) -> Array:
+            nonlocal used
+            size = math.prod(shape) * numpy.dtype(dtype).itemsize
+            start, used = used, used + aligned(size)
+            return whole[start : start + size].view(dtype).reshape(shape)
+
+        return empty
+
+
 class StreamedParams(Mapping[str, Array]):
     """The parameters that `entries` (name -> place) tell of, at most two blocks of them in memory.
 
@@ -104,6 +136,10 @@ class StreamedParams(Mapping[str, Array]):
                 self._held[name] = read_as_stored(entry)
         total = sum(entry.end - entry.begin for entry in entries.values())
         self._keep_cached = total < physical_memory() if keep_cached is None else keep_cached
+        self._memories: list[Memory] = []
+        self._room = max(
+            sum(aligned(entry.end - entry.begin) for entry in block.values()) for block in self._blocks.values()
+        )
         self._lock = threading.Lock()
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="minibloom reader")
         self._at = -1  # the number of the block that was asked for last
@@ -138,18 +174,29 @@ class StreamedParams(Mapping[str, Array]):
             reading.cancel()
             number, reading = self._ahead = self._start(layer)
         self._block, self._at = reading.result(), layer
-        self._ahead = self._start((layer + 1) % len(self._blocks))
+        self._ahead = self._start(self._after(layer))
 
     def _start(self, layer: int) -> tuple[int, Future[dict[str, Array]]]:
         return layer, self._reader.submit(self._read, layer)
 
     def _read(self, layer: int) -> dict[str, Array]:
-        block = {}
+        memory = next((memory for memory in self._memories if memory.free), None) or Memory(self._room)
+        self._memories = [memory, *(other for other in self._memories if not other.free)]
+        block, empty = {}, memory.allocator()
         for name, entry in self._blocks[layer].items():
-            block[name] = read_as_stored(entry)
+            block[name] = read_as_stored(entry, empty)
             if not self._keep_cached:
                 forget(entry)
         return block
+
+    def _after(self, layer: int) -> int:
+        """The block whose turn is next; after the last, the first, for the next token."""
+        return (layer + 1) % len(self._blocks)
+
+
+def aligned(size: int) -> int:
+    """`size` bytes, and what is missing to the next start of a cache line."""
+    return -(-size // 64) * 64
 
 
 def forget(entry: TensorEntry) -> None:

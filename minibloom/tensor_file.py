@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,6 +31,7 @@ from .layers.small_weights import (
 )
 
 Shape = tuple[int, ...]
+Empty = Callable[[Shape, str], numpy.ndarray]  # as numpy.empty: an array of a shape and a dtype, not filled
 
 FLOATS = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}  # what parameters may be
 INT8 = "int8"  # with a float32 scale for each row, in a tensor of its own: NAME.scale
@@ -147,13 +148,15 @@ def read_tensors(
     return {name: read_tensor(entry, dtype, xp, weights) for name, entry in entries.items()}
 
 
-def read_tensor(entry: TensorEntry, dtype: str = "float32", xp: Any = numpy, weights: str | None = None) -> Array:
-    """Return one tensor; arguments as for `read_tensors`."""
+def read_tensor(
+    entry: TensorEntry, dtype: str = "float32", xp: Any = numpy, weights: str | None = None, empty: Empty = numpy.empty
+) -> Array:
+    """Return one tensor; arguments as for `read_tensors`. What needs no conversion is read into what `empty` gives."""
     small = (entry.kind if entry.scale else dtype) if weights is None else weights
     if len(entry.shape) == 2 and small in KINDS:
-        return _read_small(entry, small)
+        return _read_small(entry, small, empty)
     if xp is numpy and entry.kind == dtype:  # as it is, without a copy
-        return read_raw(entry)
+        return read_raw(entry, empty)
     array = numpy.empty(entry.shape, dtype)
     flat, filled = array.reshape(-1), 0
     for block in blocks(entry):
@@ -162,12 +165,12 @@ def read_tensor(entry: TensorEntry, dtype: str = "float32", xp: Any = numpy, wei
     return xp.asarray(array)
 
 
-def _read_small(entry: TensorEntry, kind: str) -> SmallWeight:
+def _read_small(entry: TensorEntry, kind: str, empty: Empty) -> SmallWeight:
     """A matrix as `kind`: as it is where the file has it so, converted block by block where not."""
     O, I = entry.shape  # noqa: E741
     scale = numpy.empty(O, "<f4")
     if entry.kind == kind:
-        return small_weight(entry, read_raw(entry), read_raw(entry.scale) if entry.scale else scale)
+        return small_weight(entry, read_raw(entry, empty), read_raw(entry.scale) if entry.scale else scale)
     stored, start = numpy.empty(entry.shape, STORED[CODES[kind]]), 0
     for block in blocks(entry, max(1, BLOCK // I) * I):
         rows = block.reshape(-1, I)
@@ -203,10 +206,18 @@ def blocks(entry: TensorEntry, size: int = BLOCK) -> Iterator[numpy.ndarray]:
         yield from_bfloat16(block) if entry.dtype == "BF16" else block
 
 
-def read_raw(entry: TensorEntry) -> numpy.ndarray:
-    """The numbers of a stored tensor as they are stored, in its shape."""
-    nothing = numpy.empty(0, STORED[entry.dtype])
-    return next(raw_blocks(entry, math.prod(entry.shape)), nothing).reshape(entry.shape)
+def read_raw(entry: TensorEntry, empty: Empty = numpy.empty) -> numpy.ndarray:
+    """The numbers of a stored tensor as they are stored, in its shape, in memory that `empty` gives."""
+    array = empty(entry.shape, STORED[entry.dtype])
+    left = array.reshape(-1).view("u1").data
+    with entry.file.open("rb", buffering=0) as file:
+        file.seek(entry.begin)
+        while left:
+            count = file.readinto(left)
+            if not count:
+                raise InputError(f"{entry} ends early: the file was cut while it was read.")
+            left = left[count:]
+    return array
 
 
 def raw_blocks(entry: TensorEntry, size: int = BLOCK) -> Iterator[numpy.ndarray]:
