@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minibloom import BloomConfig, BloomForCausalLM, InputError, WindowCache
-from minibloom.base import PreTrainedModel
+from minibloom.layers import run
 
 from .strategies import few, models, random_model, seeds
 
@@ -19,15 +19,14 @@ CONFIG = BloomConfig(vocab_size=13, hidden_size=12, n_layer=2, n_head=3)
 
 def masked(model: BloomForCausalLM, ids: numpy.ndarray, mask: numpy.ndarray | None, window: int) -> numpy.ndarray:
     """The definition: logits of one pass without a cache, in which no query sees further back than the window."""
-    plain = PreTrainedModel._masks
+    plain = run.visible
 
-    def narrow(self: BloomForCausalLM, *args: object) -> tuple[numpy.ndarray, numpy.ndarray]:
-        over, visible = plain(self, *args)
-        S = ids.shape[1]
-        near = numpy.arange(S)[:, None] - numpy.arange(S) < window
-        return over, near[None, None] if visible is None else visible & near
+    def narrow(mask: numpy.ndarray, new: int, _: None) -> numpy.ndarray:
+        seen = plain(mask, new)
+        near = numpy.arange(new)[:, None] - numpy.arange(new) < window
+        return near[None, None] if seen is None else seen & near
 
-    with mock.patch.object(PreTrainedModel, "_masks", narrow):
+    with mock.patch.object(run, "visible", narrow):
         return model(ids, attention_mask=mask, use_cache=False).logits
 
 
