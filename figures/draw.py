@@ -83,7 +83,7 @@ def bench() -> None:
     ax.set_yticks([row + 0.4 - height / 2 for row in range(len(works))], works)
     ax.invert_yaxis()
     ax.set_xlabel("times as fast as transformers")
-    ax.legend(frameon=False, loc="lower right")
+    fig.legend(frameon=False, loc="outside upper center", ncols=len(peers))
     fig.savefig(HERE / "bench.png")
     plt.close(fig)
 
