@@ -6,9 +6,10 @@ block that was asked for last; when the next one's turn comes it drops it, and a
 this one computes. Memory: the embedding, the norms outside the blocks, and two blocks, all as the file has them; 16-bit
 and int8 matrices are widened while they are used, as in `layers/small_weights.py`.
 
-What a token then costs is the time of reading all blocks once, or of computing with them, whichever is longer. On paper:
-the 176-billion-parameter model is 352 GB in bfloat16 and 176 GB in int8; from a disk that reads 2 GB a second that is
-about three minutes a token, or one and a half, and its two blocks of 2.5 billion parameters each are 10 GB in bfloat16.
+What a token then costs is the time of reading all blocks once, or of computing with them, whichever is longer. On
+paper: the 176-billion-parameter model is 352 GB in bfloat16 and 176 GB in int8. From a disk that reads 2 GB a second
+that is about three minutes a token, or one and a half; its two blocks of 2.5 billion parameters each are 10 GB in
+bfloat16, and the embedding 7 GB.
 """
 
 from __future__ import annotations
