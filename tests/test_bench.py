@@ -52,7 +52,10 @@ def test_a_ratio_says_how_many_times_as_fast_as_transformers():
 
 def test_json_holds_every_measurement(tiny, tmp_path, capsys):
     file = tmp_path / "figures.json"
-    assert main(["bench", "tiny-decode", "--repeats", "1", "--threads", "1", "--json", str(file)]) == 0
+    assert (
+        main(["bench", "tiny-decode", "--peers", "minibloom", "--repeats", "1", "--threads", "1", "--json", str(file)])
+        == 0
+    )
     report = json.loads(file.read_text())
     assert report["figures"][0]["work"] == "tiny-decode" and len(report["figures"][0]["values"]) == 1
     assert "tiny-decode" in capsys.readouterr().out
