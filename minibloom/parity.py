@@ -152,16 +152,17 @@ def observations(report: Report, row: Row) -> list[str]:
 
 
 def diagnose(report: Report, first: Row, model: PreTrainedModel, suspects: Sequence[str]) -> str:
-    """The slip with which minibloom itself computes what the port shows, if there is one."""
+    """The slip with which minibloom itself computes what the port shows, if there is one. A pass for each is run."""
+    from tqdm import tqdm
+
     model = copy.copy(model)
     model.params = {name: to_numpy(x) for name, x in model.params.items()}
     ours, rows = report.ours, [row.name for row in report.rows]
     forward = [name for name in rows if "grad" not in name] if "grad" not in first.name else rows
     shown = Steps({name: report.theirs[name] for name in forward}, report.theirs.about)
     places, best = {generic(name) for name in suspects}, ""
-    for slip in SLIPS:
-        if places.isdisjoint(slip.steps) or slip.head not in ("", model.head):
-            continue
+    tried = [slip for slip in SLIPS if not places.isdisjoint(slip.steps) and slip.head in ("", model.head)]
+    for slip in tqdm(tried, "trying what is known to go wrong", delay=2, leave=False, disable=None):
         again = compare(with_slip(slip, model, ours, suspects[0]), shown, report.tolerance, report.strict).first
         said = f"Found: {slip.said.format(config=model.config)}"
         if again is None:
