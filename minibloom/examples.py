@@ -57,20 +57,20 @@ def _json_lines(path: Path, text: str) -> Examples:
 
 
 def _csv_rows(path: Path, text: str) -> Examples:
-    """The first row names the fields. Labels are numbers if all of them can be read as numbers."""
+    """The first row names the fields. Labels are names, unless all are numbers and some of them decimal."""
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
         examples = Examples({f"{path}, line {reader.line_num}": row for row in reader})
     except csv.Error as error:
         raise InputError(f"{path} is no CSV from line {reader.line_num + 1} on: {error}.") from None
-    for read in (int, float):
-        try:
-            labels = [read(example["label"]) for example in examples.values()]
-        except (ValueError, TypeError, KeyError):  # TypeError: a row that is too short has None
-            continue
-        for example, label in zip(examples.values(), labels, strict=True):
-            example["label"] = label
-        break
+    labels = [example.get("label") or "" for example in examples.values()]
+    try:
+        numbers = [float(label) for label in labels]
+    except ValueError:
+        return examples
+    if not all(label.strip().isdecimal() for label in labels):  # 0 and 1 are classes, called so
+        for example, number in zip(examples.values(), numbers, strict=True):
+            example["label"] = number
     return examples
 
 

@@ -25,7 +25,7 @@ class TrainingSettings:
     whole_documents: bool = _setting(False, "begin each row at a document's start, not where the last one ended")
     accumulation: int = _setting(1, "passes whose gradients are averaged into one step")
     context_length: int = _setting(256, "tokens in a row")
-    learning_rate: float = _setting(2e-3, "learning rate at its peak")
+    learning_rate: float = _setting(2e-3, "learning rate at its peak; to fine-tune a model of the hub, about 2e-5")
     warmup_steps: int = _setting(200, "steps until the peak, on a straight line; a cosine goes down from there")
     final_rate: float = _setting(0.05, "share of the peak that is left at the end")
     weight_decay: float = _setting(0.01, "AdamW's, on matrices only")
@@ -55,8 +55,9 @@ class TrainingSettings:
             raise InputError(f"final_rate is {self.final_rate!r}, expected a number of at most 1.")
 
 
-# What fine-tuning changes of these defaults, for every head. A new head is noise, and most of its first gradient says
-# so: a rate at which a language model is made from nothing would carry that noise into the layers below. A quarter of
-# it does not, on models of the shipped one's size. Larger ones need less: 2e-5, as the documentation's guides have it,
-# suits those of the hub. Batches are larger, as a row has one label, or a few, in place of one at every token.
-FINETUNING = {"steps": 300, "batch_size": 16, "learning_rate": 5e-4, "warmup_steps": 30, "save_every": 100}
+# What fine-tuning changes of these defaults, for every head. The head is new, and the layers below know something that
+# a large step makes them forget. Measured on the shipped model, telling languages apart by words that were not in the
+# examples: 49 % right at 1e-4, 65 % at 5e-4, 67 % at 1e-3, 60 % at 2e-3, the rate for a model that knows nothing yet
+# (60 steps, means of 3 seeds, 4 languages). Larger models need less: the documentation's guides use 2e-5.
+# Batches are larger, as a row has one label or a few, where in language modelling each token is one.
+FINETUNING = {"steps": 300, "batch_size": 16, "learning_rate": 1e-3, "warmup_steps": 30, "save_every": 100}

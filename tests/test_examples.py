@@ -34,12 +34,12 @@ def test_json_lines_are_read_as_they_stand(tmp_path_factory, objects, escape):
     ("labels", "expected"),
     [
         (["good", "bad"], ["good", "bad"]),
-        (["1", "0"], [1, 0]),
-        (["1", "0.5"], [1.0, 0.5]),
+        (["1", "0"], ["1", "0"]),
+        (["1", "-0.5"], [1.0, -0.5]),
         (["1", "bad"], ["1", "bad"]),  # not all are numbers
     ],
 )
-def test_csv_has_names_in_its_first_row_and_numbers_if_all_labels_are(tmp_path, labels, expected):
+def test_csv_has_fields_in_its_first_row_and_numbers_only_where_some_are_decimal(tmp_path, labels, expected):
     rows = f'label,text\r\n{labels[0]},"two\nlines, ""one"" text"\r\n{labels[1]},猫\r\n'
     path = write(tmp_path, {"data.csv": b"\xef\xbb\xbf" + rows.encode()}) / "data.csv"
     read = read_examples(path)

@@ -213,7 +213,7 @@ def test_other_examples_settings_or_labels_are_refused(base, tmp_path, task):
     relabelled[0] = dict(other)
     for change, message in [
         ({"examples": relabelled}, r"text \(was \w+, now \w+\)"),
-        ({"learning_rate": 0.1}, "learning_rate was 0.0005, now 0.1"),
+        ({"learning_rate": 0.1}, "learning_rate was 0.001, now 0.1"),
         ({"resume": False}, "already holds a training run"),
     ]:
         with pytest.raises(InputError, match=message):
