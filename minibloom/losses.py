@@ -46,7 +46,8 @@ def cross_entropy(logits: Array, labels: Array, count: int | None = None) -> tup
     top = z.max(-1)  # cancels, and keeps exp from overflowing
     p = over_rows(lambda z: xp.exp(z - z.max(-1, keepdims=True)), z)
     total = p.sum(-1)
-    loss = xp.where(total_count > 0, ((xp.log(total) + top - z[rows, y]) * share).sum(), xp.nan)
+    surprise = xp.log(total) - (z[rows, y] - top)  # so bracketed, a small one keeps its digits beside a large top
+    loss = xp.where(total_count > 0, (surprise * share).sum(), xp.nan)
     p *= (share / total)[:, None]  # = softmax(z) * share
     p[rows, y] -= share
     return loss, p.reshape(logits.shape)

@@ -56,6 +56,18 @@ def test_logits_without_preference_are_as_surprised_as_the_vocabulary_is_large()
 
 
 @some
+@given(seeds, st.floats(0, 30))
+def test_in_float32_a_small_loss_keeps_its_digits_beside_large_logits(seed, surprise_of_the_rest):
+    logits = normal(seed, 4, 5)
+    labels = logits.argmax(-1)  # the label is the likeliest, so that its surprise is small
+    logits[numpy.arange(4), labels] += surprise_of_the_rest
+    logits = numpy.float32(logits + 1000)  # a shift that changes nothing, but for the digits that a sum with it costs
+    exact, _ = cross_entropy(logits.astype(numpy.float64), labels)
+    loss, _ = cross_entropy(logits, labels)
+    assert float(loss) == pytest.approx(float(exact), rel=1e-5, abs=1e-6)
+
+
+@some
 @given(logits_and_labels(ignored=False), seeds)
 def test_ignored_rows_might_as_well_not_be_there(case, seed):
     logits, labels = case
