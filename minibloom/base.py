@@ -186,6 +186,13 @@ class PreTrainedModel:
         """The names of all steps of a pass, in order, those of training included: what a `Trace` can watch or edit."""
         return step_names(self.config.n_layer, self.head)
 
+    def axis_sizes(self, batch: int, new: int, cache: Cache | None = None) -> dict[str, int]:
+        """The sizes of a pass by letter, as a `Trace` is told of them: of `new` positions behind those of a cache."""
+        c = self.config
+        held, seen = (0, 0) if cache is None else (cache.length, cache.seen)
+        model = {"H": c.n_head, "D": c.head_dim, "E": c.hidden_size, "V": c.vocab_size, "N": c.num_labels}
+        return {"B": batch, "S": new, "T": held + new, "end": seen + new, **model}
+
     def num_parameters(self) -> int:
         """How many numbers are learnt; a tied head counts once."""
         return sum(math.prod(shape) for shape in self.shapes(self.config).values())
@@ -255,8 +262,8 @@ class PreTrainedModel:
             rng=numpy.random.default_rng(seed) if train else None,
             watch=_Keeping(seen, kept) if kept else seen,
         )
-        if trace is not None:
-            trace.start(self.step_names())  # the last check: a call that is refused leaves a trace as it was
+        if trace is not None:  # the last check: a call that is refused leaves a trace as it was
+            trace.start(self.step_names(), self.axis_sizes(B, S, cache))
         if isinstance(trace, Tape):
             trace.run = run
         ids, embeds = (x, None) if inputs_embeds is None else (None, x)
