@@ -31,6 +31,7 @@ FLOORS = [
     ["layers"],
     ["losses", "cache"],
     ["outputs", "trace", "chunked_loss", "window_cache"],
+    ["edits"],
     ["tensor_file"],
     ["checkpoint"],
     ["streaming"],
