@@ -37,8 +37,9 @@ from typing import Any, TypedDict, Unpack
 import numpy
 
 from .backend import Array, asarray, namespace
+from .display import kind
 from .errors import InputError, suggest
-from .trace import SOMETIMES, kind, step
+from .trace import SOMETIMES, step
 
 Indices = int | Iterable[int]
 

@@ -22,9 +22,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple, Protocol
 
-import numpy
-
-from .backend import Array, to_numpy
+from .backend import Array
+from .display import STATISTICS, Html, blocks, code, details, kind, paragraph, statistics, summary, table, together
 from .errors import InputError, suggest
 
 
@@ -92,6 +91,7 @@ HEADS: dict[str, dict[str, Step]] = {
     },
 }
 SOMETIMES = ("input_ids", "dropout", "head_mask", "lm_head", ".grad", ".dhidden", ".dweight")  # not in every pass
+SHORT = 24  # steps that a notebook shows in one table
 UNUSED_BY_BACKWARD = (".query_key_value", ".scores", ".dense", ".dense_4h_to_h", *filter(None, HEADS))
 
 
@@ -201,6 +201,29 @@ class Trace(Mapping[str, Array]):
     def __repr__(self) -> str:
         return f"Trace({len(self)} steps)"
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: a table, and of a long trace one for each block, to be opened."""
+        groups = blocks(self)
+        if not self:
+            return paragraph(repr(self))
+        if len(self) <= SHORT:
+            return self._table([*self])
+        first = next((block for block, _ in groups if block), "")
+        return together(*(
+            details(f"{block}: {len(names)} steps", self._table(names), block == first) if block else self._table(names)
+            for block, names in groups
+        ))  # fmt: skip
+
+    def _table(self, names: Sequence[str]) -> Html:
+        def row(name: str, value: Array) -> list[object]:
+            axes, formula = step(name)
+            letters = f"[{', '.join(axes.split())}]"
+            values = statistics(value) or ["all masked"]
+            return [code(name), formula, letters, list(value.shape), value.dtype, *values]
+
+        columns = ["step", "formula", "axes", "shape", "dtype", *STATISTICS]
+        return table(columns, (row(name, self[name]) for name in names), left=5)
+
 
 class Tape(Trace):
     """The steps that backward reads: a trace that keeps those, and shows every step to the caller's trace first.
@@ -238,20 +261,5 @@ def describe(name: str, value: Array) -> str:
     return f"{name:<42} {formula(name)}\n    {list(value.shape)!s:<18} {value.dtype!s:<8} {summary(value)}"
 
 
-def summary(x: Array) -> str:
-    """Mean, spread and range of an array's numbers, in one line. Masked scores are left out."""
-    values = to_numpy(x)
-    if values.dtype.kind == "f":
-        values = values[values != numpy.finfo(values.dtype).min]
-    if values.size == 0:
-        return "all masked"
-    return f"mean {values.mean():+.3g}  std {values.std():.3g}  min {values.min():+.3g}  max {values.max():+.3g}"
-
-
 def _function(edit: Any, name: str, sizes: Mapping[str, int]) -> Callable[[Array], Array]:
     return edit.at(name, sizes) if hasattr(edit, "at") else edit
-
-
-def kind(x: object) -> str:
-    """Type and shape: "float32[2, 3]"."""
-    return f"{getattr(x, 'dtype', type(x).__name__)}{list(getattr(x, 'shape', ()))}"
