@@ -1,0 +1,1 @@
+"""Solutions of the exercises, a file a lesson: for afterwards."""

@@ -1,0 +1,88 @@
+"""Lessons: each runs from top to bottom, shows what it showed when committed, and its exercises can be solved."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import nbformat
+import pytest
+
+from .run_lessons import LESSONS, paths, run
+
+NUMBER = re.compile(r"(?<![\w.])[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?", re.IGNORECASE)
+CHECK_EXERCISES = """
+import exercises, solutions.lesson_{0}, exercises.lesson_{0}
+exercises.assert_all(exercises.lesson_{0}.check, globals(), solutions.lesson_{0})
+"""
+lessons = pytest.mark.parametrize("path", paths(), ids=lambda path: path.stem)
+
+
+def code_cells(book: Any) -> list[Any]:
+    return [cell for cell in book.cells if cell.cell_type == "code"]
+
+
+def texts(cell: Any) -> Iterator[str]:
+    """What a cell shows, as text: of a picture, what is written in it."""
+    for output in cell.outputs:
+        data = output.get("data", {})
+        if "image/svg+xml" in data:
+            yield " ".join(re.findall(r"<text[^>]*>([^<]*)</text>", data["image/svg+xml"]))
+        elif "text/html" in data:
+            yield data["text/html"]
+        else:
+            yield output.get("text", "") or data.get("text/plain", "")
+
+
+def assert_same_text(now: str, kept: str) -> None:
+    """The same words; and numbers that differ by no more than other machines' rounding may make them."""
+    assert NUMBER.sub("#", now) == NUMBER.sub("#", kept)
+    ours, theirs = (list(map(float, NUMBER.findall(text))) for text in (now, kept))
+    assert ours == pytest.approx(theirs, rel=5e-3, abs=1e-6)
+
+
+@lessons
+def test_a_lesson_runs_and_shows_what_was_committed(path):
+    kept, now = nbformat.read(path, as_version=4), run(path, CHECK_EXERCISES.format(path.name[:2]))
+    for cell, before in zip(code_cells(now), code_cells(kept), strict=True):
+        kinds = [output.output_type for output in cell.outputs]
+        assert not any(output.get("name") == "stderr" for output in cell.outputs), "".join(texts(cell))
+        assert kinds == [output.output_type for output in before.outputs], f"other outputs of: {cell.source}"
+        if "varies" not in cell.metadata.get("tags", []):  # times, and what rounds otherwise on another machine
+            for ours, theirs in zip(texts(cell), texts(before), strict=True):
+                assert_same_text(ours, theirs)
+
+
+@lessons
+def test_a_lesson_is_as_it_was_run_and_keeps_its_measure(path):
+    book = nbformat.read(path, as_version=4)
+    cells = code_cells(book)
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1)), "run it from top to bottom"
+    assert path.stat().st_size < 2**20
+    lines = [line for cell in cells for line in cell.source.splitlines() if line.strip()]
+    assert len(lines) <= 450
+    assert not any(output.output_type == "error" for cell in cells for output in cell.outputs)
+    assert "what you can now explain" in book.cells[-1].source.lower()
+
+
+@lessons
+def test_each_exercise_is_a_stub_with_a_hint_and_a_check_in_the_lesson(path):
+    book = nbformat.read(path, as_version=4)
+    number = path.name[:2]
+    checks = ast.parse((LESSONS / "exercises" / f"lesson_{number}.py").read_text(encoding="utf-8"))
+    names = [node.name for node in checks.body if isinstance(node, ast.FunctionDef) and node.decorator_list]
+    assert len(names) >= 3
+    code = "\n".join(cell.source for cell in code_cells(book))
+    prose = "\n".join(cell.source for cell in book.cells if cell.cell_type == "markdown")
+    for name in names:
+        assert re.search(rf"^def {name}\(", code, re.MULTILINE)
+        assert re.search(rf"^check\({name}\)", code, re.MULTILINE)
+    assert prose.count("<summary>Hint</summary>") >= len(names)
+
+
+@lessons
+def test_a_lesson_asserts_what_it_says(path):
+    code = "\n".join(cell.source for cell in code_cells(nbformat.read(path, as_version=4)))
+    assert re.search(r"^(assert |\s*assert |same\()", code, re.MULTILINE)
