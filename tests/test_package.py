@@ -39,7 +39,7 @@ FLOORS = [
     ["base"],
     ["models"],
     ["flax", "generation"],
-    ["settings", "metrics", "walk", "plots"],
+    ["settings", "metrics", "lessons", "walk", "plots"],
     ["optimizer", "language_modeling", "examples"],
     ["tasks", "training"],
     ["finetuning"],
