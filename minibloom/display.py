@@ -24,7 +24,10 @@ def kind(x: object) -> str:
 
 
 def statistics(x: Array) -> list[str]:
-    """The `STATISTICS` of an array's numbers, to three digits. Masked scores are left out; nothing, if all are."""
+    """The `STATISTICS` of an array's numbers, to three digits; whole ones as they are.
+
+    Masked scores are left out; nothing, if all are.
+    """
     values, rounding = to_numpy(x), 0.0
     if values.dtype.kind == "f":
         values = values[values != numpy.finfo(values.dtype).min]
@@ -34,7 +37,8 @@ def statistics(x: Array) -> list[str]:
     mean = values.mean()
     if abs(mean) < rounding * abs(values).max():
         mean = 0  # what is left where numbers cancel says nothing, and differs from machine to machine
-    return [f"{mean:+.3g}", f"{values.std():.3g}", f"{values.min():+.3g}", f"{values.max():+.3g}"]
+    whole = "+d" if values.dtype.kind in "iu" else "+.3g"
+    return [f"{mean:+.3g}", f"{values.std():.3g}", f"{values.min():{whole}}", f"{values.max():{whole}}"]
 
 
 def summary(x: Array) -> str:
@@ -64,6 +68,11 @@ class Html(str):
 def code(text: object) -> Html:
     """A name, as code. Text of any script keeps its own direction, and its neighbours theirs."""
     return Html(f"<code><bdi>{escape(str(text))}</bdi></code>")
+
+
+def unbroken(text: object) -> str:
+    """Text that stays in one line where a column is narrow."""
+    return str(text).replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def bold(text: object) -> Html:

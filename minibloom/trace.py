@@ -23,7 +23,20 @@ from fnmatch import fnmatchcase
 from typing import Any, NamedTuple, Protocol
 
 from .backend import Array
-from .display import STATISTICS, Html, blocks, code, details, kind, paragraph, statistics, summary, table, together
+from .display import (
+    STATISTICS,
+    Html,
+    blocks,
+    code,
+    details,
+    kind,
+    paragraph,
+    statistics,
+    summary,
+    table,
+    together,
+    unbroken,
+)
 from .errors import InputError, suggest
 
 
@@ -41,7 +54,7 @@ class Step(NamedTuple):
 STEPS: dict[str, Step] = {
     "input_ids": Step("B S", "as given"),
     "word_embeddings": Step("B S E", "E[ids]"),
-    "word_embeddings_layernorm": Step("B S E", "LayerNorm(word_embeddings)"),
+    "word_embeddings_layernorm": Step("B S E", "LayerNorm(embeddings)"),
     "attention_mask": Step("B T", "1 = token, 0 = padding"),
     "alibi": Step("B H 1 T", "slope[head] * position(key)"),
     "h.*.input_layernorm": Step("B S E", "a = LayerNorm(x)"),
@@ -217,9 +230,8 @@ class Trace(Mapping[str, Array]):
     def _table(self, names: Sequence[str]) -> Html:
         def row(name: str, value: Array) -> list[object]:
             axes, formula = step(name)
-            letters = f"[{', '.join(axes.split())}]"
             values = statistics(value) or ["all masked"]
-            return [code(name), formula, letters, list(value.shape), value.dtype, *values]
+            return [code(name), formula, unbroken(axes), unbroken(list(value.shape)), value.dtype, *values]
 
         columns = ["step", "formula", "axes", "shape", "dtype", *STATISTICS]
         return table(columns, (row(name, self[name]) for name in names), left=5)

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minibloom import BloomConfig, BloomForCausalLM, BloomForSequenceClassification, Trace, walk
-from minibloom.display import STATISTICS, kind, short, statistics, table
+from minibloom.display import STATISTICS, kind, short, statistics, table, unbroken
 from minibloom.outputs import ModelOutput
-from minibloom.trace import SHORT, formula
+from minibloom.trace import SHORT, formula, step
 from minibloom.walk import Walk
 
 from . import tiny
@@ -76,8 +76,8 @@ def test_a_trace_shows_every_step_with_all_that_the_terminal_says(model, data):
     assert [name for name in shown if name != "step"] == list(trace)
     for name, x in trace.items():
         said, axes, shape, dtype, *values = shown[name]
-        assert (said, shape, dtype) == (formula(name), str(list(x.shape)), str(x.dtype))
-        assert len(axes.split(",")) == x.ndim and values == (statistics(x) or ["all masked"])
+        assert (said, shape, dtype) == (formula(name), unbroken(list(x.shape)), str(x.dtype))
+        assert axes.split() == step(name).axes.split() and values == (statistics(x) or ["all masked"])
 
 
 def test_a_long_trace_has_its_blocks_folded_but_for_the_first():
@@ -102,6 +102,7 @@ def test_what_cancels_to_rounding_has_the_mean_0():
     x = numpy.array([1, -1, 1e-9], "float32")
     assert dict(zip(STATISTICS, statistics(x), strict=True))["mean"] == "+0"
     assert statistics(numpy.array([1e-9, 3e-9]))[0] == "+2e-09"
+    assert statistics(numpy.array([1, 123456])) == ["+6.17e+04", "6.17e+04", "+1", "+123456"]
     assert statistics(numpy.array([numpy.finfo("float32").min], "float32")) == []
 
 
