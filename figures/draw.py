@@ -17,6 +17,7 @@ from minibloom import BloomForCausalLM, BloomTokenizerFast, Trace, plots
 from minibloom.files import SHIPPED
 from minibloom.layers import tiled_attention
 from minibloom.layers.alibi import alibi_bias, alibi_slopes
+from minibloom.threads import shared_out
 
 HERE = Path(__file__).parent
 DEEPEST = "h.3.self_attention"  # of the shipped model's attentions
@@ -108,7 +109,7 @@ def computed(q: np.ndarray, k: np.ndarray, head: int, heads: int, lengths: list[
             visited[n] += int(visible.clip(0).sum()) if place < n else 0
         return seen(tokens, place, queries, keys)
 
-    with mock.patch.object(tiled_attention, "_seen", count):
+    with shared_out(), mock.patch.object(tiled_attention, "_seen", count):
         tiled_attention.tiled_attention(q, k, k, alibi_bias(mask, heads, "float32")[:, [head]], mask)
     return [visited[n] / (n * (n + 1) / 2) for n in lengths]
 
