@@ -9,14 +9,18 @@ import json
 import sys
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
-from minibloom import BloomForCausalLM, BloomTokenizerFast, plots
+from minibloom import BloomForCausalLM, BloomTokenizerFast, Trace, plots
 from minibloom.files import SHIPPED
-from minibloom.layers.alibi import alibi_slopes
+from minibloom.layers import tiled_attention
+from minibloom.layers.alibi import alibi_bias, alibi_slopes
+from minibloom.threads import shared_out
 
 HERE = Path(__file__).parent
+DEEPEST = "h.3.self_attention"  # of the shipped model's attentions
 
 
 def attention() -> Any:
@@ -67,7 +71,50 @@ def bench() -> Any:
     return fig
 
 
-PICTURES = {"attention": attention, "loss": loss, "bench": bench}
+def skipping() -> Any:
+    """Of all pairs of query and key, the share that tiled attention computes: the rest is skipped, exactly."""
+    model, tokenizer = BloomForCausalLM.from_pretrained(), BloomTokenizerFast.from_pretrained()
+    starts = [
+        "All human beings are",
+        "Tous les êtres humains",
+        "Todos los seres humanos",
+        "人人生而自由",
+        "सभी मनुष्यों को",
+    ]
+    texts = [model.generate([tokenizer(text)["input_ids"]], max_new_tokens=200)[0] for text in starts]
+    ids = np.resize(np.concatenate(texts), 8192)
+    trace = Trace(f"{DEEPEST}.query", f"{DEEPEST}.key")
+    model([ids], use_cache=False, logits_to_keep=1, trace=trace)
+
+    q, k = (trace[f"{DEEPEST}.{name}"] for name in ("query", "key"))  # [1, H, T, D]
+    H, lengths = model.config.n_head, [256, 512, 1024, 2048, 4096, 8192]
+    shares = np.array([computed(q[:, [h]], k[:, [h]], h, H, lengths) for h in range(H)])
+    fig, ax = plots.figure(6, 3.2)
+    heads = [f"{h}: 1/{2 ** (h + 1)}" for h in range(H)]
+    image = plots.heatmap(ax, shares, heads, [f"{n:,}" for n in lengths], lowest=0, highest=1)
+    for (h, n), share in np.ndenumerate(shares):
+        ax.text(n, h, f"{share:.0%}", ha="center", va="center", fontsize=7, color="black" if share > 0.55 else "white")
+    ax.set(xlabel="tokens", ylabel="head: slope")
+    fig.colorbar(image, ax=ax, label="computed")
+    return fig
+
+
+def computed(q: np.ndarray, k: np.ndarray, head: int, heads: int, lengths: list[int]) -> list[float]:
+    """Run tiled attention on one head's `q, k [1, 1, T, D]`; the share computed of the first 256, 512, ... tokens."""
+    mask, visited, seen = np.ones((1, q.shape[2]), dtype="int64"), dict.fromkeys(lengths, 0), tiled_attention._seen
+
+    def count(tokens: Any, place: int, queries: int, keys: slice) -> Any:
+        visible = np.minimum(np.arange(place, place + queries) + 1, keys.stop) - keys.start
+        for n in lengths:
+            visited[n] += int(visible.clip(0).sum()) if place < n else 0
+        return seen(tokens, place, queries, keys)
+
+    with shared_out(), mock.patch.object(tiled_attention, "_seen", count):
+        tiled_attention.tiled_attention(q, k, k, alibi_bias(mask, heads, "float32")[:, [head]], mask)
+    return [visited[n] / (n * (n + 1) / 2) for n in lengths]
+
+
+PICTURES = {"skipping": skipping, "attention": attention, "loss": loss, "bench": bench}
 
 
 def draw(folder: Path) -> None:
