@@ -32,7 +32,7 @@ def run(path: Path, *more: str) -> Any:
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])  # of the kernel
     os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
     resources = {"metadata": {"path": str(LESSONS)}}
-    NotebookClient(book, timeout=300, kernel_name="python3", resources=resources).execute()
+    NotebookClient(book, timeout=300, kernel_name="python3", resources=resources, coalesce_streams=True).execute()
     del book.cells[cells:]
     for cell in book.cells:
         cell.metadata.pop("execution", None)  # times, which differ from run to run
