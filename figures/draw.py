@@ -1,69 +1,51 @@
-"""Redraws every picture that README and lessons show, from the shipped model and its training record.
+"""Redraws every picture that README shows, from the shipped model, its training record and the bench's last report.
 
-python figures/draw.py          # needs the extra `lessons`, for matplotlib
+python figures/draw.py [FOLDER]         # here, or into a folder; needs Matplotlib
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 
-from minibloom import BloomForCausalLM, BloomTokenizerFast
+from minibloom import BloomForCausalLM, BloomTokenizerFast, Trace, plots
 from minibloom.files import SHIPPED
-from minibloom.layers.alibi import alibi_slopes
+from minibloom.layers import tiled_attention
+from minibloom.layers.alibi import alibi_bias, alibi_slopes
+from minibloom.threads import shared_out
 
 HERE = Path(__file__).parent
-INK = "#3a3f4b"  # reads on white; the files have a white ground, so dark pages show them as a card
-PEER_COLOURS = {"minibloom": "#0072b2", "CTranslate2": "#d55e00", "CTranslate2 int8": "#e69f00"}  # told apart by all
-plt.rcParams |= {
-    "font.size": 9,
-    **dict.fromkeys(["axes.edgecolor", "axes.labelcolor", "text.color", "xtick.color", "ytick.color"], INK),
-    **dict.fromkeys(["axes.spines.top", "axes.spines.right"], False),
-    **{"savefig.facecolor": "white", "savefig.bbox": "tight", "savefig.dpi": 130},
-}
+DEEPEST = "h.3.self_attention"  # of the shipped model's attentions
 
 
-def attention(model: BloomForCausalLM, tokenizer: BloomTokenizerFast, block: int = 0) -> None:
-    """The heads of one block over the start of Article 1, steepest ALiBi slope first."""
+def attention() -> Any:
+    """The heads of the first block over the start of Article 1, steepest ALiBi slope first."""
+    model, tokenizer = BloomForCausalLM.from_pretrained(), BloomTokenizerFast.from_pretrained()
     ids = tokenizer("All human beings are born free and equal in dignity")["input_ids"]
-    tokens = [tokenizer.decode([i]).replace(" ", "·") for i in ids]
-    weights = model([ids], output_attentions=True).attentions[block][0]  # [H, T, T]
-    slopes = alibi_slopes(len(weights), np)
-    fig, axes = plt.subplots(2, 4, figsize=(9.4, 5.2), sharex=True, sharey=True, layout="constrained")
-    for head, (ax, w) in enumerate(zip(axes.flat, weights, strict=True)):
-        shown = np.where(np.tril(np.ones_like(w)), w, np.nan)
-        image = ax.imshow(shown, cmap="cividis", vmin=0, vmax=1)
-        ax.set_title(f"head {head}, slope 1/{round(1 / float(slopes[head]))}", fontsize=9)
-        ax.set_xticks(range(len(tokens)), tokens, rotation=90, fontsize=6.5)
-        ax.set_yticks(range(len(tokens)), tokens, fontsize=6.5)
-        ax.tick_params(length=0)
-    fig.supylabel("the token that looks", fontsize=9)
-    fig.supxlabel("the token that is looked at", fontsize=9)
-    fig.colorbar(image, ax=axes, label="attention", shrink=0.7)
-    fig.savefig(HERE / "attention.png")
-    plt.close(fig)
+    weights = model([ids], output_attentions=True).attentions[0][0]  # [H, T, T]
+    figure = plots.attention(weights, plots.labels(tokenizer, ids))
+    for head, slope in enumerate(alibi_slopes(len(weights), np)):
+        figure.axes[head].set_title(f"head {head}, slope 1/{round(1 / float(slope))}")
+    return figure
 
 
-def loss_curve() -> None:
+def loss() -> Any:
     """How the shipped model learnt: the loss on what it was trained on, and on what was held out."""
     record = json.loads((SHIPPED / "training.json").read_text(encoding="utf-8"))[0]["curve"]  # of the first run
-    held_out = [(p["step"], p["validation_loss"]) for p in record if "validation_loss" in p]
-    fig, ax = plt.subplots(figsize=(6.4, 3.2), layout="constrained")
-    ax.plot([p["step"] for p in record], [p["loss"] for p in record], color="#0072b2", label="trained on")
-    ax.plot(*zip(*held_out, strict=True), color="#d55e00", marker="o", markersize=3, linestyle="--", label="held out")
-    ax.set(xlabel="step", ylabel="loss, nats a token", ylim=(0, None))
-    ax.legend(frameon=False)
-    fig.savefig(HERE / "loss.png")
-    plt.close(fig)
+    return plots.losses(
+        {
+            "trained on": [(p["step"], p["loss"]) for p in record],
+            "held out": [(p["step"], p["validation_loss"]) for p in record if "validation_loss" in p],
+        }
+    )
 
 
-def bench() -> None:
+def bench() -> Any:
     """How many times as fast as transformers each contestant is, by what `minibloom bench --json` has written."""
     report = json.loads((HERE / "bench.json").read_text(encoding="utf-8"))
     by_work: dict[str, dict[str, float]] = {}
@@ -71,25 +53,76 @@ def bench() -> None:
         by_work.setdefault(figure["work"], {})[figure["peer"]] = figure["median"]
     works = [work for work, peers in by_work.items() if {"minibloom", "transformers"} <= peers.keys()]
     works = [work for work in works if work != "import"]  # 30 times and more: it would hide the others
-    peers = [peer for peer in PEER_COLOURS if any(peer in by_work[work] for work in works)]
-    fig, ax = plt.subplots(figsize=(8.2, 0.5 + 0.17 * len(works) * len(peers)), layout="constrained")
+    peers = [
+        peer for peer in ("minibloom", "CTranslate2", "CTranslate2 int8") if any(peer in by_work[w] for w in works)
+    ]
+    fig, ax = plots.figure(8.2, 0.5 + 0.17 * len(works) * len(peers))
     height = 0.8 / len(peers)
     for i, peer in enumerate(peers):
         places = [(row, by_work[work]) for row, work in enumerate(works) if peer in by_work[work]]
         values = [times["transformers"] / times[peer] for _, times in places]
-        bars = ax.barh([row + i * height for row, _ in places], values, height, color=PEER_COLOURS[peer], label=peer)
+        bars = ax.barh([row + i * height for row, _ in places], values, height, label=peer)
         ax.bar_label(bars, fmt="%.1f", padding=2, fontsize=7)
-    ax.axvline(1, color=INK, linewidth=0.8)
+    ax.axvline(1, color=plots.THEMES["light"][0], linewidth=0.8)
     ax.set_yticks([row + 0.4 - height / 2 for row in range(len(works))], works)
     ax.invert_yaxis()
     ax.set_xlabel("times as fast as transformers")
-    fig.legend(frameon=False, loc="outside upper center", ncols=len(peers))
-    fig.savefig(HERE / "bench.png")
-    plt.close(fig)
+    fig.legend(loc="outside upper center", ncols=len(peers))
+    return fig
+
+
+def skipping() -> Any:
+    """Of all pairs of query and key, the share that tiled attention computes: the rest is skipped, exactly."""
+    model, tokenizer = BloomForCausalLM.from_pretrained(), BloomTokenizerFast.from_pretrained()
+    starts = [
+        "All human beings are",
+        "Tous les êtres humains",
+        "Todos los seres humanos",
+        "人人生而自由",
+        "सभी मनुष्यों को",
+    ]
+    texts = [model.generate([tokenizer(text)["input_ids"]], max_new_tokens=200)[0] for text in starts]
+    ids = np.resize(np.concatenate(texts), 8192)
+    trace = Trace(f"{DEEPEST}.query", f"{DEEPEST}.key")
+    model([ids], use_cache=False, logits_to_keep=1, trace=trace)
+
+    q, k = (trace[f"{DEEPEST}.{name}"] for name in ("query", "key"))  # [1, H, T, D]
+    H, lengths = model.config.n_head, [256, 512, 1024, 2048, 4096, 8192]
+    shares = np.array([computed(q[:, [h]], k[:, [h]], h, H, lengths) for h in range(H)])
+    fig, ax = plots.figure(6, 3.2)
+    heads = [f"{h}: 1/{2 ** (h + 1)}" for h in range(H)]
+    image = plots.heatmap(ax, shares, heads, [f"{n:,}" for n in lengths], lowest=0, highest=1)
+    for (h, n), share in np.ndenumerate(shares):
+        ax.text(n, h, f"{share:.0%}", ha="center", va="center", fontsize=7, color="black" if share > 0.55 else "white")
+    ax.set(xlabel="tokens", ylabel="head: slope")
+    fig.colorbar(image, ax=ax, label="computed")
+    return fig
+
+
+def computed(q: np.ndarray, k: np.ndarray, head: int, heads: int, lengths: list[int]) -> list[float]:
+    """Run tiled attention on one head's `q, k [1, 1, T, D]`; the share computed of the first 256, 512, ... tokens."""
+    mask, visited, seen = np.ones((1, q.shape[2]), dtype="int64"), dict.fromkeys(lengths, 0), tiled_attention._seen
+
+    def count(tokens: Any, place: int, queries: int, keys: slice) -> Any:
+        visible = np.minimum(np.arange(place, place + queries) + 1, keys.stop) - keys.start
+        for n in lengths:
+            visited[n] += int(visible.clip(0).sum()) if place < n else 0
+        return seen(tokens, place, queries, keys)
+
+    with shared_out(), mock.patch.object(tiled_attention, "_seen", count):
+        tiled_attention.tiled_attention(q, k, k, alibi_bias(mask, heads, "float32")[:, [head]], mask)
+    return [visited[n] / (n * (n + 1) / 2) for n in lengths]
+
+
+PICTURES = {"skipping": skipping, "attention": attention, "loss": loss, "bench": bench}
+
+
+def draw(folder: Path) -> None:
+    """Write every picture into `folder`."""
+    for name, picture in PICTURES.items():
+        with plots.style():
+            picture().savefig(folder / f"{name}.png", dpi=130)
 
 
 if __name__ == "__main__":
-    model, tokenizer = BloomForCausalLM.from_pretrained(), BloomTokenizerFast.from_pretrained()
-    attention(model, tokenizer)
-    loss_curve()
-    bench()
+    draw(Path(sys.argv[1]) if len(sys.argv) > 1 else HERE)

@@ -10,6 +10,7 @@ out = model(**tokenizer("All human beings are", return_tensors="np"))
 from .backend import to_numpy
 from .cache import Cache, StaticCache
 from .config import BloomConfig
+from .edits import ablate, patch, replace, scale
 from .errors import InputError
 from .finetuning import finetune, predict
 from .flax import FlaxBloomForCausalLM, FlaxBloomModel
@@ -46,8 +47,12 @@ __all__ = [
     "Walk",
     "WindowCache",
     "__version__",
+    "ablate",
     "finetune",
+    "patch",
     "predict",
+    "replace",
+    "scale",
     "step_names",
     "to_numpy",
     "walk",

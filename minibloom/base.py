@@ -22,6 +22,7 @@ from . import backend as backends
 from .backend import Array
 from .cache import Cache, StaticCache
 from .config import BloomConfig, parameter_shapes
+from .display import Html, blocks, code, details, paragraph, table, together
 from .errors import InputError, suggest
 from .files import SHIPPED
 from .layers.alibi import alibi_bias
@@ -186,6 +187,13 @@ class PreTrainedModel:
         """The names of all steps of a pass, in order, those of training included: what a `Trace` can watch or edit."""
         return step_names(self.config.n_layer, self.head)
 
+    def axis_sizes(self, batch: int, new: int, cache: Cache | None = None) -> dict[str, int]:
+        """The sizes of a pass by letter, as a `Trace` is told of them: of `new` positions behind those of a cache."""
+        c = self.config
+        held, seen = (0, 0) if cache is None else (cache.length, cache.seen)
+        model = {"H": c.n_head, "D": c.head_dim, "E": c.hidden_size, "V": c.vocab_size, "N": c.num_labels}
+        return {"B": batch, "S": new, "T": held + new, "end": seen + new, **model}
+
     def num_parameters(self) -> int:
         """How many numbers are learnt; a tied head counts once."""
         return sum(math.prod(shape) for shape in self.shapes(self.config).values())
@@ -197,6 +205,35 @@ class PreTrainedModel:
             f"{type(self).__name__}({self.num_parameters():,} parameters: {c.n_layer} blocks, {c.n_head} heads, "
             f"hidden size {c.hidden_size}, vocabulary {c.vocab_size:,}; {self.dtype}{kept}, {self.backend})"
         )
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the facts, and the parameters of each block."""
+        c, shapes = self.config, self.shapes(self.config)
+
+        def parameters(names: Sequence[str]) -> Html:
+            rows = [[code(name), list(shapes[name]), f"{math.prod(shapes[name]):,}"] for name in names]
+            return table(["parameter", "shape", "numbers"], rows, left=2)
+
+        def count(names: Sequence[str]) -> str:
+            return f"{sum(math.prod(shapes[name]) for name in names):,}"
+
+        facts: list[list[object]] = [
+            ["parameters", f"{self.num_parameters():,}"],
+            ["blocks", c.n_layer],
+            ["hidden size, E", c.hidden_size],
+            ["heads, H", c.n_head],
+            ["head size, D", c.head_dim],
+            ["vocabulary, V", f"{c.vocab_size:,}"],
+            ["computes in", f"{self.dtype}, with {self.backend}"],
+            ["keeps weights as", self.weights],
+        ]
+        parts = [
+            details(f"{block}: {count(names)} parameters", parameters(names), block == "h.0")
+            if block
+            else parameters(names)
+            for block, names in blocks(shapes)
+        ]
+        return together(paragraph(type(self).__name__), table([], facts, left=2), *parts)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         raise InputError(f"{type(self).__name__} is no model yet: use one of those in minibloom.models.")
@@ -255,8 +292,8 @@ class PreTrainedModel:
             rng=numpy.random.default_rng(seed) if train else None,
             watch=_Keeping(seen, kept) if kept else seen,
         )
-        if trace is not None:
-            trace.start(self.step_names())  # the last check: a call that is refused leaves a trace as it was
+        if trace is not None:  # the last check: a call that is refused leaves a trace as it was
+            trace.start(self.step_names(), self.axis_sizes(B, S, cache))
         if isinstance(trace, Tape):
             trace.run = run
         ids, embeds = (x, None) if inputs_embeds is None else (None, x)

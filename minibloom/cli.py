@@ -1,4 +1,4 @@
-"""The command line: `minibloom generate | walk | info | quantize | train | predict | parity | bench`.
+"""The command line: `minibloom generate | walk | lessons | info | quantize | train | predict | parity | bench`.
 
 Bad input ends with one line on standard error and exit status 2; so does a wrong option.
 """
@@ -109,6 +109,18 @@ def parser() -> argparse.ArgumentParser:
         "--top", type=int, default=5, metavar="N", help="how many of the likeliest next tokens to show (default 5)"
     )
     sub.add_argument("--pause", action="store_true", help="wait for Enter after each step")
+
+    from .lessons import FOLDER
+
+    sub = command("lessons", run_lessons, "copy the lessons into a folder of your own, and open them in JupyterLab")
+    sub.add_argument(
+        "folder",
+        nargs="?",
+        default=FOLDER,
+        metavar="FOLDER",
+        help=f"where they go (default ./{FOLDER}); what is there already is kept as it is",
+    )
+    sub.add_argument("--no-open", action="store_true", help="only copy them")
 
     sub = command("info", run_info, "say what a checkpoint is and what memory it needs, without loading it")
     sub.add_argument(
@@ -233,6 +245,19 @@ def run_walk(a: argparse.Namespace) -> None:
                 input()
             except EOFError:  # Ctrl-D
                 return
+
+
+def run_lessons(a: argparse.Namespace) -> int:
+    from .lessons import copy_lessons, open_lessons
+
+    there = os.path.exists(a.folder)
+    copied = [path.as_posix() for path in copy_lessons(a.folder)]
+    if there:
+        added = f"added {', '.join(copied)}" if copied else "nothing is missing"
+        print(f"{a.folder}: {added}; what was there is kept as it was.", flush=True)
+    else:
+        print(f"{a.folder}: the lessons, a copy of your own to write in.", flush=True)
+    return 0 if a.no_open else open_lessons(a.folder)
 
 
 def run_info(a: argparse.Namespace) -> None:

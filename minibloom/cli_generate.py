@@ -11,6 +11,7 @@ from typing import Any
 
 from .errors import InputError
 from .generation import Continuation, check_settings, generate_text, stream_text
+from .generation.prompt_cache import PromptCache
 from .generation.session import Session
 from .generation.settings import FIELDS
 from .window_cache import WindowCache
@@ -39,6 +40,12 @@ def add_arguments(sub: argparse.ArgumentParser) -> None:
         "--assistant", metavar="PATH_OR_REPO", help="a smaller model of the same tokens that guesses ahead"
     )
     sub.add_argument("--window", type=int, metavar="TOKENS", help="see only so many tokens back, in fixed memory")
+    sub.add_argument(
+        "--prompt-cache",
+        metavar="FILE",
+        help="keys and values of a text that the prompts begin with, read instead of computed; made from the prompt "
+        "if there is no such file yet",
+    )
     sub.add_argument("--stop", action="append", metavar="TEXT", help="end where this text appears; may be repeated")
     sub.add_argument("--bad-word", action="append", metavar="TEXT", help="never write this; may be repeated")
     sub.add_argument(
@@ -74,6 +81,8 @@ def run(a: argparse.Namespace, load: Callable[[argparse.Namespace], LOADED]) -> 
         WindowCache(1, a.window)
         if len(prompts) > 1:
             raise InputError("--window is for one prompt or --interactive: give one prompt.")
+    if a.prompt_cache is not None:
+        _check_prompt_cache(a, prompts)
     model, tokenizer = load(a)
     for name, texts in words.items():
         settings[name] = _words(tokenizer, texts, name == "force_words_ids")
@@ -84,6 +93,9 @@ def run(a: argparse.Namespace, load: Callable[[argparse.Namespace], LOADED]) -> 
         return _in_turns(Session(model, tokenizer, cache, **settings), a.json)
     if cache is not None:
         settings["past_key_values"] = cache
+    if a.prompt_cache is not None:
+        settings["past_key_values"] = _prompt_cache(Path(a.prompt_cache), model, tokenizer, prompts)
+        a.batch_size = 1  # prompts side by side would be padded, and not begin alike
     beams, returned = (settings.get(name, 1) for name in ("num_beams", "num_return_sequences"))
     if len(prompts) == 1 and not a.json and beams == returned == 1:
         _stream(prompts[0], stream_text(model, tokenizer, prompts[0], **settings))
@@ -109,6 +121,26 @@ def _prompts(a: argparse.Namespace) -> list[str]:
     if not prompts:
         raise InputError(f"{a.file} holds no prompt: expected one a line.")
     return prompts
+
+
+def _check_prompt_cache(a: argparse.Namespace, prompts: list[str]) -> None:
+    """Before anything is loaded: whether the file can be read or written, and can be of use."""
+    path = Path(a.prompt_cache)
+    if a.interactive or a.window is not None:
+        raise InputError("--prompt-cache is for prompts: leave out --interactive and --window.")
+    if not path.exists() and len(prompts) > 1:
+        raise InputError(f"{path} is not there: make it first, with one prompt that all others begin with.")
+    if path.is_dir() or not path.parent.is_dir():
+        raise InputError(f"--prompt-cache is {path}, expected the name of a file in a folder that is there.")
+
+
+def _prompt_cache(path: Path, model: Any, tokenizer: Any, prompts: list[str]) -> PromptCache:
+    """What the file holds; without a file, the one prompt read now, and written there."""
+    if path.exists():
+        return PromptCache.load(path, model)
+    cache = PromptCache(model, prompts[0], tokenizer=tokenizer)
+    cache.save(path)
+    return cache
 
 
 def _words(tokenizer: Any, texts: list[str], forced: bool) -> list[Any]:

@@ -149,7 +149,7 @@ def in_short(names: Iterable[str], about: Mapping[str, Any]) -> str:
 
 
 def generic(name: str) -> str:
-    """A step's name in `trace.FORMULAS`: "h.3.mlp.gelu" -> "h.*.mlp.gelu"."""
+    """A step's name in `trace.STEPS`: "h.3.mlp.gelu" -> "h.*.mlp.gelu"."""
     return re.sub(r"^h\.\d+", "h.*", name)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+from .display import bold, code, table
 from .errors import InputError, suggest
 from .fields import (
     FLAG,
@@ -202,6 +203,20 @@ class BloomConfig:
     def to_json_string(self) -> str:
         """Return the text of `config.json`."""
         return json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: every field, with those in bold that are not the default."""
+        default = BloomConfig().to_dict()
+
+        def row(name: str, value: Any) -> list[object]:
+            if name not in default:
+                return [bold(code(name)), bold(repr(value)), "not a field of BLOOM's"]
+            changed = value != default[name]
+            return (
+                [bold(code(name)), bold(repr(value)), repr(default[name])] if changed else [code(name), repr(value), ""]
+            )
+
+        return table(["field", "value", "default, if another"], (row(*item) for item in self.to_dict().items()), left=3)
 
     def __repr__(self) -> str:
         default = BloomConfig().to_dict()

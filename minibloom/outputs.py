@@ -8,6 +8,7 @@ from typing import Any
 
 from .backend import Array
 from .cache import Cache, StaticCache
+from .display import STATISTICS, code, kind, paragraph, short, statistics, table, together
 from .errors import suggest
 
 
@@ -43,8 +44,21 @@ class ModelOutput:
     def __contains__(self, key: object) -> bool:
         return key in self.keys()
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={short(value)}' for name, value in self.items())})"
 
-@dataclass(eq=False)
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the fields, in a table."""
+
+        def row(name: str, value: Any) -> list[object]:
+            whole = hasattr(value, "shape") and value.shape
+            return [code(name), kind(value) if whole else short(value), *(statistics(value) if whole else [""] * 4)]
+
+        rows = [row(name, value) for name, value in self.items()]
+        return together(paragraph(type(self).__name__), table(["field", "what it is", *STATISTICS], rows, left=2))
+
+
+@dataclass(eq=False, repr=False)
 class BaseModelOutputWithPast(ModelOutput):
     """`last_hidden_state [B, S, E]`; the cache; L + 1 hidden states `[B, S, E]`; L attentions `[B, H, S, T]`."""
 
@@ -54,7 +68,7 @@ class BaseModelOutputWithPast(ModelOutput):
     attentions: tuple[Array, ...] | None = None
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class CausalLMOutputWithPast(ModelOutput):
     """`loss`, a scalar; `logits [B, S, V]`; the cache; hidden states and attentions as in `BaseModelOutputWithPast`."""
 
@@ -65,7 +79,7 @@ class CausalLMOutputWithPast(ModelOutput):
     attentions: tuple[Array, ...] | None = None
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class SequenceClassifierOutputWithPast(ModelOutput):
     """`loss`, a scalar; `logits [B, num_labels]`; the cache; hidden states and attentions as above."""
 
@@ -76,7 +90,7 @@ class SequenceClassifierOutputWithPast(ModelOutput):
     attentions: tuple[Array, ...] | None = None
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class TokenClassifierOutput(ModelOutput):
     """`loss`, a scalar; `logits [B, S, num_labels]`; hidden states and attentions as above."""
 
@@ -86,7 +100,7 @@ class TokenClassifierOutput(ModelOutput):
     attentions: tuple[Array, ...] | None = None
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class QuestionAnsweringModelOutput(ModelOutput):
     """`loss`, a scalar; `start_logits`, `end_logits` `[B, S]` each; hidden states and attentions as above."""
 
@@ -97,7 +111,7 @@ class QuestionAnsweringModelOutput(ModelOutput):
     attentions: tuple[Array, ...] | None = None
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class FlaxBaseModelOutput(ModelOutput):
     """`last_hidden_state [B, S, E]`; the next cache; hidden states; attentions `[B, H, S, S or max_length]`."""
 
@@ -107,7 +121,7 @@ class FlaxBaseModelOutput(ModelOutput):
     attentions: tuple[Array, ...] | None = None
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class FlaxMaskedLMOutput(ModelOutput):
     """`logits [B, S, V]`; the next cache; hidden states and attentions as in `FlaxBaseModelOutput`."""
 

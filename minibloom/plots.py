@@ -148,7 +148,7 @@ def _families(text: str) -> list[str]:
     return [usual, *sorted(name for name in others if name)]
 
 
-def _write_labels(axis: Any, texts: Sequence[str] | None, count: int, size: float = 7.5, **more: Any) -> None:
+def _write_labels(axis: Any, texts: Sequence[str] | None, count: int, size: float = 6.5, **more: Any) -> None:
     """Tokens along an axis, each in fonts that have its letters. Without texts, or with too many, numbers stay."""
     if texts is None or count > MANY:
         return
@@ -250,8 +250,8 @@ def attention(weights: Array, tokens: Sequence[str] | None = None, heads: Iterab
         raise InputError(f"heads are {chosen}, expected numbers from 0 to {H - 1}.")
     past = T - S
     unseen = numpy.arange(T) > numpy.arange(past, T)[:, None]
-    size = min(max(2.2, 0.5 + 0.12 * T), 4.6)  # inches: room for the labels
-    fig, axes, places = _grid(len(chosen), size, 4 if size < 2.6 else 2)
+    size = min(max(2.1, 0.3 + 0.1 * T), 4.6)  # inches: room for the labels
+    fig, axes, places = _grid(len(chosen), size, 4 if size < 2.5 else 2)
     for head, ax in zip(chosen, places, strict=True):
         image = heatmap(
             ax,

@@ -77,7 +77,7 @@ class Slip:
     is only what the port shows.
     """
 
-    steps: tuple[str, ...]  # as in `trace.FORMULAS`, "h.*" for every block
+    steps: tuple[str, ...]  # as in `trace.STEPS`, "h.*" for every block
     said: str
     wrong: Callable[[Pass, str, Array], Array]
     flows: bool = True

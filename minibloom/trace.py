@@ -6,12 +6,13 @@
     print(trace)                                 # all of them: name, formula, shape, dtype, values
 
     Trace("*.probs")                             # keep only some
-    Trace(edits={"h.3.mlp.gelu": lambda x: 0 * x})    # change what flows on
+    Trace(edits={"h.3.mlp.gelu": lambda x: 0 * x})    # change what flows on; see also `edits.py`
 
 The names are those of the modules in a checkpoint, and of the arrays between them. A trace only keeps references, so
 watching changes no bit of the result, with one exception: the fast path of attention, which large passes take, has no
 scores, probabilities or weights to show. Who wants one of these gets the plain path, which is equal to rounding.
-The table below is the one place where the steps and their formulas stand; a test holds it to what a pass really does.
+The table below is the one place where the steps, their axes and formulas stand; a test holds it to what a pass really
+does.
 """
 
 from __future__ import annotations
@@ -19,66 +20,91 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
-import numpy
-
-from .backend import Array, to_numpy
+from .backend import Array
+from .display import (
+    STATISTICS,
+    Html,
+    blocks,
+    code,
+    details,
+    kind,
+    paragraph,
+    statistics,
+    summary,
+    table,
+    together,
+    unbroken,
+)
 from .errors import InputError, suggest
 
-# Steps in forward order, with their formulas. Those of a block have "h.*" for its number.
-FORMULAS: dict[str, str] = {
-    "input_ids": "as given",
-    "word_embeddings": "E[ids]",
-    "word_embeddings_layernorm": "LayerNorm(word_embeddings)",
-    "attention_mask": "1 = token, 0 = padding",
-    "alibi": "slope[head] * position(key)",
-    "h.*.input_layernorm": "a = LayerNorm(x)",
-    "h.*.self_attention.query_key_value": "a @ W_qkv.T + b_qkv",
-    "h.*.self_attention.query": "q, head by head",
-    "h.*.self_attention.key": "k, cached keys first",
-    "h.*.self_attention.value": "v, cached values first",
-    "h.*.self_attention.scores": "q @ k.T / sqrt(D) + alibi, masked",
-    "h.*.self_attention.probs": "softmax(scores)",
-    "h.*.self_attention.dropout": "0 or 1 / (1 - p), drawn",
-    "h.*.self_attention.head_mask": "as given, one factor a head",
-    "h.*.self_attention.weights": "probs, after dropout and head mask",
-    "h.*.self_attention.context": "heads side by side: weights @ v",
-    "h.*.self_attention.dense": "context @ W_dense.T + b_dense",
-    "h.*.self_attention.hidden_dropout": "0 or 1 / (1 - p), drawn",
-    "h.*.attention_residual": "x + dense",
-    "h.*.post_attention_layernorm": "m = LayerNorm(x)",
-    "h.*.mlp.dense_h_to_4h": "m @ W_up.T + b_up",
-    "h.*.mlp.gelu": "gelu(dense_h_to_4h)",
-    "h.*.mlp.dense_4h_to_h": "gelu @ W_down.T + b_down",
-    "h.*.mlp.hidden_dropout": "0 or 1 / (1 - p), drawn",
-    "h.*": "x + mlp",
-    "ln_f": "LayerNorm(x)",
+
+class Step(NamedTuple):
+    """`axes`: B batch, S queries, T keys, H heads, D head size, E hidden size, V vocabulary, N labels.
+
+    "HD" is H times D, head by head; "H3D" is, in each head, 3 times D.
+    """
+
+    axes: str
+    formula: str
+
+
+# Steps in forward order. Those of a block have "h.*" for its number.
+STEPS: dict[str, Step] = {
+    "input_ids": Step("B S", "as given"),
+    "word_embeddings": Step("B S E", "E[ids]"),
+    "word_embeddings_layernorm": Step("B S E", "LayerNorm(embeddings)"),
+    "attention_mask": Step("B T", "1 = token, 0 = padding"),
+    "alibi": Step("B H 1 T", "slope[head] * position(key)"),
+    "h.*.input_layernorm": Step("B S E", "a = LayerNorm(x)"),
+    "h.*.self_attention.query_key_value": Step("B S H3D", "a @ W_qkv.T + b_qkv"),
+    "h.*.self_attention.query": Step("B H S D", "q, head by head"),
+    "h.*.self_attention.key": Step("B H T D", "k, cached keys first"),
+    "h.*.self_attention.value": Step("B H T D", "v, cached values first"),
+    "h.*.self_attention.scores": Step("B H S T", "q @ k.T / sqrt(D) + alibi, masked"),
+    "h.*.self_attention.probs": Step("B H S T", "softmax(scores)"),
+    "h.*.self_attention.dropout": Step("B H S T", "0 or 1 / (1 - p), drawn"),
+    "h.*.self_attention.head_mask": Step("H 1 1", "as given, one factor a head"),
+    "h.*.self_attention.weights": Step("B H S T", "probs, after dropout and head mask"),
+    "h.*.self_attention.context": Step("B S HD", "heads side by side: weights @ v"),
+    "h.*.self_attention.dense": Step("B S E", "context @ W_dense.T + b_dense"),
+    "h.*.self_attention.hidden_dropout": Step("B S E", "0 or 1 / (1 - p), drawn"),
+    "h.*.attention_residual": Step("B S E", "x + dense"),
+    "h.*.post_attention_layernorm": Step("B S E", "m = LayerNorm(x)"),
+    "h.*.mlp.dense_h_to_4h": Step("B S 4E", "m @ W_up.T + b_up"),
+    "h.*.mlp.gelu": Step("B S 4E", "gelu(dense_h_to_4h)"),
+    "h.*.mlp.dense_4h_to_h": Step("B S E", "gelu @ W_down.T + b_down"),
+    "h.*.mlp.hidden_dropout": Step("B S E", "0 or 1 / (1 - p), drawn"),
+    "h.*": Step("B S E", "x + mlp"),
+    "ln_f": Step("B S E", "LayerNorm(x)"),
 }
 # The steps of each head, which follow. The gradient of the loss by the logits is where backward starts.
-HEADS: dict[str, dict[str, str]] = {
+HEADS: dict[str, dict[str, Step]] = {
     "": {},
     "lm_head": {
-        "lm_head": "ln_f @ E.T, the logits",
-        "lm_head.grad": "(softmax(logits) - onehot(label)) / count",
-        "lm_head.dhidden": "lm_head.grad @ E, chunk by chunk",  # these two in place of those two,
-        "lm_head.dweight": "lm_head.grad.T @ ln_f, chunk by chunk",  # with output_logits=False
+        "lm_head": Step("B S V", "ln_f @ E.T, the logits"),
+        "lm_head.grad": Step("B S V", "(softmax(logits) - onehot(label)) / count"),
+        "lm_head.dhidden": Step("B S E", "lm_head.grad @ E, chunk by chunk"),  # these two in place of those two,
+        "lm_head.dweight": Step("V E", "lm_head.grad.T @ ln_f, chunk by chunk"),  # with output_logits=False
     },
     "score": {
-        "last_token": "place of the last id that is no padding",
-        "score": "ln_f[last_token] @ W_score.T, the logits",
-        "score.grad": "d loss / d logits",
+        "last_token": Step("B", "place of the last id that is no padding"),
+        "score": Step("B N", "ln_f[last_token] @ W_score.T, the logits"),
+        "score.grad": Step("B N", "d loss / d logits"),
     },
     "classifier": {
-        "classifier.dropout": "0 or 1 / (1 - p), drawn",
-        "classifier": "ln_f @ W.T + b, the logits",
-        "classifier.grad": "(softmax(logits) - onehot(label)) / count",
+        "classifier.dropout": Step("B S E", "0 or 1 / (1 - p), drawn"),
+        "classifier": Step("B S N", "ln_f @ W.T + b, the logits"),
+        "classifier.grad": Step("B S N", "(softmax(logits) - onehot(label)) / count"),
     },
     "qa_outputs": {
-        "qa_outputs": "ln_f @ W.T + b, the logits of start and end",
-        "qa_outputs.grad": "(softmax over positions - onehot(position)) / count / 2",
+        "qa_outputs": Step("B S 2", "ln_f @ W.T + b, the logits of start and end"),
+        "qa_outputs.grad": Step("B S 2", "(softmax over positions - onehot(position)) / count / 2"),
     },
 }
+SOMETIMES = ("input_ids", "dropout", "head_mask", "lm_head", ".grad", ".dhidden", ".dweight")  # not in every pass
+SHORT = 24  # steps that a notebook shows in one table
 UNUSED_BY_BACKWARD = (".query_key_value", ".scores", ".dense", ".dense_4h_to_h", *filter(None, HEADS))
 
 
@@ -87,50 +113,76 @@ def step_names(layers: int, head: str = "lm_head") -> list[str]:
 
     head: "lm_head", "score", "classifier" or "qa_outputs", as its parameters are called; "" for a model without one.
     """
-    inside = [name for name in FORMULAS if name.startswith("h.*")]
-    names = list(FORMULAS)
+    inside = [name for name in STEPS if name.startswith("h.*")]
+    names = list(STEPS)
     before, after = names[: names.index(inside[0])], names[names.index(inside[-1]) + 1 :]
     return [*before, *(name.replace("*", str(i), 1) for i in range(layers) for name in inside), *after, *HEADS[head]]
 
 
-def formula(name: str) -> str:
-    """The formula of the step called `name`."""
+def step(name: str) -> Step:
+    """Axes and formula of the step called `name`; an unknown one has none."""
     for head in HEADS.values():
         if name in head:
             return head[name]
-    return FORMULAS.get(re.sub(r"^h\.\d+", "h.*", name), "")
+    return STEPS.get(re.sub(r"^h\.\d+", "h.*", name), Step("", ""))
+
+
+def formula(name: str) -> str:
+    """The formula of the step called `name`."""
+    return step(name).formula
+
+
+class StepEdit(Protocol):
+    """An edit that goes by the name of the step, as those in `edits.py` do."""
+
+    def at(self, name: str, sizes: Mapping[str, int]) -> Callable[[Array], Array]:
+        """The function to apply at this step; an InputError if there can be none.
+
+        sizes: of the axes that `Step` names, by letter, and "end": positions up to the end of this pass, those
+            that a cache holds or has dropped included.
+        """
 
 
 class Trace(Mapping[str, Array]):
     """The steps of a forward pass, by name, in the order in which they were computed.
 
     `patterns` (shell style, `*` for anything) say which steps to keep; none means all. `edits` maps patterns
-    to functions from a step's array to the array, of the same shape and dtype, that flows on in its place.
+    to functions from a step's array to the array, of the same shape and dtype, that flows on in its place; or to what
+    `scale`, `replace`, `patch` and `ablate` return.
     """
 
-    def __init__(self, *patterns: str, edits: Mapping[str, Callable[[Array], Array]] | None = None) -> None:
+    def __init__(self, *patterns: str, edits: Mapping[str, Callable[[Array], Array] | StepEdit] | None = None) -> None:
         self.patterns = patterns or ("*",)
         self.edits = dict(edits or {})
         self._steps: dict[str, Array] = {}
+        self._sizes: Mapping[str, int] = {}
 
-    def start(self, names: Sequence[str]) -> None:
-        """Called when a pass with these steps begins: forget the last. A pattern without a match is an InputError."""
+    def start(self, names: Sequence[str], sizes: Mapping[str, int]) -> None:
+        """Called when a pass with these steps begins: forget the last. `sizes` as for `StepEdit`.
+
+        An InputError if a pattern matches none of them, or an edit cannot be made at one that it matches.
+        """
         for pattern in (*self.patterns, *self.edits):
             if not any(fnmatchcase(name, pattern) for name in names):
                 raise InputError(
                     f"no step of this model is called {pattern!r}.{suggest(pattern, names)} "
                     "model.step_names() lists them."
                 )
+        for pattern, edit in self.edits.items():
+            for name in names:
+                if fnmatchcase(name, pattern):
+                    _function(edit, name, sizes)
         self._steps.clear()
+        self._sizes = sizes
 
     def __call__(self, name: str, value: Array) -> Array:
         """Called by the forward pass at each step; returns what flows on."""
         for pattern, edit in self.edits.items():
             if fnmatchcase(name, pattern):
-                edited = edit(value)
+                edited = _function(edit, name, self._sizes)(value)
                 if getattr(edited, "shape", None) != value.shape or edited.dtype != value.dtype:
                     raise InputError(
-                        f"the edit of {name!r} returned {_kind(edited)}, expected {_kind(value)} like the step itself."
+                        f"the edit of {name!r} returned {kind(edited)}, expected {kind(value)} like the step itself."
                     )
                 value = edited
         if any(fnmatchcase(name, pattern) for pattern in self.patterns):
@@ -162,6 +214,28 @@ class Trace(Mapping[str, Array]):
     def __repr__(self) -> str:
         return f"Trace({len(self)} steps)"
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: a table, and of a long trace one for each block, to be opened."""
+        groups = blocks(self)
+        if not self:
+            return paragraph(repr(self))
+        if len(self) <= SHORT:
+            return self._table([*self])
+        first = next((block for block, _ in groups if block), "")
+        return together(*(
+            details(f"{block}: {len(names)} steps", self._table(names), block == first) if block else self._table(names)
+            for block, names in groups
+        ))  # fmt: skip
+
+    def _table(self, names: Sequence[str]) -> Html:
+        def row(name: str, value: Array) -> list[object]:
+            axes, formula = step(name)
+            values = statistics(value) or ["all masked"]
+            return [code(name), formula, unbroken(axes), unbroken(list(value.shape)), value.dtype, *values]
+
+        columns = ["step", "formula", "axes", "shape", "dtype", *STATISTICS]
+        return table(columns, (row(name, self[name]) for name in names), left=5)
+
 
 class Tape(Trace):
     """The steps that backward reads: a trace that keeps those, and shows every step to the caller's trace first.
@@ -176,10 +250,10 @@ class Tape(Trace):
         if seen_by is not None and seen_by.edits:
             raise InputError("a trace with edits cannot be used with value_and_grad: backward knows nothing of edits.")
 
-    def start(self, names: Sequence[str]) -> None:
+    def start(self, names: Sequence[str], sizes: Mapping[str, int]) -> None:
         self._steps.clear()
         if self.seen_by is not None:
-            self.seen_by.start(names)
+            self.seen_by.start(names, sizes)
 
     def __call__(self, name: str, value: Array) -> Array:
         if self.seen_by is not None:
@@ -199,15 +273,5 @@ def describe(name: str, value: Array) -> str:
     return f"{name:<42} {formula(name)}\n    {list(value.shape)!s:<18} {value.dtype!s:<8} {summary(value)}"
 
 
-def summary(x: Array) -> str:
-    """Mean, spread and range of an array's numbers, in one line. Masked scores are left out."""
-    values = to_numpy(x)
-    if values.dtype.kind == "f":
-        values = values[values != numpy.finfo(values.dtype).min]
-    if values.size == 0:
-        return "all masked"
-    return f"mean {values.mean():+.3g}  std {values.std():.3g}  min {values.min():+.3g}  max {values.max():+.3g}"
-
-
-def _kind(x: object) -> str:
-    return f"{getattr(x, 'dtype', type(x).__name__)}{list(getattr(x, 'shape', ()))}"
+def _function(edit: Any, name: str, sizes: Mapping[str, int]) -> Callable[[Array], Array]:
+    return edit.at(name, sizes) if hasattr(edit, "at") else edit

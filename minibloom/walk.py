@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from .backend import to_numpy
+from .display import code, details, table, together
 from .errors import InputError
 from .layers.softmax import softmax
 from .models import BloomForCausalLM
@@ -31,6 +32,14 @@ class Walk:
         width = max(len(repr(token)) for token, _ in self.next_tokens)
         lines = [f"  {token!r:<{width}}  {p:6.1%}  {'█' * round(40 * p)}" for token, p in self.next_tokens]
         yield "\n".join(["the most likely next tokens, softmax(logits) of the last position:", *lines])
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the tokens, the steps, and what comes next."""
+        tokens = table(["position", "token"], [[str(i), code(repr(t))] for i, t in enumerate(self.tokens)], left=2)
+        rows = [[code(repr(token)), f"{p:.1%}", "█" * round(40 * p)] for token, p in self.next_tokens]
+        following = table(["next token", "probability", ""], rows)
+        title = f"{len(self.tokens)} tokens"
+        return together(details(title, tokens, len(self.tokens) <= 8), self.trace._repr_html_(), following)
 
     def __str__(self) -> str:
         return "\n".join(self.parts())

@@ -56,6 +56,44 @@ def test_standard_input_is_one_prompt_or_one_a_line(model, capsys, monkeypatch, 
     assert prompts == (["the cat\nthe dog"] if count == 1 else ["the cat", "the dog"])
 
 
+def test_a_prompt_cache_is_made_once_and_read_by_every_prompt_that_begins_with_it(model, tmp_path, capsys, monkeypatch):
+    file, new = tmp_path / "prompt.safetensors", ["--max-new-tokens", "4", "--json"]
+    generate(model, "the cat", *new)
+    plain = capsys.readouterr().out
+    generate(model, "the cat", "--prompt-cache", str(file), *new)
+    assert json.loads(capsys.readouterr().out)["ids"] == json.loads(plain)["ids"]
+    kept = file.read_bytes()
+
+    (tmp_path / "prompts.txt").write_text("the cat\nthe cat and the dog and so on\n")
+    generate(model, "--file", str(tmp_path / "prompts.txt"), *new, "--batch-size", "1")
+    without = [json.loads(line)["ids"] for line in capsys.readouterr().out.splitlines()]
+    monkeypatch.setattr("minibloom.generation.prompt_cache.PromptCache.__init__", None)  # no prompt is read any more
+    generate(model, "--file", str(tmp_path / "prompts.txt"), "--prompt-cache", str(file), *new)
+    assert [json.loads(line)["ids"] for line in capsys.readouterr().out.splitlines()] == without
+    assert file.read_bytes() == kept
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["a dog", "--prompt-cache", "{made}"], "input_ids do not begin with"),
+        (["--file", "{prompts}", "--prompt-cache", "{folder}/none"], "make it first, with one prompt"),
+        (["a", "--prompt-cache", "{folder}"], "expected the name of a file"),
+        (["a", "--prompt-cache", "{folder}/none/none"], "expected the name of a file"),
+        (["a", "--prompt-cache", "{prompts}"], "prompts.txt"),
+        (["a", "--prompt-cache", "{made}", "--window", "5"], "leave out --interactive and --window"),
+        (["--interactive", "--prompt-cache", "{made}"], "leave out --interactive and --window"),
+    ],
+)
+def test_a_prompt_cache_that_cannot_serve_is_an_error(model, tmp_path, capsys, arguments, says):
+    places = {"folder": tmp_path, "made": tmp_path / "made", "prompts": tmp_path / "prompts.txt"}
+    places["prompts"].write_text("the cat\nthe dog\n")
+    generate(model, "the cat", "--prompt-cache", str(places["made"]), "--max-new-tokens", "1")
+    capsys.readouterr()
+    generate(model, *(word.format(**places) for word in arguments), says=2)
+    assert says in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("options", [[], ["--window", "9"], ["--prompt-lookup-num-tokens", "3"]])
 def test_turns_are_of_one_text(model, loaded, capsys, monkeypatch, options):
     monkeypatch.setattr("sys.stdin", io.StringIO("the cat\n\n sat\n"))

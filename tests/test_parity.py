@@ -20,7 +20,7 @@ from minibloom.errors import InputError
 from minibloom.golden import GIVEN, KEY, Steps, read, run, write
 from minibloom.slips import HINTS, SLIPS
 from minibloom.tensor_file import write_tensors
-from minibloom.trace import FORMULAS, step_names
+from minibloom.trace import STEPS, step_names
 
 from . import tiny
 from .port import port
@@ -196,7 +196,7 @@ def test_a_step_between_two_that_are_shown_is_suspected(model, golden):
 
 
 def test_there_is_a_hint_for_every_step_of_a_plain_pass():
-    inside = {name for name in (*FORMULAS, "lm_head", "logits", "loss", "last_token") if "dropout" not in name}
+    inside = {name for name in (*STEPS, "lm_head", "logits", "loss", "last_token") if "dropout" not in name}
     assert inside - HINTS.keys() == {"input_ids", "h.*.self_attention.head_mask"}
 
 

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minibloom import BloomConfig, BloomForCausalLM, BloomModel, Cache, InputError, Trace, step_names
+from minibloom.display import summary
 from minibloom.layers.transformer import transformer_backward
-from minibloom.trace import Tape, formula, summary
+from minibloom.trace import Tape, formula
 
 from .strategies import few, masks, models, normal, random_model, token_ids
 

@@ -8,7 +8,7 @@ import pytest
 from minibloom import BloomForCausalLM, step_names, walk
 from minibloom.errors import InputError
 from minibloom.layers.softmax import softmax
-from minibloom.trace import FORMULAS, formula
+from minibloom.trace import STEPS, formula
 
 from . import tiny
 from .strategies import random_model
@@ -39,7 +39,7 @@ def test_each_part_says_name_formula_shape_dtype_and_values_and_fits_a_terminal(
         for said in (name, formula(name), str(list(value.shape)), str(value.dtype), "mean", "std", "min", "max"):
             assert said in part
         assert all(len(line) <= 100 for line in part.splitlines())
-    assert all(FORMULAS.values())
+    assert all(all(step) for step in STEPS.values())
     assert following.count("%") == len(result.next_tokens) == 5
     assert str(result) == "\n".join([tokens, *parts, following])
 

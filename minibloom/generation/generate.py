@@ -33,6 +33,7 @@ def generate(model: BloomForCausalLM, input_ids: Any, attention_mask: Any = None
     stopping_criteria: functions of ids `[B, T]` and scores `[B, V]` that say which rows have ended, `[B]`.
     seed: of the draws.
     callback: is called with the ids `[B * N]` of each step.
+    trace: a `Trace` that sees and edits every pass. It then holds the last one, over the token before the last.
 
     Returns ids, or with `return_dict_in_generate=True` a `GenerateDecoderOnlyOutput`, of beams a
     `GenerateBeamDecoderOnlyOutput`. N is `num_return_sequences`.

@@ -15,6 +15,7 @@ from .. import backend as backends
 from ..backend import Array
 from ..cache import Cache
 from ..errors import InputError
+from ..trace import Trace
 from .filters import Filter, filtered, filters, log_softmax, spread
 from .processors import Processor, processors, tokens_past
 from .settings import FIELDS, GenerationConfig, check_seed, check_together, unknown_setting
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 ARGUMENTS = (  # of generate, beside its settings
     "attention_mask", "past_key_values", "generation_config", "tokenizer", "assistant_model", "logits_processor",
-    "stopping_criteria", "seed", "callback",
+    "stopping_criteria", "seed", "callback", "trace",
 )  # fmt: skip
 SETTINGS = (*FIELDS, *ARGUMENTS)
 
@@ -48,6 +49,7 @@ class Job:
     draft: BloomForCausalLM | None = None
     rng: numpy.random.Generator = field(default_factory=numpy.random.default_rng)
     callback: Any = None  # called with the ids [B * N] of each step
+    trace: Trace | None = None  # sees and edits every pass of the model
     wants_log_probs: bool = False
 
     # What a strategy leaves here
@@ -66,8 +68,8 @@ class Job:
 
     @property
     def rows_leave(self) -> bool:
-        """Whether a row that has ended leaves the batch: not where somebody will look at all rows' arrays."""
-        return self.cache is None and not self.settings.return_dict_in_generate
+        """Whether a row that has ended leaves the batch: not where somebody looks at all rows' arrays."""
+        return self.cache is None and self.trace is None and not self.settings.return_dict_in_generate
 
     def history(self) -> History:
         """The prompts, to be continued."""
@@ -139,9 +141,11 @@ class Reader:
         self.cache: Any = job.cache if model is None else None
         self.mask, self.read = job.mask, 0 if self.cache is None else self.cache.seen
         s = job.settings
-        self._watch = {} if not s.return_dict_in_generate else {
+        self._watch: dict[str, Any] = {} if not s.return_dict_in_generate else {
             name: True for name in ("output_attentions", "output_hidden_states") if getattr(s, name)
         }  # fmt: skip
+        if model is None and job.trace is not None:
+            self._watch["trace"] = job.trace
 
     def __call__(self, ids: Array, keep: int = 1, **more: Any) -> Any:
         """The model's output for `ids [B, S]`, with the logits of the last `keep` positions."""
@@ -204,6 +208,7 @@ def prepare(
     stopping_criteria: Any = None,
     seed: int | None = None,
     callback: Any = None,
+    trace: Trace | None = None,
     **settings: Any,
 ) -> Job:
     """The job that `generate` is asked to do; an InputError names what cannot be done."""
@@ -247,6 +252,7 @@ def prepare(
         Stopping(ends, strings, full.max_time, _listed("stopping_criteria", stopping_criteria)),
         rng=numpy.random.default_rng(seed),
         callback=_callable("callback", callback),
+        trace=trace,
     )  # fmt: skip
     if full.renormalize_logits and not full.do_sample:
         job.filters.append(log_softmax)
@@ -256,6 +262,8 @@ def prepare(
         _check_use_of_cache(job.cache, full, job.draft is not None)
     if many_beams and callback is not None:
         raise InputError(f"callback is set and num_beams is {full.num_beams}: beams are not known before the end.")
+    if trace is not None:
+        _start_trace(job)
     return job
 
 
@@ -377,6 +385,20 @@ def _check_draft(model: BloomForCausalLM, draft: Any) -> Any:
     if draft.xp is not model.xp:
         raise InputError(f"assistant_model computes with {draft.backend}, the model with {model.backend}.")
     return draft
+
+
+def _start_trace(job: Job) -> None:
+    """What the first pass would refuse is refused now."""
+    if not isinstance(job.trace, Trace):
+        raise InputError(f"trace is {job.trace!r}, expected a Trace.")
+    if job.draft is not None or job.settings.prompt_lookup_num_tokens is not None:
+        raise InputError(
+            "trace is set and speculation is asked for, whose passes read guesses too, one row at a time: "
+            "leave assistant_model and prompt_lookup_num_tokens out."
+        )
+    B, S = job.ids.shape
+    seen = 0 if job.cache is None else job.cache.seen
+    job.trace.start(job.model.step_names(), job.model.axis_sizes(B, S - seen, job.cache))
 
 
 def _listed(name: str, given: Any) -> list[Any]:

@@ -10,7 +10,7 @@ from ..cache import Cache
 from ..outputs import ModelOutput
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class GenerateDecoderOnlyOutput(ModelOutput):
     """Of greedy decoding, sampling, contrastive search and speculation.
 
@@ -28,7 +28,7 @@ class GenerateDecoderOnlyOutput(ModelOutput):
     past_key_values: Cache | None = None
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class GenerateBeamDecoderOnlyOutput(ModelOutput):
     """Of beam search. B prompts, K beams of each, N sequences returned of each, the best first.
 

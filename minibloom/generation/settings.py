@@ -11,6 +11,7 @@ import copy
 import dataclasses
 import json
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -236,11 +237,19 @@ class GenerationConfig:
     def from_pretrained(
         cls, path_or_repo: str | Path | None = None, revision: str | None = None, **changes: Any
     ) -> GenerationConfig:
-        """Return the settings in a folder or a hub repository, with some changed; all unset where it has no file."""
+        """Return the settings in a folder or a hub repository, with some changed; all unset where it has no file.
+
+        A setting that minibloom does not know, in a file of others, is left out with a warning: the model still runs.
+        """
         folder = fetch(SHIPPED if path_or_repo is None else path_or_repo, [FILE], revision)
         values = {}
         if (folder / FILE).exists():
             values = read_json(folder / FILE)
+            foreign = [name for name in values if name not in FIELDS and name not in (*NOT_DONE, *REMARKS)]
+            for name in foreign:
+                message = f"{folder / FILE}: {unknown_setting(name, FIELDS)} It is left out."
+                warnings.warn(message, stacklevel=2)
+            values = {name: value for name, value in values.items() if name not in foreign}
         try:
             return cls.from_dict(values | changes)
         except InputError as error:
