@@ -77,6 +77,17 @@ def test_each_item_is_done_once_and_by_several_threads():
     assert done == list(range(5))
 
 
+def test_nobody_waits_for_a_thread_that_comes_late():
+    done, free = [], threading.Event()
+    threads._threads.call(lambda: print(free.wait(20)), 2)  # keeps every helper
+    try:
+        with shared_out():
+            each(done.append, range(5))
+        assert done == list(range(5)) and not free.is_set()
+    finally:
+        free.set()
+
+
 def test_an_error_in_a_thread_is_raised_and_work_within_work_is_not_shared_out_again():
     def task(item: int) -> None:
         assert threads.threads() == 1
