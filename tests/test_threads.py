@@ -51,6 +51,29 @@ def test_blas_is_kept_on_one_thread_and_has_its_threads_back_afterwards():
     assert blas_threads() == before
 
 
+def test_passes_of_several_threads_may_overlap():
+    """The thread that ends the last one is not the thread that began the first, which is still there."""
+    before, inside, over, end = blas_threads(), threading.Event(), threading.Event(), threading.Event()
+
+    def first() -> None:
+        with shared_out():
+            inside.set()
+            over.wait(20)
+        end.wait(20)
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    inside.wait(20)
+    with shared_out():
+        over.set()
+        while threads._threads.passes > 1:
+            pass
+        assert set(blas_threads()) == {1}
+    assert blas_threads() == before
+    end.set()
+    thread.join()
+
+
 def test_a_model_gives_blas_its_threads_back():
     before = blas_threads()
     model = BloomForCausalLM(BloomConfig(vocab_size=9, hidden_size=8, n_layer=1, n_head=2))
