@@ -47,5 +47,8 @@ def one_row(x: Array, weight: Array) -> Array:
         streams = weight[rows].reshape(STREAMS, -1, I).swapaxes(0, 1)  # [R, I] -> [R/8, 8, I]
         numpy.matmul(streams, x[0], out=y[0, rows].reshape(STREAMS, -1).T)  # [R/8, 8, I] [I] -> [R/8, 8]
 
-    each(fill, parts(O, threads()) if weight.size > SMALL_WEIGHT else [slice(O)])
+    if weight.size > SMALL_WEIGHT:
+        each(fill, parts(O, threads()))
+    else:
+        fill(slice(O))
     return y

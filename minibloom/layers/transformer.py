@@ -14,6 +14,7 @@ from ..backend import Array, namespace
 from .block import block, block_backward
 from .embedding import embedding, embedding_backward
 from .layer_norm import layer_norm, layer_norm_backward
+from .one_token import one_token_block, suits_one_token
 from .run import Run
 
 FIRST_NORM, LAST_NORM = "word_embeddings_layernorm", "ln_f"
@@ -27,10 +28,11 @@ def transformer(ids: Array | None, embeds: Array | None, params: Mapping[str, Ar
     x = watch("word_embeddings", embeds)
     x = watch(FIRST_NORM, layer_norm(x, params[f"{FIRST_NORM}.weight"], params[f"{FIRST_NORM}.bias"], eps))
     run.mask, run.alibi = watch("attention_mask", run.mask), watch("alibi", run.alibi)
+    through = one_token_block if suits_one_token(x, run) else block
     for layer in range(run.config.n_layer):
         if run.rng is not None:
             run.rng_states.append(run.rng.bit_generator.state)
-        x = block(x, params, layer, run)
+        x = through(x, params, layer, run)
     return watch(LAST_NORM, layer_norm(x, params[f"{LAST_NORM}.weight"], params[f"{LAST_NORM}.bias"], eps))
 
 
