@@ -43,12 +43,14 @@ def transformer_backward(
     tape: Mapping[str, Array],
     grads: MutableMapping[str, Array],
     again: Callable[[Array, int], Mapping[str, Array]] | None = None,
+    forget: Callable[[str], None] | None = None,
 ) -> None:
     """Upstream `d [B, S, E]` at the hidden states -> every parameter's gradient, into `grads`.
 
     What a tied head has already put there for the embedding matrix stays, and is added to. Where the tape has no steps
     from inside of blocks, `again(x, layer)` computes those of one block again from its input: memory for one block's
-    steps instead of all blocks', at the price of a second forward pass.
+    steps instead of all blocks', at the price of a second forward pass. `forget(start)` is told how the names of steps
+    start that nobody will read any more: as gradients come to be, what they are made from goes.
     """
     eps = config.layer_norm_epsilon
     inputs = [FIRST_NORM, *(f"h.{i}" for i in range(config.n_layer))]  # of block 0, 1, ... and of the last norm
@@ -62,6 +64,8 @@ def transformer_backward(
         x = tape[inputs[layer]]
         steps = tape if again is None else again(x, layer)
         d = block_backward(d, x, params, layer, config, steps, grads)
+        if forget is not None:
+            forget(f"h.{layer}.")
     d = through_norm(d, tape["word_embeddings"], FIRST_NORM)
     table = "word_embeddings.weight"
     if table not in grads:
