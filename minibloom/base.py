@@ -12,6 +12,7 @@ import math
 import warnings
 from collections import ChainMap
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar, TypeVar
@@ -294,8 +295,8 @@ class PreTrainedModel:
         )
         if trace is not None:  # the last check: a call that is refused leaves a trace as it was
             trace.start(self.step_names(), self.axis_sizes(B, S, cache))
-        if isinstance(trace, Tape):
-            trace.run = run
+        if isinstance(trace, Tape):  # without its watch, which is the tape: a circle holds memory until Python looks
+            trace.run = replace(run, watch=Unwatched())
         ids, embeds = (x, None) if inputs_embeds is None else (None, x)
         hidden = transformer(ids, embeds, self._params_read(), run)
 
@@ -347,7 +348,7 @@ class PreTrainedModel:
             block(x, params, layer, tape.run.again(layer, inside))
             return ChainMap(inside, tape)  # type: ignore[arg-type]  # neither is written to
 
-        transformer_backward(d, params, self.config, tape, grads, again if recompute else None)
+        transformer_backward(d, params, self.config, tape, grads, again if recompute else None, tape.forget)
         for name in self._unread():
             grads[name][:] = 0
         return out, {name: grads[name] for name in self.params}

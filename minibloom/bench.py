@@ -23,6 +23,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from .bench_notes import notes
 from .errors import InputError
 from .files import replacing
 
@@ -123,10 +124,13 @@ def run(a: argparse.Namespace) -> None:
         else:
             figures += {"import": imports, "first-token": first_token, "load": load}[name](peers, a.repeats, a.threads)
     print(table(figures))
+    for note in notes(figures):
+        print(note)
     if a.growth:
         print(exponents(figures))
     if a.json:
-        report = {"machine": machine(a.threads), "figures": [asdict(f) | {"median": f.median} for f in figures]}
+        measured = [asdict(f) | {"median": f.median} for f in figures]
+        report = {"machine": machine(a.threads), "figures": measured, "notes": notes(figures)}
         with replacing(a.json) as path:
             path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 

@@ -87,9 +87,9 @@ class Cache:
             raise InputError(f"past_key_values holds a batch of {self.batch_size}, the input one of {batch}.")
         if (held := self._held()) is not None:
             asarray(held, xp, "past_key_values")  # an error, if it is an array of another library
-            given = f"{held.shape[1]} heads of size {held.shape[3]} in {held.dtype}"
-            expected = f"{heads} heads of size {head_dim} in {dtype}"
-            if given != expected:
+            if (held.shape[1], held.shape[3]) != (heads, head_dim) or held.dtype != dtype:
+                given = f"{held.shape[1]} heads of size {held.shape[3]} in {held.dtype}"
+                expected = f"{heads} heads of size {head_dim} in {dtype}"
                 raise InputError(f"past_key_values holds {given}, expected {expected}: it belongs to another model.")
         if self.max_length is not None and self.length + new > self.max_length:
             raise InputError(

@@ -48,7 +48,7 @@ FLOORS = [
     ["parity"],
     ["quantize"],
     ["bench_worker"],
-    ["bench_generation"],
+    ["bench_generation", "bench_notes"],
     ["bench"],
     ["cli_generate"],
     ["cli", "pretrained"],
