@@ -65,7 +65,7 @@ def finetune(
     reader.model_max_length = s.context_length
     task = kind(reader, config, learnt, held_out)
     ids = [row["input_ids"] for rows in (task.rows, *(rows for _, _, rows in task.held_out)) for row in rows]
-    model.check_ids(model.xp.asarray(numpy.concatenate([*ids, [config.pad_token_id]]))[None])  # does it know all?
+    model.check_ids(numpy.concatenate([*ids, [config.pad_token_id]])[None])  # does it know all?
     model.config, tokenizer.model_max_length = config, s.context_length
     return train(model, task, s, out, tokenizer, resume, progress)
 

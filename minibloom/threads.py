@@ -79,10 +79,12 @@ def shared_out() -> Iterator[None]:
 
 
 def on_all_cores(function: F) -> F:
-    """`function`, with its work shared out."""
+    """`function`, with its work shared out; but not a method of what computes on a device."""
 
     @functools.wraps(function)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
+        if args and getattr(args[0], "xp", numpy) is not numpy:
+            return function(*args, **kwargs)
         with shared_out():
             return function(*args, **kwargs)
 

@@ -26,7 +26,7 @@ from typing import Any, Protocol
 
 import numpy
 
-from .backend import Array, to_numpy
+from .backend import Array, number, to_numpy
 from .base import PreTrainedModel
 from .config import BloomConfig
 from .errors import InputError
@@ -79,7 +79,7 @@ class Batches:
 
     def evaluate(self, model: Any, s: TrainingSettings) -> dict[str, float]:
         """The mean of the losses of the batches held out."""
-        losses = [float(model(**_on_device(batch, model)).loss) for batch in self.held_out]
+        losses = [number(model(**batch).loss) for batch in self.held_out]
         return {"validation_loss": sum(losses) / len(losses)} if losses else {}
 
     def digest(self) -> str:
@@ -87,7 +87,7 @@ class Batches:
         digest = hashlib.sha256()
         for batch in self.given:
             for name, value in batch.items():
-                array = to_numpy(value) if hasattr(value, "__array_namespace__") else numpy.asarray(value)
+                array = to_numpy(value)
                 digest.update(f"{name} {array.dtype} {array.shape}".encode() + array.tobytes())
         return digest.hexdigest()
 
@@ -130,10 +130,10 @@ def train(
         for step in range(start, s.steps):
             loss, tokens, grads = 0.0, 0, dict[str, Array]()
             for part in range(s.accumulation):
-                batch = _on_device(next(source), model)
+                batch = next(source)
                 out, new = model.value_and_grad(**batch, train=True, seed=[s.seed, 3, step, part])
-                tokens += batch["input_ids"].size if "input_ids" in batch else 0
-                loss += float(out.loss) / s.accumulation
+                tokens += to_numpy(batch["input_ids"]).size if "input_ids" in batch else 0
+                loss += number(out.loss) / s.accumulation
                 grads = new if not grads else {name: grads[name] + g for name, g in new.items()}
             if s.accumulation > 1:
                 grads = {name: g / s.accumulation for name, g in grads.items()}
@@ -155,11 +155,6 @@ def train(
             if stop:
                 break
     return history
-
-
-def _on_device(batch: Mapping[str, Any], model: PreTrainedModel) -> dict[str, Array]:
-    """Arrays that stand anywhere, in the model's array library."""
-    return {name: model.xp.asarray(value) for name, value in batch.items()}
 
 
 def check_run(folder: str | Path, resume: bool) -> None:
