@@ -86,7 +86,7 @@ def asarray(given: Any, xp: ModuleType, name: str, move: bool = True) -> Array:
     found = library(given)
     if found not in (None, xp) and not (move and found is numpy):
         raise InputError(
-            f"{name} is an array of {found.__name__}, the model computes with {xp.__name__}. "  # type: ignore[union-attr]
+            f"{name} is an array of {found.__name__}, the model computes with {xp.__name__}. "
             "Move it first, with minibloom.to_numpy(array) or cupy.asarray(array)."
         )
     try:

@@ -30,6 +30,7 @@ from .layers.run import Run, Unwatched, Watch
 from .layers.small_weights import KINDS, SmallWeight
 from .layers.transformer import transformer, transformer_backward
 from .losses import IGNORE
+from .memory import check_room, what_fits
 from .outputs import BaseModelOutputWithPast, ModelOutput
 from .threads import on_all_cores
 from .trace import Tape, Trace, step_names
@@ -69,6 +70,7 @@ class PreTrainedModel:
         hf_compat: bool = False,
     ) -> None:
         xp, dtype = backends.load(backend), checked_dtype(dtype)
+        check_room(xp, sum(map(math.prod, self.shapes(config).values())), dtype, f"this {type(self).__name__}")
         self._assign(config, initial_params(self.shapes(config), config, seed, dtype, xp), dtype, hf_compat)
 
     def _assign(self, config: BloomConfig, params: Any, dtype: str, hf_compat: bool) -> None:
@@ -127,6 +129,7 @@ class PreTrainedModel:
                 "leave dtype, backend and weights out."
             )
         config, matched = find_params(place, cls.shapes, revision, config_changes)
+        check_room(xp, sum(map(math.prod, cls.shapes(config).values())), dtype, str(place))
         params: Any = StreamedParams(matched, hold_embedding) if stream else read_tensors(matched, dtype, xp, weights)
         shapes = cls.shapes(config)
         new = {name: shape for name, shape in shapes.items() if name not in params}
@@ -335,6 +338,18 @@ class PreTrainedModel:
         """The parameters that a pass reads."""
         unread = {name: self.xp.zeros_like(self.params[name]) for name in self._unread()}
         return ChainMap(unread, self.params) if unread else self.params
+
+    def what_fits(self, method: str, free: int, *args: Any, **kwargs: Any) -> str:
+        """What a device with `free` bytes left has room for, of a call that it had no room for: a sentence."""
+        call = self._by_name(args, kwargs)
+        given = call["inputs_embeds"] if call.get("input_ids") is None else call["input_ids"]
+        rows, new = backends.to_numpy(given).shape[:2]
+        past = call.get("past_key_values")
+        return what_fits(
+            self.config, free, rows, new, past.length if isinstance(past, Cache) else 0,
+            numpy.dtype(self.dtype).itemsize, method == "value_and_grad" or isinstance(call.get("trace"), Tape),
+            bool(call.get("recompute")),
+        )  # fmt: skip
 
     # --- the border: what a caller gave is checked here, before any work is done ---
 

@@ -251,7 +251,7 @@ class FlaxPreTrainedModel:
                     f"past_key_values holds {x.dtype}{list(x.shape)}, expected {self.dtype}[batch, max_length, "
                     f"{c.n_head}, {c.head_dim}], the same in every block."
                 )
-        length, *others = {int(x) if x.shape == () else -1 for x in lengths}
+        length, *others = {int(backends.number(x)) if x.shape == () else -1 for x in lengths}
         if others or not 0 <= length <= L:
             raise InputError(f"past_key_values has a cache_index that is no number from 0 to {L}, or several of them.")
         cache = self.init_cache(B, L)

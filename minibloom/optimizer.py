@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, MutableMapping
+from typing import Any
 
 import numpy
 
@@ -46,6 +47,10 @@ class AdamW:
         self.xp = namespace(*params.values())
         self.m = {name: namespace(p).zeros_like(p) for name, p in params.items()}
         self.v = {name: namespace(p).zeros_like(p) for name, p in params.items()}
+
+    def what_fits(self, method: str, free: int, *args: Any, **kwargs: Any) -> str:
+        """What to do where a device has no room for a step."""
+        return "AdamW keeps two numbers for each parameter, and makes four of them on the way: train fewer parameters."
 
     @on_all_cores
     def step(

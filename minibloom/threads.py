@@ -25,6 +25,7 @@ from typing import Any, TypeVar
 import numpy
 
 from .backend import Array, namespace
+from .memory import run_in
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -84,7 +85,7 @@ def on_all_cores(function: F) -> F:
     @functools.wraps(function)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         if args and getattr(args[0], "xp", numpy) is not numpy:
-            return function(*args, **kwargs)
+            return run_in(function, *args, **kwargs)
         with shared_out():
             return function(*args, **kwargs)
 

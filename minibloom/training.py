@@ -24,8 +24,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy
-
+from . import backend as backends
 from .backend import Array, number, to_numpy
 from .base import PreTrainedModel
 from .config import BloomConfig
@@ -174,6 +173,7 @@ def train_folder(
     dropout: float = 0.0,
     progress: bool = True,
     start_from: str | Path | None = None,
+    backend: str = "numpy",
     **shape: int,
 ) -> list[dict[str, float]]:
     """`minibloom train`: a tokenizer and a new model from the text files in the folder `texts`, written to `out`.
@@ -187,6 +187,7 @@ def train_folder(
     shape = SHAPE | shape
     texts, out = Path(texts), Path(out)
     check_run(out, resume)
+    backends.load(backend)  # or an error that says why not, before text is read
     split = (texts / "train").is_dir() and (texts / "validation").is_dir()
     sources = [texts / "train", texts / "validation"] if split else [texts]
     if any(out.resolve().is_relative_to(source.resolve()) for source in sources):
@@ -194,14 +195,16 @@ def train_folder(
     documents, held_out = read_documents(sources[0]), read_documents(sources[1]) if split else {}
     if start_from is not None:
         tokenizer = BloomTokenizerFast.from_pretrained(start_from)
-        model = BloomForCausalLM.from_pretrained(start_from, hidden_dropout=dropout, attention_dropout=dropout)
+        model = BloomForCausalLM.from_pretrained(
+            start_from, backend=backend, hidden_dropout=dropout, attention_dropout=dropout
+        )
     else:
         config = BloomConfig(
             **shape | {"vocab_size": -(-shape["vocab_size"] // 128) * 128}, pad_token_id=3, unk_token_id=0,
             hidden_dropout=dropout, attention_dropout=dropout,
         )  # fmt: skip
         tokenizer = BloomTokenizerFast.train(documents.values(), shape["vocab_size"])
-        model = BloomForCausalLM(config, seed=settings.seed)
+        model = BloomForCausalLM(config, seed=settings.seed, backend=backend)
     task = LanguageModeling(tokenize(documents, tokenizer), tokenize(held_out, tokenizer))
     return train(model, task, settings, out, tokenizer, resume, progress)
 
@@ -220,6 +223,7 @@ def fingerprint(
         "settings": same,
         "config": config,
         "dtype": model.dtype,
+        "backend": model.backend,
         "tokenizer": vocabulary,
         "text": task.digest(),  # as token ids, with its labels
     }

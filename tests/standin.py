@@ -276,30 +276,31 @@ METHODS = """
     all any argmax argmin argpartition clip copy cumsum dot fill flatten max mean min prod ravel repeat reshape round
     squeeze std sum swapaxes take transpose var view
 """
-BINARY = "add sub mul truediv floordiv mod pow and or xor lshift rshift"
+TWO_WAYS = "add sub mul truediv floordiv mod pow and_ or_ xor lshift rshift"
+ONE_WAY = "eq ne lt le gt ge neg pos abs invert"
+
+
+def give_operator(name: str, two_ways: bool) -> None:
+    """Let arrays have one of Python's operators: also with the array on the right, and in place."""
+    plain, bare = getattr(operator, name), name.strip("_")
+    setattr(ndarray, f"__{bare}__", elementwise(plain))
+    if two_ways:
+        in_place = getattr(operator, f"i{bare}")
+
+        def change(self: ndarray, other: Any) -> ndarray:
+            in_place(self._host, to_host(other))
+            return self
+
+        setattr(ndarray, f"__r{bare}__", lambda self, other: elementwise(plain)(other, self))
+        setattr(ndarray, f"__i{bare}__", change)
+
+
 for name in METHODS.split():
     setattr(ndarray, name, method(name))
-for name in BINARY.split():
-    plain = getattr(operator, f"{name}_" if name in ("and", "or") else name)
-
-    def forward(self: ndarray, other: Any, plain: Any = plain) -> ndarray:
-        return elementwise(plain)(self, other)
-
-    def reflected(self: ndarray, other: Any, plain: Any = plain) -> ndarray:
-        return elementwise(plain)(other, self)
-
-    def in_place(self: ndarray, other: Any, plain: Any = getattr(operator, f"i{name}")) -> ndarray:
-        plain(self._host, to_host(other))
-        return self
-
-    for prefix, function in (("", forward), ("r", reflected), ("i", in_place)):
-        setattr(ndarray, f"__{prefix}{name}__", function)
-for name in "eq ne lt le gt ge".split():
-    setattr(
-        ndarray, f"__{name}__", lambda self, other, plain=getattr(operator, name): elementwise(plain)(self, other)
-    )
-for name in "neg pos abs invert".split():
-    setattr(ndarray, f"__{name}__", lambda self, plain=getattr(operator, name): elementwise(plain)(self))
+for name in TWO_WAYS.split():
+    give_operator(name, two_ways=True)
+for name in ONE_WAY.split():
+    give_operator(name, two_ways=False)
 ndarray.__module__ = "cupy"
 
 
@@ -311,8 +312,8 @@ cupy.ndarray = ndarray
 UFUNCS = """
     abs absolute add arctan2 bitwise_and bitwise_or bitwise_xor ceil cos divide equal exp exp2 expm1 floor floor_divide
     greater greater_equal invert isfinite isinf isnan left_shift less less_equal log log1p log2 logaddexp logical_and
-    logical_not logical_or logical_xor maximum minimum multiply negative not_equal power reciprocal remainder right_shift
-    rint sign sin sqrt square subtract tanh true_divide
+    logical_not logical_or logical_xor maximum minimum multiply negative not_equal power reciprocal remainder
+    right_shift rint sign sin sqrt square subtract tanh true_divide
 """
 FUNCTIONS = """
     all amax amin any argmax argmin argpartition broadcast_to count_nonzero cumsum diff dot expand_dims flip isin max

@@ -23,6 +23,7 @@ HEAVY = ORACLES | {"tokenizers", "safetensors", "huggingface_hub", "matplotlib",
 FLOORS = [
     ["errors", "version"],
     ["backend", "fields"],
+    ["memory"],
     ["files", "threads", "machine"],
     ["config"],
     ["byte_pair", "encoding"],

@@ -133,9 +133,7 @@ class Group:
         ]
         xp = self.job.xp
         logs = to_numpy(scores[tuple(xp.asarray(x) for x in zip(*wanted, strict=True))]).tolist() if wanted else []
-        more = [
-            Candidate(self.running[i].score + log, i, token) for (i, token), log in zip(wanted, logs, strict=True)
-        ]
+        more = [Candidate(self.running[i].score + log, i, token) for (i, token), log in zip(wanted, logs, strict=True)]
         every = [*going, *(c for c in more if c.score > -math.inf)]
         after = [self.running[c.beam].words.after(c.token) for c in every]  # type: ignore[union-attr]
         if more:
