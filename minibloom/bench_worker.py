@@ -21,6 +21,7 @@ from typing import Any
 import numpy
 
 from . import backend as backends
+from .memory import free_and_total
 
 STEPS = 8  # tokens that are decoded in one measurement
 NEW = 32  # tokens that are generated in one measurement
@@ -268,7 +269,8 @@ class LimitsOfGPU(Peer):
     def __init__(self, config: dict[str, Any], threads: int, backend: str) -> None:
         self.xp, E = backends.load(backend), config["hidden_size"]
         self.a, self.b = self.xp.ones((8192, E), dtype="float32"), self.xp.ones((4 * E, E), dtype="float32")
-        self.large = self.xp.ones(2**28, dtype="float32")  # 1 GB: no cache holds it
+        free, _ = free_and_total(self.xp)
+        self.large = self.xp.ones(min(2**28, free // 64), dtype="float32")  # 1 GB, where it fits: no cache holds it
 
     def wait(self) -> None:
         self.xp.cuda.runtime.deviceSynchronize()

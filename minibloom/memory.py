@@ -82,10 +82,10 @@ def what_fits(c: Any, free: int, rows: int, new: int, past: int, each: int, trai
             return pass_bytes(c, rows, new, past, each, training, recompute) + each * gradients
 
         E = c.hidden_size
-        some = bisect_right(range(1, rows + 1), free, key=lambda n: need(n, new))
+        some = bisect_right(range(1, rows), free, key=lambda n: need(n, new))  # fewer than were given, in any case
         if some:
-            return f"{some} rows of {new} tokens"
-        fewer = bisect_right(range(1, new + 1), free, key=lambda n: need(1, n))
+            return f"{some} rows of {new} tokens" if some > 1 else f"one row of {new} tokens"
+        fewer = bisect_right(range(1, new), free, key=lambda n: need(1, n))
         return f"one row of {fewer} tokens" if fewer else "not one token"
 
     said = f"By an estimate, {fitting(rows, new, recompute)} would fit"

@@ -33,7 +33,7 @@ import numpy
 IMPLICIT = (
     "Implicit conversion to a NumPy array is not allowed. Please use `.get()` to construct a NumPy array explicitly."
 )
-TOTAL = 2**34  # bytes of the device
+TOTAL = 2**28  # bytes of the device
 
 
 class SilentSync(RuntimeError):
