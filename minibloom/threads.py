@@ -26,6 +26,7 @@ from typing import Any, TypeVar
 import numpy
 
 from .backend import Array, namespace
+from .memory import run_in
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -105,10 +106,12 @@ def _allow(library: Any, count: int) -> None:
 
 
 def on_all_cores(function: F) -> F:
-    """`function`, with its work shared out."""
+    """`function`, with its work shared out; but not a method of what computes on a device."""
 
     @functools.wraps(function)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
+        if args and getattr(args[0], "xp", numpy) is not numpy:
+            return run_in(function, *args, **kwargs)
         with shared_out():
             return function(*args, **kwargs)
 

@@ -23,7 +23,7 @@ HEAVY = ORACLES | {"tokenizers", "safetensors", "huggingface_hub", "matplotlib",
 FLOORS = [
     ["errors", "version"],
     ["backend", "fields"],
-    ["display"],
+    ["display", "memory"],
     ["files", "threads", "machine"],
     ["config"],
     ["byte_pair", "encoding"],

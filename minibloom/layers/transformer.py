@@ -27,7 +27,10 @@ def transformer(ids: Array | None, embeds: Array | None, params: Mapping[str, Ar
         embeds = embedding(watch("input_ids", ids), params["word_embeddings.weight"])  # [B, S] -> [B, S, E]
     x = watch("word_embeddings", embeds)
     x = watch(FIRST_NORM, layer_norm(x, params[f"{FIRST_NORM}.weight"], params[f"{FIRST_NORM}.bias"], eps))
-    run.mask, run.alibi = watch("attention_mask", run.mask), watch("alibi", run.alibi)
+    given = run.mask
+    run.mask, run.alibi = watch("attention_mask", given), watch("alibi", run.alibi)
+    if run.mask is not given:  # edited
+        run.padded = None
     through = one_token_block if suits_one_token(x, run) else block
     for layer in range(run.config.n_layer):
         if run.rng is not None:
