@@ -12,6 +12,7 @@ import math
 import warnings
 from collections import ChainMap
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar, TypeVar
@@ -31,6 +32,7 @@ from .layers.run import Run, Unwatched, Watch
 from .layers.small_weights import KINDS, SmallWeight
 from .layers.transformer import transformer, transformer_backward
 from .losses import IGNORE
+from .memory import check_room, what_fits
 from .outputs import BaseModelOutputWithPast, ModelOutput
 from .threads import on_all_cores
 from .trace import Tape, Trace, step_names
@@ -70,6 +72,7 @@ class PreTrainedModel:
         hf_compat: bool = False,
     ) -> None:
         xp, dtype = backends.load(backend), checked_dtype(dtype)
+        check_room(xp, sum(map(math.prod, self.shapes(config).values())), dtype, f"this {type(self).__name__}")
         self._assign(config, initial_params(self.shapes(config), config, seed, dtype, xp), dtype, hf_compat)
 
     def _assign(self, config: BloomConfig, params: Any, dtype: str, hf_compat: bool) -> None:
@@ -128,6 +131,7 @@ class PreTrainedModel:
                 "leave dtype, backend and weights out."
             )
         config, matched = find_params(place, cls.shapes, revision, config_changes)
+        check_room(xp, sum(map(math.prod, cls.shapes(config).values())), dtype, str(place))
         params: Any = StreamedParams(matched, hold_embedding) if stream else read_tensors(matched, dtype, xp, weights)
         shapes = cls.shapes(config)
         new = {name: shape for name, shape in shapes.items() if name not in params}
@@ -254,13 +258,18 @@ class PreTrainedModel:
         train: bool = False,
         seed: int | None = None,
         trace: Trace | None = None,
+        checked: bool = False,
         **unknown: Any,
     ) -> tuple[BaseModelOutputWithPast, Run]:
-        """The base model's output; and the pass, with the watch that sees a head's steps and the draws of dropout."""
+        """The base model's output; and the pass, with the watch that sees a head's steps and the draws of dropout.
+
+        checked: ids and mask are the library's own arrays, and known to be right, as generation knows of what it chose.
+            They are not looked at, so nothing waits for a device.
+        """
         if unknown:
             raise unknown_argument(next(iter(unknown)), self._arguments())
         c = self.config
-        x = self._check_input(input_ids, inputs_embeds)
+        x = input_ids if checked else self._check_input(input_ids, inputs_embeds)
         if seed is not None and not train:
             raise InputError(f"seed is {seed} without train=True: only dropout draws numbers in a forward pass.")
         B, S = x.shape[:2]
@@ -271,7 +280,7 @@ class PreTrainedModel:
             cache = cache if isinstance(cache, Cache) else Cache.from_tuple(cache, B, c.n_head, c.head_dim)
             cache.check(c.n_layer, c.n_head, c.head_dim, self.dtype, B, S, self.xp)
         past, window = (0, None) if cache is None else (cache.length, cache.window)
-        mask = self._mask(attention_mask, B, S, past)
+        mask, padded = self._mask(attention_mask, B, S, past, checked)
 
         hidden_names, attention_names = [], []  # of the steps that the caller wants back
         if _or(output_hidden_states, c.output_hidden_states):
@@ -285,6 +294,7 @@ class PreTrainedModel:
             config=c,
             new=S,
             mask=mask,
+            padded=padded,
             alibi=alibi_bias(mask, c.n_head, self.dtype),
             cache=cache,
             window=window,
@@ -294,8 +304,8 @@ class PreTrainedModel:
         )
         if trace is not None:  # the last check: a call that is refused leaves a trace as it was
             trace.start(self.step_names(), self.axis_sizes(B, S, cache))
-        if isinstance(trace, Tape):
-            trace.run = run
+        if isinstance(trace, Tape):  # without its watch, which is the tape: a circle holds memory until Python looks
+            trace.run = replace(run, watch=Unwatched())
         ids, embeds = (x, None) if inputs_embeds is None else (None, x)
         hidden = transformer(ids, embeds, self._params_read(), run)
 
@@ -347,7 +357,7 @@ class PreTrainedModel:
             block(x, params, layer, tape.run.again(layer, inside))
             return ChainMap(inside, tape)  # type: ignore[arg-type]  # neither is written to
 
-        transformer_backward(d, params, self.config, tape, grads, again if recompute else None)
+        transformer_backward(d, params, self.config, tape, grads, again if recompute else None, tape.forget)
         for name in self._unread():
             grads[name][:] = 0
         return out, {name: grads[name] for name in self.params}
@@ -366,6 +376,18 @@ class PreTrainedModel:
         """The parameters that a pass reads."""
         unread = {name: self.xp.zeros_like(self.params[name]) for name in self._unread()}
         return ChainMap(unread, self.params) if unread else self.params
+
+    def what_fits(self, method: str, free: int, *args: Any, **kwargs: Any) -> str:
+        """What a device with `free` bytes left has room for, of a call that it had no room for: a sentence."""
+        call = self._by_name(args, kwargs)
+        given = call["inputs_embeds"] if call.get("input_ids") is None else call["input_ids"]
+        rows, new = backends.to_numpy(given).shape[:2]
+        past = call.get("past_key_values")
+        return what_fits(
+            self.config, free, rows, new, past.length if isinstance(past, Cache) else 0,
+            numpy.dtype(self.dtype).itemsize, method == "value_and_grad" or isinstance(call.get("trace"), Tape),
+            bool(call.get("recompute")),
+        )  # fmt: skip
 
     # --- the border: what a caller gave is checked here, before any work is done ---
 
@@ -389,7 +411,7 @@ class PreTrainedModel:
 
     def check_ids(self, input_ids: Any) -> Array:
         """`input_ids` as an integer array `[B, S]`; an InputError says what is wrong with it."""
-        ids, V = backends.asarray(input_ids, self.xp, "input_ids"), self.config.vocab_size
+        (ids, moved), V = backends.received(input_ids, self.xp, "input_ids"), self.config.vocab_size
         if ids.ndim != 2 or ids.size == 0:
             raise InputError(
                 f"input_ids has shape {list(ids.shape)}, expected [batch, length] with at least one token"
@@ -403,7 +425,7 @@ class PreTrainedModel:
                 f"input_ids holds {low if low < 0 else high}, expected ids from 0 to {V - 1}. "
                 "Does the tokenizer belong to this model?"
             )
-        return ids
+        return moved
 
     def _check_embeds(self, inputs_embeds: Any) -> Array:
         embeds, E = backends.asarray(inputs_embeds, self.xp, "inputs_embeds"), self.config.hidden_size
@@ -423,39 +445,44 @@ class PreTrainedModel:
             raise InputError(f"head_mask holds {factors.dtype}, expected numbers.")
         return self.xp.broadcast_to(factors.astype(self.dtype), (L, H))
 
-    def _check_labels(self, labels: Any, name: str, shapes: Sequence[tuple[int, ...]], whole: bool) -> Array:
-        """`labels` as an array of one of `shapes`, of whole numbers or of finite real ones."""
-        labels = backends.asarray(labels, self.xp, name)
-        if labels.shape not in shapes:
+    def _check_labels(
+        self, labels: Any, name: str, shapes: Sequence[tuple[int, ...]], whole: bool
+    ) -> tuple[numpy.ndarray, Array]:
+        """`labels` as an array of one of `shapes`, of whole numbers or of finite real ones: on the host, and moved."""
+        host, moved = backends.received(labels, self.xp, name)
+        if host.shape not in shapes:
             expected = " or ".join(str(list(shape)) for shape in shapes)
-            raise InputError(f"{name} has shape {list(labels.shape)}, expected {expected}.")
-        if labels.dtype.kind not in ("iu" if whole else "fiu"):
-            raise InputError(f"{name} holds {labels.dtype}, expected {'whole' if whole else 'real'} numbers.")
-        if not whole and not bool(self.xp.isfinite(labels).all()):
+            raise InputError(f"{name} has shape {list(host.shape)}, expected {expected}.")
+        if host.dtype.kind not in ("iu" if whole else "fiu"):
+            raise InputError(f"{name} holds {host.dtype}, expected {'whole' if whole else 'real'} numbers.")
+        if not whole and not numpy.isfinite(host).all():
             raise InputError(f"{name} holds NaN or infinity, expected finite numbers.")
-        return labels.astype("int64" if whole else self.dtype)  # -100 must fit, and unsigned types have no room for it
+        kind = "int64" if whole else self.dtype  # -100 must fit, and unsigned types have no room for it
+        return host.astype(kind), moved.astype(kind)
 
     def _check_classes(self, labels: Any, name: str, shape: tuple[int, ...], count: int, what: str) -> Array:
         """`labels` as whole numbers `shape`, each a class from 0 to `count - 1` or -100."""
-        labels = self._check_labels(labels, name, [shape], whole=True)
-        wrong = labels[(labels != IGNORE) & ((labels < 0) | (labels >= count))]
+        host, moved = self._check_labels(labels, name, [shape], whole=True)
+        wrong = host[(host != IGNORE) & ((host < 0) | (host >= count))]
         if wrong.size:
             expected = f"{what} from 0 to {count - 1}, or {IGNORE} to ignore"
             raise InputError(f"{name} holds {int(wrong[0])}, expected {expected}.")
-        return labels
+        return moved
 
-    def _mask(self, attention_mask: Any, B: int, S: int, past: int) -> Array:
-        """The mask over all keys, `[B, T]` as given, or `[1, T]` of ones."""
+    def _mask(self, attention_mask: Any, B: int, S: int, past: int, checked: bool = False) -> tuple[Array, bool]:
+        """The mask over all keys, `[B, T]` as given, or `[1, T]` of ones; and whether there may be padding."""
         xp, T = self.xp, past + S
         if attention_mask is None:
-            return xp.ones((1, T), dtype="int64")
-        mask = backends.asarray(attention_mask, xp, "attention_mask")
+            return xp.ones((1, T), dtype="int64"), False
+        if checked:
+            return attention_mask, True
+        mask, moved = backends.received(attention_mask, xp, "attention_mask")
         if mask.shape != (B, T):
             cached = f": {past} cached and {S} new positions" if past else ""
             raise InputError(f"attention_mask has shape {list(mask.shape)}, expected [{B}, {T}]{cached}.")
-        if not bool(((mask == 0) | (mask == 1)).all()):
+        if not ((mask == 0) | (mask == 1)).all():
             raise InputError("attention_mask holds other numbers than 0 (padding) and 1 (token).")
-        return mask.astype("int64")
+        return moved.astype("int64"), not mask.all()
 
 
 # --- small helpers ---

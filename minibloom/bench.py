@@ -4,6 +4,9 @@ Every contestant runs in a process of its own, with the same number of threads, 
 that slows down slows all of them. A figure is the median of the repeats, with the lowest and highest beside it.
 One contestant is no library but the machine itself: how fast it multiplies matrices and how fast it reads memory, so
 that each figure is also a share of what can be had at all.
+
+`--backend cupy` measures on a GPU: minibloom there, transformers there, and how fast the GPU multiplies and copies. Its
+clock stops when the GPU is done, and memory is the GPU's: what a library has taken from it.
 """
 
 from __future__ import annotations
@@ -23,8 +26,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from . import backend as backends
+from .bench_notes import notes
 from .errors import InputError
 from .files import replacing
+from .memory import free_and_total, size
 
 SHAPES = {
     "bloom-560m": {"vocab_size": 250880, "hidden_size": 1024, "n_layer": 24, "n_head": 16},
@@ -38,7 +44,9 @@ WORK = {  # name -> shape, kind, batch, length
     "decode-128": ("bloom-560m", "decode", 1, 128),
     "decode-1024": ("bloom-560m", "decode", 1, 1024),
     "decode-8x128": ("bloom-560m", "decode", 8, 128),
+    "decode-32x128": ("bloom-560m", "decode", 32, 128),
     "train-1x512": ("bloom-560m", "train", 1, 512),
+    "train-8x512": ("bloom-560m", "train", 8, 512),
     "small-decode-128": ("small", "decode", 1, 128),
     "small-train-8x256": ("small", "train", 8, 256),
     "generate": ("bloom-560m", "generate", 1, 64),
@@ -49,6 +57,8 @@ WORK = {  # name -> shape, kind, batch, length
     "prefill-16384": ("6 blocks of bloom-560m", "prefill", 1, 16384),
 }
 ALONE = ("prefill-8192", "prefill-16384")  # measured of minibloom only: the others need minutes, or more memory
+FOR_A_GPU = ("decode-32x128", "train-8x512")  # on a CPU only if they are named: they take minutes
+ON_A_GPU = ("prefill-512", "prefill-2048", "decode-128", "decode-1024", *FOR_A_GPU, "generate", "generate-8")
 NEEDS = {  # peer -> modules that must be installed
     "minibloom": (),
     "transformers": ("torch", "transformers"),
@@ -63,6 +73,7 @@ OVERHEADS = {  # name -> shape, batch, whether tokens are drawn
     "small-overhead-8": ("small", 8, False),
     "small-overhead-sampling": ("small", 1, True),
 }
+PEERS_ON_A_GPU = ("minibloom", "transformers", "machine")
 PROCESSES = ("import", "first-token", "load", "lookup", *OVERHEADS)  # measured from outside, as whole processes
 IMPORTS = {
     "minibloom": "import minibloom",
@@ -94,58 +105,67 @@ def add_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--repeats", type=int, default=5, help="measurements of each (default 5)")
     sub.add_argument("--threads", type=int, default=os.cpu_count(), help="for every contestant (default: all cores)")
     sub.add_argument("--peers", help=f"contestants, with commas between (default: all installed of {', '.join(NEEDS)})")
+    sub.add_argument("--backend", default="numpy", help="numpy (default), on the CPU; or cupy, on a GPU")
     sub.add_argument("--growth", action="store_true", help="measure instead how time and memory of minibloom grow")
     sub.add_argument("--json", metavar="FILE", help="write the figures there too")
 
 
 def run(a: argparse.Namespace) -> None:
     """The command: measure, print a table, and write JSON if asked to."""
-    chosen = a.work or [*WORK, *PROCESSES]
+    on_gpu = backends.load(a.backend).__name__ != "numpy"
+    usual = [*(name for name in WORK if name not in FOR_A_GPU), *PROCESSES]
+    chosen = a.work or (list(ON_A_GPU) if on_gpu else usual)
     for name in chosen:
         if name not in WORK and name not in PROCESSES:
             raise InputError(f"there is no work {name!r}, expected some of {', '.join([*WORK, *PROCESSES])}.")
+        if on_gpu and (name in PROCESSES or a.growth):
+            raise InputError(f"{'--growth' if a.growth else name} is measured on the CPU alone: leave --backend out.")
     if a.repeats < 1 or a.threads < 1:
         raise InputError(f"repeats is {a.repeats} and threads {a.threads}, expected at least 1 of each.")
-    peers = chosen_peers(a.peers)
+    peers = chosen_peers(a.peers, PEERS_ON_A_GPU if on_gpu else tuple(NEEDS))
     if "transformers" not in peers and not a.peers:
         print("transformers is not installed: minibloom is measured alone. (pip install 'minibloom[parity]')")
-    print(machine(a.threads), flush=True)
+    described = machine(a.threads, a.backend)
+    print(described, flush=True)
     figures: list[Figure] = []
     if a.growth:
         figures, chosen = growth(a.repeats, a.threads), []
     for shape in SHAPES:
         names = [name for name in chosen if name in WORK and WORK[name][0] == shape]
         if names:
-            figures += in_turns(peers, shape, names, a.repeats, a.threads)
+            figures += in_turns(peers, shape, names, a.repeats, a.threads, a.backend)
     for name in (name for name in chosen if name in PROCESSES):
         if name in OVERHEADS or name == "lookup":
             figures += generation(name, a.repeats, a.threads)
         else:
             figures += {"import": imports, "first-token": first_token, "load": load}[name](peers, a.repeats, a.threads)
     print(table(figures))
+    for note in notes(figures):
+        print(note)
     if a.growth:
         print(exponents(figures))
     if a.json:
-        report = {"machine": machine(a.threads), "figures": [asdict(f) | {"median": f.median} for f in figures]}
+        measured = [asdict(f) | {"median": f.median} for f in figures]
+        report = {"machine": described, "figures": measured, "notes": notes(figures)}
         with replacing(a.json) as path:
             path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
-def chosen_peers(named: str | None) -> list[str]:
-    """The contestants that are named, or all that are installed."""
-    missing = {peer: [m for m in modules if not find_spec(m)] for peer, modules in NEEDS.items()}
+def chosen_peers(named: str | None, known: Sequence[str] = tuple(NEEDS)) -> list[str]:
+    """The contestants that are named, or all of those known that are installed."""
+    missing = {peer: [m for m in NEEDS[peer] if not find_spec(m)] for peer in known}
     if named is None:
-        return [peer for peer in NEEDS if not missing[peer]]
+        return [peer for peer in known if not missing[peer]]
     peers = [name.strip() for name in named.split(",")]
     for peer in peers:
-        if peer not in NEEDS:
-            raise InputError(f"there is no contestant {peer!r}, expected some of {', '.join(NEEDS)}.")
+        if peer not in known:
+            raise InputError(f"there is no contestant {peer!r}, expected some of {', '.join(known)}.")
         if missing[peer]:
             raise InputError(f"{peer} needs {', '.join(missing[peer])}: pip install {' '.join(missing[peer])}.")
     return peers
 
 
-def machine(threads: int) -> str:
+def machine(threads: int, backend: str = "numpy") -> str:
     """What the figures were measured on."""
     import numpy
 
@@ -159,12 +179,26 @@ def machine(threads: int) -> str:
             from importlib.metadata import version
 
             versions += f", {name} {version(name)}"
+    if backend == "cupy":
+        model, versions = f"{gpu()}; {model}", f"CuPy {backends.load(backend).__version__}, {versions}"
     return f"{model}, {threads} threads; {versions}; {time.strftime('%Y-%m-%d')}"
 
 
-def in_turns(peers: Sequence[str], shape: str, names: Sequence[str], repeats: int, threads: int) -> Iterator[Figure]:
+def gpu() -> str:
+    """The GPU that CuPy computes on, its memory, and its driver."""
+    xp = backends.load("cupy")
+    runtime, driver = xp.cuda.runtime, Path("/sys/module/nvidia/version")
+    name = runtime.getDeviceProperties(0)["name"].decode()
+    named = f"driver {driver.read_text().strip()}" if driver.exists() else "driver unknown"
+    version = runtime.runtimeGetVersion()
+    return f"{name}, {size(free_and_total(xp)[1])}; {named}, CUDA {version // 1000}.{version % 1000 // 10}"
+
+
+def in_turns(
+    peers: Sequence[str], shape: str, names: Sequence[str], repeats: int, threads: int, backend: str = "numpy"
+) -> Iterator[Figure]:
     """All contestants on one shape, one measurement of each after another, once before that counts."""
-    started = {peer: _start(peer, SHAPES[shape], threads) for peer in peers}
+    started = {peer: _start(peer, SHAPES[shape], threads, backend) for peer in peers}
     workers = {peer: worker for peer, worker in started.items() if worker is not None}
     try:
         for name in names:
@@ -262,13 +296,13 @@ def _environment(threads: int) -> dict[str, str]:
     return os.environ | dict.fromkeys(limits, str(threads)) | {"HF_HUB_OFFLINE": "1"}
 
 
-def _start(peer: str, config: dict[str, int], threads: int) -> subprocess.Popen[str] | None:
+def _start(peer: str, config: dict[str, int], threads: int, backend: str = "numpy") -> subprocess.Popen[str] | None:
     """A contestant with its model loaded, or None if it cannot do that."""
     worker = subprocess.Popen(
         [sys.executable, "-m", "minibloom.bench_worker", peer],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=_environment(threads),
     )  # fmt: skip
-    ready = "error" not in _ask(worker, {"config": config, "threads": threads})
+    ready = "error" not in _ask(worker, {"config": config, "threads": threads, "backend": backend})
     return worker if ready else None
 
 

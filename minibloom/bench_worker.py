@@ -20,6 +20,9 @@ from typing import Any
 
 import numpy
 
+from . import backend as backends
+from .memory import free_and_total
+
 STEPS = 8  # tokens that are decoded in one measurement
 NEW = 32  # tokens that are generated in one measurement
 
@@ -46,34 +49,50 @@ def tokens(vocabulary: int, batch: int, length: int) -> numpy.ndarray:
 
 
 class Peer:
-    """A library that runs one model. A measurement returns seconds."""
+    """A library that runs one model, on the host or on a GPU (`backend="cupy"`). A measurement returns seconds."""
+
+    def wait(self) -> None:
+        """Until all is computed: on the host, it is when a call returns."""
+
+    def forget_peak(self) -> None:
+        """Let the peak of memory start again."""
+        forget_peak()
+
+    def memory_peak(self) -> int:
+        """The most memory that was held since, in bytes: the host's, or what was taken from the GPU's."""
+        return memory_peak()
+
+    def timed(self, work: Callable[[], Any]) -> float:
+        """The seconds that `work()` takes, until all is computed."""
+        self.wait()
+        start = time.perf_counter()
+        work()
+        self.wait()
+        return time.perf_counter() - start
 
     def prefill(self, ids: numpy.ndarray) -> float:
         """One pass over `ids [B, S]`, keys and values kept, logits of the last position."""
-        start = time.perf_counter()
-        self.pass_over(ids, None)
-        return time.perf_counter() - start
+        return self.timed(lambda: self.pass_over(ids, None))
 
     def decode(self, ids: numpy.ndarray) -> float:
         """One more token, with the keys and values of `ids` kept."""
         cache, one = self.pass_over(ids, None), ids[:, :1]
         cache = self.pass_over(one, cache)  # the first step may move the cache to a larger place
-        start = time.perf_counter()
-        for _ in range(STEPS):
-            cache = self.pass_over(one, cache)
-        return (time.perf_counter() - start) / STEPS
+
+        def steps() -> None:
+            past = cache
+            for _ in range(STEPS):
+                past = self.pass_over(one, past)
+
+        return self.timed(steps) / STEPS
 
     def train(self, ids: numpy.ndarray) -> float:
         """Forward and backward, a gradient for each parameter."""
-        start = time.perf_counter()
-        self.gradients(ids)
-        return time.perf_counter() - start
+        return self.timed(lambda: self.gradients(ids))
 
     def generate(self, ids: numpy.ndarray) -> float:
         """`NEW` tokens behind each row, greedily, by the library's own loop."""
-        start = time.perf_counter()
-        self.go_on(ids)
-        return time.perf_counter() - start
+        return self.timed(lambda: self.go_on(ids))
 
     def pass_over(self, ids: numpy.ndarray, cache: Any) -> Any:
         """A pass over `ids` behind `cache`, which it returns, extended."""
@@ -91,11 +110,25 @@ class Peer:
 class Minibloom(Peer):
     """This library."""
 
-    def __init__(self, config: dict[str, Any], threads: int) -> None:
+    def __init__(self, config: dict[str, Any], threads: int, backend: str) -> None:
         from .config import BloomConfig
         from .models import BloomForCausalLM
 
-        self.model = BloomForCausalLM(BloomConfig(**config))
+        self.model = BloomForCausalLM(BloomConfig(**config), backend=backend)
+        self.gpu: Any = None if backend == "numpy" else self.model.xp
+
+    def wait(self) -> None:
+        if self.gpu:
+            self.gpu.cuda.runtime.deviceSynchronize()
+
+    def forget_peak(self) -> None:
+        if self.gpu:
+            self.gpu.get_default_memory_pool().free_all_blocks()
+        else:
+            super().forget_peak()
+
+    def memory_peak(self) -> int:
+        return self.gpu.get_default_memory_pool().total_bytes() if self.gpu else super().memory_peak()
 
     def pass_over(self, ids: numpy.ndarray, cache: Any) -> Any:
         return self.model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1).past_key_values
@@ -110,29 +143,46 @@ class Minibloom(Peer):
 class Transformers(Peer):
     """transformers in eager mode: what minibloom explains."""
 
-    def __init__(self, config: dict[str, Any], threads: int) -> None:
+    def __init__(self, config: dict[str, Any], threads: int, backend: str) -> None:
         import torch
         from transformers import BloomConfig, BloomForCausalLM
 
         torch.set_num_threads(threads)
         self.torch: Any = torch
-        self.model: Any = BloomForCausalLM(BloomConfig(**config))
+        self.gpu = torch.cuda if backend == "cupy" else None
+        self.place = "cuda" if self.gpu else "cpu"
+        model: Any = BloomForCausalLM(BloomConfig(**config))
+        self.model: Any = model.to(self.place)  # an error where torch sees no GPU
         self.model.generation_config.eos_token_id = None  # nothing ends a row
-        self.model.eval()  # type: ignore[no-untyped-call]
+        self.model.eval()
+
+    def wait(self) -> None:
+        if self.gpu:
+            self.gpu.synchronize()
+
+    def forget_peak(self) -> None:
+        if self.gpu:
+            self.gpu.empty_cache()
+            self.gpu.reset_peak_memory_stats()
+        else:
+            super().forget_peak()
+
+    def memory_peak(self) -> int:
+        return self.gpu.max_memory_reserved() if self.gpu else super().memory_peak()
 
     def pass_over(self, ids: numpy.ndarray, cache: Any) -> Any:
         with self.torch.inference_mode():
             return self.model(
-                self.torch.tensor(ids), past_key_values=cache, use_cache=True, logits_to_keep=1
+                self.torch.tensor(ids, device=self.place), past_key_values=cache, use_cache=True, logits_to_keep=1
             ).past_key_values
 
     def gradients(self, ids: numpy.ndarray) -> None:
-        rows = self.torch.tensor(ids)
+        rows = self.torch.tensor(ids, device=self.place)
         self.model(rows, labels=rows, use_cache=False).loss.backward()
         self.model.zero_grad()
 
     def go_on(self, ids: numpy.ndarray) -> None:
-        rows = self.torch.tensor(ids)
+        rows = self.torch.tensor(ids, device=self.place)
         options = {"attention_mask": self.torch.ones_like(rows), "do_sample": False, "pad_token_id": 3}
         self.model.generate(rows, max_new_tokens=NEW, **options)
 
@@ -140,8 +190,8 @@ class Transformers(Peer):
 class TransformersCompiled(Transformers):
     """transformers with its forward pass compiled by torch; needs a C++ compiler."""
 
-    def __init__(self, config: dict[str, Any], threads: int) -> None:
-        super().__init__(config, threads)
+    def __init__(self, config: dict[str, Any], threads: int, backend: str) -> None:
+        super().__init__(config, threads, backend)
         self.model.forward = self.torch.compile(self.model.forward, dynamic=True)
 
 
@@ -186,7 +236,7 @@ class CTranslate2(Peer):
 class Limits(Peer):
     """No library but the machine: how fast it multiplies, and how fast it reads."""
 
-    def __init__(self, config: dict[str, Any], threads: int) -> None:
+    def __init__(self, config: dict[str, Any], threads: int, backend: str) -> None:
         rng = numpy.random.default_rng(0)
         E = config["hidden_size"]
         self.a, self.b = rng.random((512, E), dtype="float32"), rng.random((4 * E, E), dtype="float32")
@@ -213,13 +263,36 @@ class Limits(Peer):
             return (time.perf_counter() - start) / self.large.nbytes
 
 
-PEERS: dict[str, Callable[[dict[str, Any], int], Any]] = {
+class LimitsOfGPU(Peer):
+    """No library but the GPU: how fast it multiplies in float32, and how fast it copies."""
+
+    def __init__(self, config: dict[str, Any], threads: int, backend: str) -> None:
+        self.xp, E = backends.load(backend), config["hidden_size"]
+        self.a, self.b = self.xp.ones((8192, E), dtype="float32"), self.xp.ones((4 * E, E), dtype="float32")
+        free, _ = free_and_total(self.xp)
+        self.large = self.xp.ones(min(2**28, free // 64), dtype="float32")  # 1 GB, where it fits: no cache holds it
+
+    def wait(self) -> None:
+        self.xp.cuda.runtime.deviceSynchronize()
+
+    def gemm(self, ids: numpy.ndarray) -> float:
+        """Seconds a multiplication and addition, in a product of the model's width with rows enough for all units."""
+        return self.timed(lambda: [self.a @ self.b.T for _ in range(8)]) / (8 * self.a.size * len(self.b))
+
+    def read(self, ids: numpy.ndarray) -> float:
+        """Seconds a byte, half of them read and half of them written."""
+        return self.timed(lambda: [self.large.copy() for _ in range(4)]) / (4 * 2 * self.large.nbytes)
+
+
+PEERS: dict[str, Callable[[dict[str, Any], int, str], Any]] = {
     "minibloom": Minibloom,
     "transformers": Transformers,
     "transformers compiled": TransformersCompiled,
-    "CTranslate2": lambda config, threads: CTranslate2(config, threads, "float32"),
-    "CTranslate2 int8": lambda config, threads: CTranslate2(config, threads, "int8"),
-    "machine": Limits,
+    "CTranslate2": lambda config, threads, _: CTranslate2(config, threads, "float32"),
+    "CTranslate2 int8": lambda config, threads, _: CTranslate2(config, threads, "int8"),
+    "machine": lambda config, threads, backend: (LimitsOfGPU if backend == "cupy" else Limits)(
+        config, threads, backend
+    ),
 }
 
 
@@ -228,22 +301,23 @@ def main() -> None:
     answers = sys.stdout
     sys.stdout = sys.stderr  # what a library prints is no answer
     try:
-        peer, vocabulary = PEERS[sys.argv[1]](setup["config"], setup["threads"]), setup["config"]["vocab_size"]
+        peer = PEERS[sys.argv[1]](setup["config"], setup["threads"], setup["backend"])
     except Exception as error:  # of a library that is not ours: the others go on without it
         print(
             json.dumps({"error": f"{sys.argv[1]}: {type(error).__name__} {str(error)[:200]}"}), file=answers, flush=True
         )
         return
-    forget_peak()
-    ready = memory_peak()
+    vocabulary = setup["config"]["vocab_size"]
+    peer.forget_peak()
+    ready = peer.memory_peak()
     print(json.dumps({"ready": ready}), file=answers, flush=True)
     for line in sys.stdin:
         command = json.loads(line)
         ids = tokens(vocabulary, command["batch"], command["length"])
-        forget_peak()
+        peer.forget_peak()
         try:
             seconds = getattr(peer, command["work"])(ids)
-            answer = {"seconds": seconds, "memory_above": memory_peak() - ready}
+            answer = {"seconds": seconds, "memory_above": peer.memory_peak() - ready}
         except Exception as error:
             answer = {"error": f"{sys.argv[1]}, {command['work']}: {type(error).__name__} {str(error)[:200]}"}
         print(json.dumps(answer), file=answers, flush=True)

@@ -86,10 +86,10 @@ class Cache:
         if self.batch_size not in (None, batch):
             raise InputError(f"past_key_values holds a batch of {self.batch_size}, the input one of {batch}.")
         if (held := self._held()) is not None:
-            asarray(held, xp, "past_key_values")  # an error, if it is an array of another library
-            given = f"{held.shape[1]} heads of size {held.shape[3]} in {held.dtype}"
-            expected = f"{heads} heads of size {head_dim} in {dtype}"
-            if given != expected:
+            asarray(held, xp, "past_key_values", move=False)  # an error, if it is of another library
+            if (held.shape[1], held.shape[3]) != (heads, head_dim) or held.dtype != dtype:
+                given = f"{held.shape[1]} heads of size {held.shape[3]} in {held.dtype}"
+                expected = f"{heads} heads of size {head_dim} in {dtype}"
                 raise InputError(f"past_key_values holds {given}, expected {expected}: it belongs to another model.")
         if self.max_length is not None and self.length + new > self.max_length:
             raise InputError(
@@ -153,14 +153,20 @@ class Cache:
 
     def select(self, rows: Array) -> None:
         """Keep the given batch rows, in the given order, repeats allowed. An empty cache has none yet."""
-        if self._held() is None:
+        held = self._held()
+        if held is None:
             return
+        rows = asarray(rows, namespace(held), "rows")
         self._keys = [None if a is None else a[rows] for a in self._keys]
         self._values = [None if a is None else a[rows] for a in self._values]
         self._norms = [None if a is None else a[rows] for a in self._norms]
 
     def reorder(self, rows: Array, start: int) -> None:
         """The same for positions from `start` on, in place: for rows that have all earlier ones in common."""
+        held = self._held()
+        if held is None:
+            return
+        rows = asarray(rows, namespace(held), "rows")
         for buffers in (self._keys, self._values):
             for a in buffers:
                 if a is not None:

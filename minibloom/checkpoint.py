@@ -32,6 +32,7 @@ from .files import (
     replacing,
     unreachable_errors,
 )
+from .memory import size
 from .tensor_file import (
     CODES,
     FLOATS,
@@ -333,12 +334,12 @@ def _shards(sizes: Mapping[str, int], limit: int) -> list[list[str]]:
         raise InputError(f"max_shard_size is {limit!r}, expected a number of bytes.")
     shards: list[list[str]] = [[]]
     filled = 0
-    for name, size in sizes.items():
-        if shards[-1] and filled + size > limit:
+    for name, bytes_ in sizes.items():
+        if shards[-1] and filled + bytes_ > limit:
             shards.append([])
             filled = 0
         shards[-1].append(name)
-        filled += size
+        filled += bytes_
     return shards
 
 
@@ -398,12 +399,6 @@ class CheckpointInfo:
             "and for context": f"{size(token)} a token, {size(2048 * token)} for 2,048 tokens",
         }
         return "\n".join(f"{name:<16} {value}" for name, value in rows.items())
-
-
-def size(count: int) -> str:
-    """Return a number of bytes in words: 1234567 -> "1.2 MB"."""
-    power = min(int(math.log(max(count, 1), 1000)), 4)
-    return f"{count / 1000**power:.{1 if power else 0}f} {('bytes', 'kB', 'MB', 'GB', 'TB')[power]}"
 
 
 def describe(path_or_repo: str | Path, revision: str | None = None) -> CheckpointInfo:

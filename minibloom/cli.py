@@ -170,6 +170,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--n-layer", type=int, metavar="LAYERS", help=f"blocks (default {SHAPE['n_layer']})")
     sub.add_argument("--n-head", type=int, metavar="HEADS", help=f"heads (default {SHAPE['n_head']})")
     sub.add_argument("--dropout", type=float, default=0.0, help="probability of dropout (default 0)")
+    sub.add_argument("--backend", default="numpy", help="numpy (default) or cupy")
     for field in dataclasses.fields(TrainingSettings):
         option, told = "--" + field.name.replace("_", "-"), field.metadata["help"]
         if field.type == "bool":
@@ -271,7 +272,8 @@ def run_info(a: argparse.Namespace) -> None:
 
 
 def run_quantize(a: argparse.Namespace) -> None:
-    from .checkpoint import describe, size
+    from .checkpoint import describe
+    from .memory import size
     from .quantize import perplexity, quantize, read_text
 
     text = None if a.perplexity is None else read_text(a.perplexity)  # before the work is done
@@ -295,7 +297,7 @@ def run_train(a: argparse.Namespace) -> int:
     given = {name: getattr(a, name) for name in names if getattr(a, name) is not None}
     shape = {name: getattr(a, name) for name in SHAPE if getattr(a, name) is not None}
     settings = TrainingSettings(**(FINETUNING if a.task else {}) | given)
-    options = {"start_from": a.start_from, "dropout": a.dropout, "resume": a.resume}
+    options = {"start_from": a.start_from, "dropout": a.dropout, "resume": a.resume, "backend": a.backend}
     if a.task:
         for name in (*shape, *(["whole_documents"] if a.whole_documents else [])):
             raise InputError(f"{name} cannot be chosen with --task, which fine-tunes a model that is there.")

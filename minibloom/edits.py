@@ -61,11 +61,11 @@ NO_NEURONS = ("B", "S", "T", "1")
 
 
 def scale(factor: float, **where: Unpack[Selectors]) -> Edit:
-    """Multiply by `factor`."""
+    """Multiply by `factor`. A score that is masked stays masked."""
     if isinstance(factor, bool) or not isinstance(factor, Real):
         raise InputError(f"factor is {factor!r}, expected a number.")
     number = int(factor) if isinstance(factor, Integral) else float(factor)  # which leave float32 as it is
-    return Edit("scale", number, lambda part, _: part * number, checked(where))
+    return Edit("scale", number, lambda part, _: part * number, checked(where), spares_masked=True)
 
 
 def replace(value: Any, **where: Unpack[Selectors]) -> Edit:
@@ -90,12 +90,12 @@ def patch(source: Array | Mapping[str, Array], **where: Unpack[Selectors]) -> Ed
 
 
 def ablate(**where: Unpack[Selectors]) -> Edit:
-    """Put 0 there.
+    """Put 0 there. For a mean in place of 0, see `replace`.
 
-    At `weights` or `context`, that silences a head. It does not at `scores`, where 0 is a score like any other, and
-    takes the place of masked ones too. For a mean in place of 0, see `replace`.
+    At `weights` or `context`, that silences a head. At `scores`, where what is masked stays masked, it makes a head
+    look at all tokens that it may see alike.
     """
-    return Edit("ablate", None, lambda part, _: 0, checked(where))
+    return Edit("ablate", None, lambda part, _: 0, checked(where), spares_masked=True)
 
 
 def checked(where: Mapping[str, Any]) -> dict[str, list[int]]:
@@ -121,6 +121,7 @@ class Edit:
     change: Callable[[Array, Array], Any]  # the selected part of the step, and of the source -> what takes its place
     where: Mapping[str, list[int]]
     source: Any = None  # an array or a mapping of them, or None
+    spares_masked: bool = False
 
     def __repr__(self) -> str:
         given = [] if self.given is None else [kind(self.given) if hasattr(self.given, "dtype") else repr(self.given)]
@@ -180,7 +181,12 @@ class Edit:
             )
         xp = namespace(value, theirs)
         mesh = xp.ix_(*map(xp.asarray, everything)) if places else ...
-        view[mesh] = self._fitting(self.change(view[mesh], theirs.reshape(apart)[mesh]), view[mesh], name)
+        part = view[mesh]
+        if self.spares_masked and name.endswith(".scores"):
+            masked = part == xp.finfo(part.dtype).min
+            view[mesh] = xp.where(masked, part, self.change(xp.where(masked, 0, part), part))
+        else:
+            view[mesh] = self._fitting(self.change(part, theirs.reshape(apart)[mesh]), part, name)
         return new
 
     def _fitting(self, given: Any, part: Array, name: str) -> Array:

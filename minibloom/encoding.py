@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy
 
-from .backend import load, namespace
+from .backend import library as library_of
+from .backend import load
 from .errors import InputError, suggest
 from .fields import choice, optional
 
@@ -132,7 +133,7 @@ def library(return_tensors: str | None, given: Any = None) -> Any:
     if return_tensors:
         return load(LIBRARIES[return_tensors])
     first = given[0] if isinstance(given, list | tuple) and given else given
-    return namespace(first) if hasattr(first, "__array_namespace__") else None
+    return library_of(first)
 
 
 def result(

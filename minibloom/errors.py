@@ -10,6 +10,10 @@ class InputError(ValueError):
     """Something a user gave cannot be used. Raised at the border, before any work is done."""
 
 
+class OutOfMemory(InputError, MemoryError):
+    """A device has no room for what was asked of it. What was given can be used, but less of it at a time."""
+
+
 def suggest(name: str, known: Iterable[str], instead: Mapping[str, str] | None = None) -> str:
     """Return `" Did you mean 'x'?"` for the known name nearest to `name`, or an empty string.
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy
 
+from . import backend as backends
 from .base import PreTrainedModel
 from .config import BloomConfig
 from .errors import InputError, suggest
@@ -65,7 +66,7 @@ def finetune(
     reader.model_max_length = s.context_length
     task = kind(reader, config, learnt, held_out)
     ids = [row["input_ids"] for rows in (task.rows, *(rows for _, _, rows in task.held_out)) for row in rows]
-    model.check_ids(model.xp.asarray(numpy.concatenate([*ids, [config.pad_token_id]]))[None])  # does it know all?
+    model.check_ids(numpy.concatenate([*ids, [config.pad_token_id]])[None])  # does it know all?
     model.config, tokenizer.model_max_length = config, s.context_length
     return train(model, task, s, out, tokenizer, resume, progress)
 
@@ -80,12 +81,14 @@ def finetune_file(
     dropout: float = 0.0,
     progress: bool = True,
     start_from: str | Path | None = None,
+    backend: str = "numpy",
 ) -> list[dict[str, float]]:
     """`minibloom train --task`: fine-tune a checkpoint's model, with a head for `task`, on the examples in a file.
 
     start_from: the checkpoint; the one that ships if None. If it has such a head already, that goes on learning.
     """
     check_run(out, resume)
+    backends.load(backend)  # or an error that says why not, before examples are read
     kind = TASKS[choice(*TASKS).check("task", task)]
     learnt, held_out = _parts(path, validation, settings.seed)
     config = BloomConfig.from_pretrained(start_from)
@@ -95,7 +98,7 @@ def finetune_file(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".* is new, drawn from seed")  # as was asked for
         model = kind.model.from_pretrained(
-            start_from, seed=settings.seed, hidden_dropout=dropout, attention_dropout=dropout, **wanted
+            start_from, backend=backend, seed=settings.seed, hidden_dropout=dropout, attention_dropout=dropout, **wanted
         )
     tokenizer = BloomTokenizerFast.from_pretrained(start_from, **kind.tokenizer_options)
     return finetune(model, tokenizer, learnt, out, held_out, resume, progress, **dataclasses.asdict(settings))

@@ -160,7 +160,7 @@ class FlaxPreTrainedModel:
         _check_places(given, shapes, "params")
         for place, shape in shapes.items():
             where, expected = "params/" + "/".join(place), shape[::-1] if place[-1] == "kernel" else shape
-            given[place] = array = backends.asarray(given[place], self.xp, where)
+            given[place] = array = backends.asarray(given[place], self.xp, where, move=False)
             if array.shape != expected:
                 raise InputError(f"{where} has shape {list(array.shape)}, expected {list(expected)}.")
             if array.dtype.kind != "f":
@@ -242,7 +242,7 @@ class FlaxPreTrainedModel:
         places = [(*self._above, "h", str(layer), "self_attention") for layer in range(c.n_layer)]
         given = flatten(tree, "past_key_values")
         _check_places(given, [(*place, name) for place in places for name in names], "past_key_values")
-        arrays = {place: backends.asarray(x, self.xp, "/".join(place)) for place, x in given.items()}
+        arrays = {place: backends.asarray(x, self.xp, "/".join(place), move=False) for place, x in given.items()}
         keys, values, lengths = ([arrays[(*place, name)] for place in places] for name in names)
         B, L = (*keys[0].shape, 0, 0)[:2]
         for x in (*keys, *values):
@@ -251,7 +251,7 @@ class FlaxPreTrainedModel:
                     f"past_key_values holds {x.dtype}{list(x.shape)}, expected {self.dtype}[batch, max_length, "
                     f"{c.n_head}, {c.head_dim}], the same in every block."
                 )
-        length, *others = {int(x) if x.shape == () else -1 for x in lengths}
+        length, *others = {int(backends.number(x)) if x.shape == () else -1 for x in lengths}
         if others or not 0 <= length <= L:
             raise InputError(f"past_key_values has a cache_index that is no number from 0 to {L}, or several of them.")
         cache = self.init_cache(B, L)

@@ -43,7 +43,7 @@ from typing import Any
 import numpy
 
 from . import models
-from .backend import Array, asarray, to_numpy
+from .backend import Array, received, to_numpy
 from .base import PreTrainedModel
 from .config import BloomConfig
 from .errors import InputError
@@ -125,8 +125,9 @@ def run(
 
     labels: the arguments that give the model's loss, by name; by default `labels_of` what is read.
     """
-    ids = to_numpy(model.check_ids(_on(model, input_ids))).astype("int64")
-    given_mask = asarray(numpy.ones(ids.shape) if attention_mask is None else attention_mask, numpy, "attention_mask")
+    ids = to_numpy(model.check_ids(input_ids)).astype("int64")
+    given_mask = numpy.ones(ids.shape) if attention_mask is None else attention_mask
+    given_mask, _ = received(given_mask, model.xp, "attention_mask")
     mask = given_mask.astype("int64")
     if mask.shape != ids.shape or (mask != given_mask).any():
         raise InputError(f"attention_mask has to be {list(ids.shape)} like input_ids, of 0 (padding) and 1 (token).")
@@ -150,7 +151,7 @@ def compute(
     if gradients and not all(name in given for name in model.labels or ("loss",)):
         why = "needs a row with two tokens next to each other" if model.labels else "has none"
         raise InputError(f"there is no loss to take gradients of: {type(model).__name__} {why}.")
-    call = {name: _on(model, x) for name, x in given.items()} | {"trace": trace}
+    call = {**given, "trace": trace}
     if model.head != "qa_outputs":  # which keeps no cache
         call["use_cache"] = False
     out, found = model.value_and_grad(**call) if gradients else (model(**call), {})
@@ -161,11 +162,6 @@ def compute(
         steps["loss"] = out.loss
     backward = {name: trace[name] for name in trace if gradients and name.endswith(".grad")}
     return {**steps, **backward, **{f"gradient/{name}": found[name] for name in reversed(found)}}
-
-
-def _on(model: PreTrainedModel, x: Any) -> Any:
-    """An array of the host, on the model's device."""
-    return model.xp.asarray(x) if isinstance(x, numpy.ndarray) else x
 
 
 def _formula(name: str) -> str:

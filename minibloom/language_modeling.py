@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy
 
-from .backend import Array
+from .backend import Array, number
 from .errors import InputError
 from .files import read_text
 from .models import BloomForCausalLM
@@ -84,9 +84,9 @@ def evaluate(model: BloomForCausalLM, documents: Sequence[Array], context_length
     for document in documents:
         stream = numpy.append(document[-1:], document).astype("int64")  # a document's last token ends it
         for i in range(0, len(document), context_length):
-            window = model.xp.asarray(stream[None, i : i + context_length + 1])
+            window = stream[None, i : i + context_length + 1]
             predicted = window.shape[1] - 1
-            total += float(model(window, labels=window, use_cache=False, output_logits=False).loss) * predicted
+            total += number(model(window, labels=window, use_cache=False, output_logits=False).loss) * predicted
             count += predicted
     return total, count
 

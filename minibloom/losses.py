@@ -29,7 +29,7 @@ def shift(labels: Array) -> Array:
     return after
 
 
-def cross_entropy(logits: Array, labels: Array, count: int | None = None) -> tuple[Array, Array]:
+def cross_entropy(logits: Array, labels: Array, count: int | Array | None = None) -> tuple[Array, Array]:
     """`logits [..., V]`, `labels [...]` -> the mean loss, a scalar, and its gradient `dlogits [..., V]`.
 
     One function for both: the probabilities are the large array here, and both need them. Where every label

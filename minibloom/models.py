@@ -283,20 +283,20 @@ class BloomForSequenceClassification(PreTrainedModel):
         """The kind of problem that config names or `labels` show, and the labels as its loss takes them."""
         count, problem = self.config.num_labels, self.config.problem_type
         if problem is None:
-            kind = backends.asarray(labels, self.xp, "labels").dtype.kind
+            kind = backends.received(labels, self.xp, "labels")[0].dtype.kind
             classes = "single_label_classification" if kind in "iu" else "multi_label_classification"
             problem = "regression" if count == 1 else classes
         try:
             if problem == "single_label_classification":
                 return problem, self._check_classes(labels, "labels", (B,), count, "classes")
             shapes = [(B, count), *([(B,)] if count == 1 else [])]
-            targets = self._check_labels(labels, "labels", shapes, whole=False).reshape(B, count)
-            if problem == "multi_label_classification" and not bool(((targets >= 0) & (targets <= 1)).all()):
+            host, moved = self._check_labels(labels, "labels", shapes, whole=False)
+            if problem == "multi_label_classification" and not ((host >= 0) & (host <= 1)).all():
                 raise InputError("labels holds numbers outside 0 (does not hold) to 1 (holds).")
         except InputError as error:
             why = "" if self.config.problem_type else " (config.problem_type is None, so num_labels and dtype decide)"
             raise InputError(f"{error} The problem is {problem}{why}, with num_labels={count}.") from None
-        return problem, targets
+        return problem, moved.reshape(B, count)
 
 
 LOSSES: dict[str, Callable[[Array, Array], tuple[Array, Array]]] = {
@@ -436,6 +436,6 @@ class BloomForQuestionAnswering(PreTrainedModel):
             return None
         spans = []
         for name, places in given.items():
-            places = self._check_labels(places, name, [(B,), (B, 1)], whole=True).reshape(B).clip(0, S)
+            places = self._check_labels(places, name, [(B,), (B, 1)], whole=True)[1].reshape(B).clip(0, S)
             spans.append(self.xp.where(places == S, IGNORE, places))
         return spans

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, MutableMapping
+from typing import Any
 
 import numpy
 
-from .backend import Array, namespace
+from .backend import Array, namespace, number
 from .settings import TrainingSettings
 from .threads import CHUNK, each, on_all_cores
 
@@ -22,7 +23,8 @@ def learning_rate(step: int, s: TrainingSettings) -> float:
 
 def clip_gradients(grads: Mapping[str, Array], limit: float) -> float:
     """Scale all gradients, in place, so that their norm together is at most `limit`. Returns the norm before."""
-    norm = math.sqrt(sum(float(namespace(g).vdot(g, g)) for g in grads.values()))
+    squares = [namespace(g).vdot(g, g).astype("float64") for g in grads.values()]
+    norm = math.sqrt(number(sum(squares)))  # the one time that the host waits for a device
     if norm > limit:
         for g in grads.values():
             g *= limit / norm
@@ -42,8 +44,13 @@ class AdamW:
 
     def __init__(self, params: Mapping[str, Array], beta1: float = 0.9, beta2: float = 0.95, eps: float = 1e-8) -> None:
         self.beta1, self.beta2, self.eps, self.t = beta1, beta2, eps, 0
+        self.xp = namespace(*params.values())
         self.m = {name: namespace(p).zeros_like(p) for name, p in params.items()}
         self.v = {name: namespace(p).zeros_like(p) for name, p in params.items()}
+
+    def what_fits(self, method: str, free: int, *args: Any, **kwargs: Any) -> str:
+        """What to do where a device has no room for a step."""
+        return "AdamW keeps two numbers for each parameter, and makes four of them on the way: train fewer parameters."
 
     @on_all_cores
     def step(

@@ -139,7 +139,7 @@ class HeadTask:
         for first in range(0, len(rows), batch_size):
             batch = self._padded(rows[first : first + batch_size])
             mask = batch["attention_mask"].astype(bool)
-            out = model(**{name: model.xp.asarray(value) for name, value in batch.items()}, return_dict=True)
+            out = model(**batch, return_dict=True)
             logits = {name: to_numpy(value) for name, value in out.items() if name.endswith("logits")}
             for i, real in enumerate(mask):
                 yield {name: x[i][real] if self.per_token else x[i] for name, x in logits.items()}

@@ -41,6 +41,7 @@ SCALE = ".scale"
 ITEMSIZE = {"BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "U16": 2, "I16": 2}
 ITEMSIZE |= {"F16": 2, "BF16": 2, "U32": 4, "I32": 4, "F32": 4, "U64": 8, "I64": 8, "F64": 8}
 BLOCK = 2**16  # numbers converted at a time: small beside the parameters, and it stays in the CPU's cache
+DEVICE_BLOCK = 2**22  # numbers that go to a device at a time: large enough that starting a copy costs nothing
 MAX_HEADER = 10**8  # bytes, as in the safetensors package
 
 
@@ -142,8 +143,8 @@ def read_tensors(
     weights: keep matrices as "bfloat16", "float16" or "int8" (see `layers/small_weights.py`), or as arrays of `dtype`.
         None: int8 as int8, and what is stored as floating point as `dtype`.
 
-    Every array is filled block by block, so memory peaks at the arrays and one block. float16 and bfloat16
-    become float32 and float64 without loss.
+    Every array is filled block by block, on a device too, so memory peaks at the arrays and one block of the host's.
+    float16 and bfloat16 become float32 and float64 without loss.
     """
     return {name: read_tensor(entry, dtype, xp, weights) for name, entry in entries.items()}
 
@@ -157,12 +158,12 @@ def read_tensor(
         return _read_small(entry, small, empty)
     if xp is numpy and entry.kind == dtype:  # as it is, without a copy
         return read_raw(entry, empty)
-    array = numpy.empty(entry.shape, dtype)
+    array = xp.empty(entry.shape, dtype)
     flat, filled = array.reshape(-1), 0
-    for block in blocks(entry):
-        flat[filled : filled + block.size] = block
+    for block in blocks(entry, BLOCK if xp is numpy else DEVICE_BLOCK):
+        flat[filled : filled + block.size] = xp.asarray(block)
         filled += block.size
-    return xp.asarray(array)
+    return array
 
 
 def _read_small(entry: TensorEntry, kind: str, empty: Empty) -> SmallWeight:

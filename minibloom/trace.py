@@ -246,7 +246,7 @@ class Tape(Trace):
     def __init__(self, seen_by: Trace | None = None, recompute: bool = False) -> None:
         super().__init__()
         self.seen_by, self.recompute = seen_by, recompute
-        self.run: Any = None  # the pass that filled it
+        self.run: Any = None  # the pass that filled it, as one that nobody watches
         if seen_by is not None and seen_by.edits:
             raise InputError("a trace with edits cannot be used with value_and_grad: backward knows nothing of edits.")
 
@@ -262,6 +262,11 @@ class Tape(Trace):
         if not inside and not name.endswith(UNUSED_BY_BACKWARD):
             self._steps[name] = value
         return value
+
+    def forget(self, start: str) -> None:
+        """Forget the steps whose names start so."""
+        for name in [name for name in self._steps if name.startswith(start)]:
+            del self._steps[name]
 
     def wants(self, name: str) -> bool:
         """What the caller wants. Backward can do without: see `tiled_attention_backward`."""

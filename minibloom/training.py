@@ -24,9 +24,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy
-
-from .backend import Array, to_numpy
+from . import backend as backends
+from .backend import Array, number, to_numpy
 from .base import PreTrainedModel
 from .config import BloomConfig
 from .errors import InputError
@@ -79,7 +78,7 @@ class Batches:
 
     def evaluate(self, model: Any, s: TrainingSettings) -> dict[str, float]:
         """The mean of the losses of the batches held out."""
-        losses = [float(model(**_on_device(batch, model)).loss) for batch in self.held_out]
+        losses = [number(model(**batch).loss) for batch in self.held_out]
         return {"validation_loss": sum(losses) / len(losses)} if losses else {}
 
     def digest(self) -> str:
@@ -87,7 +86,7 @@ class Batches:
         digest = hashlib.sha256()
         for batch in self.given:
             for name, value in batch.items():
-                array = to_numpy(value) if hasattr(value, "__array_namespace__") else numpy.asarray(value)
+                array = to_numpy(value)
                 digest.update(f"{name} {array.dtype} {array.shape}".encode() + array.tobytes())
         return digest.hexdigest()
 
@@ -130,10 +129,10 @@ def train(
         for step in range(start, s.steps):
             loss, tokens, grads = 0.0, 0, dict[str, Array]()
             for part in range(s.accumulation):
-                batch = _on_device(next(source), model)
+                batch = next(source)
                 out, new = model.value_and_grad(**batch, train=True, seed=[s.seed, 3, step, part])
-                tokens += batch["input_ids"].size if "input_ids" in batch else 0
-                loss += float(out.loss) / s.accumulation
+                tokens += to_numpy(batch["input_ids"]).size if "input_ids" in batch else 0
+                loss += number(out.loss) / s.accumulation
                 grads = new if not grads else {name: grads[name] + g for name, g in new.items()}
             if s.accumulation > 1:
                 grads = {name: g / s.accumulation for name, g in grads.items()}
@@ -157,11 +156,6 @@ def train(
     return history
 
 
-def _on_device(batch: Mapping[str, Any], model: PreTrainedModel) -> dict[str, Array]:
-    """Arrays that stand anywhere, in the model's array library."""
-    return {name: model.xp.asarray(value) for name, value in batch.items()}
-
-
 def check_run(folder: str | Path, resume: bool) -> None:
     """Raise an InputError if `folder` holds a run that is not to be resumed, or none that is."""
     there = (Path(folder) / STATE).exists()
@@ -179,6 +173,7 @@ def train_folder(
     dropout: float = 0.0,
     progress: bool = True,
     start_from: str | Path | None = None,
+    backend: str = "numpy",
     **shape: int,
 ) -> list[dict[str, float]]:
     """`minibloom train`: a tokenizer and a new model from the text files in the folder `texts`, written to `out`.
@@ -192,6 +187,7 @@ def train_folder(
     shape = SHAPE | shape
     texts, out = Path(texts), Path(out)
     check_run(out, resume)
+    backends.load(backend)  # or an error that says why not, before text is read
     split = (texts / "train").is_dir() and (texts / "validation").is_dir()
     sources = [texts / "train", texts / "validation"] if split else [texts]
     if any(out.resolve().is_relative_to(source.resolve()) for source in sources):
@@ -199,14 +195,16 @@ def train_folder(
     documents, held_out = read_documents(sources[0]), read_documents(sources[1]) if split else {}
     if start_from is not None:
         tokenizer = BloomTokenizerFast.from_pretrained(start_from)
-        model = BloomForCausalLM.from_pretrained(start_from, hidden_dropout=dropout, attention_dropout=dropout)
+        model = BloomForCausalLM.from_pretrained(
+            start_from, backend=backend, hidden_dropout=dropout, attention_dropout=dropout
+        )
     else:
         config = BloomConfig(
             **shape | {"vocab_size": -(-shape["vocab_size"] // 128) * 128}, pad_token_id=3, unk_token_id=0,
             hidden_dropout=dropout, attention_dropout=dropout,
         )  # fmt: skip
         tokenizer = BloomTokenizerFast.train(documents.values(), shape["vocab_size"])
-        model = BloomForCausalLM(config, seed=settings.seed)
+        model = BloomForCausalLM(config, seed=settings.seed, backend=backend)
     task = LanguageModeling(tokenize(documents, tokenizer), tokenize(held_out, tokenizer))
     return train(model, task, settings, out, tokenizer, resume, progress)
 
@@ -225,6 +223,7 @@ def fingerprint(
         "settings": same,
         "config": config,
         "dtype": model.dtype,
+        "backend": model.backend,
         "tokenizer": vocabulary,
         "text": task.digest(),  # as token ids, with its labels
     }

@@ -9,7 +9,7 @@ position still hears of the L * (W - 1) before it.
 
 from __future__ import annotations
 
-from .backend import Array, namespace
+from .backend import Array, asarray, namespace
 from .cache import Cache
 from .errors import InputError
 from .fields import whole
@@ -83,6 +83,10 @@ class WindowCache(Cache):
         super().crop(length)
 
     def reorder(self, rows: Array, start: int) -> None:
+        held = self._held()
+        if held is None:
+            return
+        rows = asarray(rows, namespace(held), "rows")
         here = slice(self._start, self._start + self.length)  # what rows have in common may be dropped already
         for buffers in (self._keys, self._values):
             for a in buffers:

@@ -1,6 +1,9 @@
 """How the tests run: Hypothesis without time limits per example, with the same draws each time in CI; Ctrl-C heard.
 
 A shell that runs the tests in the background has them ignore SIGINT, and every process that a test starts with them.
+
+What computes is tested on every backend: with NumPy, on the stand-in for a device (`standin.py`), and where there is
+a GPU on that. `pytest -m gpu` runs the GPU's part alone.
 """
 
 from __future__ import annotations
@@ -8,13 +11,19 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
 from typing import Any
 
 import pytest
 from hypothesis import settings
 
-from . import tiny
+from minibloom.backend import load
+from minibloom.errors import InputError
+
+from . import bridge, standin, tiny
 
 settings.register_profile("local", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
@@ -36,3 +45,86 @@ def start() -> Iterator[Any]:
     for process in started:
         process.kill()
         process.communicate()
+
+
+# --- every backend ---
+
+ON_EVERY_BACKEND = """
+    layers.test_alibi layers.test_attention layers.test_block layers.test_dropout layers.test_embedding
+    layers.test_layer_norm layers.test_linear layers.test_mlp layers.test_softmax layers.test_transformer
+    test_cache test_chunked_loss test_documented_goldens test_goldens test_heads test_losses test_models test_optimizer
+    test_trace test_window_cache
+"""
+# First those that take differences of many passes, then those that look at NumPy's memory or name it, or replace parts.
+ON_THE_HOST_ALONE = """
+    test_backward test_every_gradient_is_the_derivative_of_the_loss
+    test_every_gradient_of_a_bare_model_is_that_of_its_upstream test_keys_and_values_of_earlier_passes_are_constants
+    test_adamw_is_torchs
+
+    test_splitting_into_heads_is_undone_by_merging test_watching_changes_no_bit_and_what_was_seen_stays
+    test_a_cache_of_another_library_is_an_error_before_any_work_is_done
+    test_bad_input_is_one_error_that_says_what_is_wrong test_bad_input_is_the_same_error_with_labels_and_gradients
+    test_bad_input_is_the_same_error_as_for_every_model test_bad_labels_of_a_text test_bad_labels_of_tokens
+    test_bad_places_of_an_answer test_any_split_into_passes_equals_one_pass_with_older_keys_masked
+    test_what_was_seen_is_not_changed_later test_backward_reads_everything_that_its_tape_keeps
+    test_the_command_makes_the_same_file_again
+"""
+EXAMPLES = 4  # that Hypothesis draws for a device, where a call takes longer: their formulas are the host's
+BACKENDS = ("numpy", "standin", pytest.param("cupy", marks=pytest.mark.gpu))
+
+
+def why_no_gpu() -> str:
+    """Why tests cannot run on a GPU here; nothing if they can."""
+    try:
+        load("cupy")
+    except InputError as error:
+        return str(error)
+    return ""
+
+
+def on_every_backend(module: ModuleType) -> bool:
+    return module.__name__.removeprefix("tests.") in ON_EVERY_BACKEND.split()
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Tests of what computes run once for each backend; for a GPU only where there is one, or where it is asked for."""
+    asked = "gpu" in (metafunc.config.option.markexpr or "")
+    backends = BACKENDS if asked or not why_no_gpu() else BACKENDS[:2]
+    if "device" in metafunc.fixturenames:
+        metafunc.parametrize("backend", backends[1:], indirect=True, scope="module")
+    elif on_every_backend(metafunc.module) and metafunc.function.__name__ not in ON_THE_HOST_ALONE.split():
+        metafunc.parametrize("backend", backends, indirect=True, scope="module")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def backend(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The backend that the tests of a module compute with."""
+    name = getattr(request, "param", "numpy")
+    if name == "cupy" and why_no_gpu():
+        pytest.skip(why_no_gpu())
+    with pytest.MonkeyPatch.context() as patch:
+        if name == "standin":
+            patch.setitem(sys.modules, "cupy", standin.cupy)
+        if name == "numpy" or not on_every_backend(request.module):
+            yield name
+            return
+        with bridge.onto(load("cupy"), request.module), fewer_examples(request.module):
+            yield name
+
+
+@contextmanager
+def fewer_examples(module: ModuleType) -> Iterator[None]:
+    """While this lasts, Hypothesis draws at most `EXAMPLES` for a test of `module`."""
+    with pytest.MonkeyPatch.context() as patch:
+        for test in vars(module).values():
+            own = getattr(test, "_hypothesis_internal_use_settings", None)
+            if own is not None:
+                fewer = settings(own, max_examples=min(own.max_examples, EXAMPLES))
+                patch.setattr(test, "_hypothesis_internal_use_settings", fewer)
+        yield
+
+
+@pytest.fixture(scope="module")
+def device(backend: str) -> Any:
+    """The array library of a device: the stand-in, and where there is a GPU CuPy."""
+    return load("cupy")

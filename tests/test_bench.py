@@ -1,12 +1,14 @@
 """`minibloom bench`: it measures what it says, compares like with like, and keeps its figures."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from minibloom import bench
 from minibloom.bench import Figure, exponents, in_turns, table
 from minibloom.bench_generation import lookup_passes
+from minibloom.bench_notes import TARGETS, TRIED, notes
 from minibloom.cli import main
 
 TINY = {"vocab_size": 64, "hidden_size": 16, "n_layer": 1, "n_head": 2}
@@ -89,3 +91,26 @@ def test_a_contestant_that_cannot_do_a_work_is_left_out_of_it(tiny, capfd):
 def test_growth_finds_the_power_of_what_grows_by_one():
     figures = [Figure(f"length {n}", "minibloom", "s", [3e-3 * n**1.5], 7 * n) for n in (512, 1024, 2048)]
     assert exponents(figures) == "length   time grows with power 1.50, memory above the model with power 1.00"
+
+
+def test_a_missed_target_is_noted_with_what_the_machine_s_limit_leaves():
+    def of(work, ours, theirs, share):
+        figures = [Figure(work, "minibloom", "s", [ours]), Figure(work, "transformers", "s", [theirs])]
+        for figure in figures:
+            figure.limit, figure.share = "multiplying", share * theirs / figure.median
+        return figures
+
+    (out_of_reach,) = notes(of("small-train-8x256", 1.0, 0.8, 0.75))  # 1.8x wanted
+    assert "0.80x was measured" in out_of_reach and "75% of" in out_of_reach and "minibloom 60%" in out_of_reach
+    assert "at most 1.33x is possible, so the target is out of reach" in out_of_reach
+    (missed,) = notes(of("small-train-8x256", 1.0, 1.5, 0.5))
+    assert "at most 2.00x is possible" in missed and "out of reach" not in missed
+    assert notes(of("small-train-8x256", 1.0, 1.9, 0.5)) == []
+    assert notes(of("small-train-8x256", 1.0, 1.5, 0.5)[:1]) == []  # nothing to compare with
+    assert "possible" not in notes([Figure("decode-128", p, "s", [1.0]) for p in ("minibloom", "transformers")])[0]
+
+
+def test_targets_are_of_work_that_is_there_and_what_was_tried_too():
+    assert set(TARGETS) <= set(bench.WORK)
+    for files in TRIED.values():
+        assert all((Path(bench.__file__).parent / name).exists() for name in files.split(", "))

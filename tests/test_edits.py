@@ -99,10 +99,15 @@ def test_an_edit_equals_the_same_change_by_hand(model, data):
     seen = other[name]
     if {"head"} <= where.keys() and step(name).axes.endswith(("HD", "H3D")):
         seen = seen.reshape(*seen.shape[:-1], heads, -1)
+    low = numpy.finfo("float64").min  # in the place of scores that are masked, which stay so
+
+    def scaled(x: numpy.ndarray, by: float) -> numpy.ndarray:
+        return numpy.where(x == low, x, numpy.where(x == low, 0, x) * by)
+
     for edit, change in [
-        (scale(factor, **where), lambda x: x * factor),
-        (replace(value, **where), lambda x: x * 0 + value),
-        (ablate(**where), lambda x: x * 0),
+        (scale(factor, **where), lambda x: scaled(x, factor)),
+        (replace(value, **where), lambda x: numpy.full_like(x, value)),
+        (ablate(**where), lambda x: scaled(x, 0)),
         (patch(other, **where), lambda x: seen),
         (patch(other[name], **where), lambda x: seen),
     ]:
@@ -157,6 +162,14 @@ def test_a_token_that_may_not_look_at_another_is_as_if_that_one_were_not_there()
         numpy.testing.assert_allclose(cut[name][:, :, 1:], masked[name][:, :, 1:], atol=1e-5)
 
 
+def test_scores_of_0_look_at_all_that_is_there_alike():
+    trace = Trace("*.probs", edits={"h.*.self_attention.scores": ablate(head=1)})
+    MODEL(IDS, attention_mask=[[0, 1, 1, 1], [1, 1, 1, 1]], trace=trace)
+    for probs in trace.values():
+        numpy.testing.assert_allclose(probs[0, 1, 1:, 1:], numpy.tril(numpy.ones((3, 3))) / [[1], [2], [3]], rtol=1e-6)
+        numpy.testing.assert_allclose(probs[1, 1], numpy.tril(numpy.ones((4, 4))) / [[1], [2], [3], [4]], rtol=1e-6)
+
+
 def test_a_pattern_edits_every_step_that_it_matches():
     everywhere = edited(MODEL, IDS, {"h.*.mlp.gelu": scale(2, neuron=range(5))})
     both = {f"h.{i}.mlp.gelu": scale(2, neuron=[0, 1, 2, 3, 4]) for i in range(2)}
@@ -200,6 +213,14 @@ def test_an_edit_leaves_its_source_and_the_arrays_of_the_pass_alone():
     same(logits, kept)
     for name, x in clean.items():
         same(x, copies[name])
+
+
+def test_an_edit_leaves_what_the_caller_gave_and_what_the_cache_holds_alone():
+    ids, plain = IDS.copy(), MODEL(IDS).past_key_values
+    edits = {"input_ids": replace(0, position=-1), "h.0.self_attention.key": ablate(head=1)}
+    cache = MODEL(ids, trace=Trace(edits=edits)).past_key_values
+    same(ids, IDS)
+    same(cache[0][0][:, :, :-1], plain[0][0][:, :, :-1])  # the key of another last id is another one
 
 
 # --- with a cache ---

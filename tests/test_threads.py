@@ -51,6 +51,29 @@ def test_blas_is_kept_on_one_thread_and_has_its_threads_back_afterwards():
     assert blas_threads() == before
 
 
+def test_passes_of_several_threads_may_overlap():
+    """The thread that ends the last one is not the thread that began the first, which is still there."""
+    before, inside, over, end = blas_threads(), threading.Event(), threading.Event(), threading.Event()
+
+    def first() -> None:
+        with shared_out():
+            inside.set()
+            over.wait(20)
+        end.wait(20)
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    inside.wait(20)
+    with shared_out():
+        over.set()
+        while threads._threads.passes > 1:
+            pass
+        assert set(blas_threads()) == {1}
+    assert blas_threads() == before
+    end.set()
+    thread.join()
+
+
 def test_a_model_gives_blas_its_threads_back():
     before = blas_threads()
     model = BloomForCausalLM(BloomConfig(vocab_size=9, hidden_size=8, n_layer=1, n_head=2))
@@ -75,6 +98,17 @@ def test_each_item_is_done_once_and_by_several_threads():
     done.clear()
     each(lambda item: done.append(item), range(5))  # outside of a pass: in order, by the caller
     assert done == list(range(5))
+
+
+def test_nobody_waits_for_a_thread_that_comes_late():
+    done, free = [], threading.Event()
+    threads._threads.call(lambda: print(free.wait(20)), 2)  # keeps every helper
+    try:
+        with shared_out():
+            each(done.append, range(5))
+        assert done == list(range(5)) and not free.is_set()
+    finally:
+        free.set()
 
 
 def test_an_error_in_a_thread_is_raised_and_work_within_work_is_not_shared_out_again():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import numpy
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from minibloom import BloomConfig, BloomForCausalLM, BloomModel, Cache, InputError, Trace, step_names
 from minibloom.display import summary
+from minibloom.layers.run import Unwatched
 from minibloom.layers.transformer import transformer_backward
 from minibloom.trace import Tape, formula
 
@@ -121,6 +123,58 @@ def test_watching_changes_no_bit(model, data, train):
     same(watched_out.logits, plain.logits)
     for name, gradient in grads.items():
         same(watched_grads[name], gradient)
+
+
+@few
+@given(models(), st.data())
+def test_watching_changes_no_bit_of_a_cached_pass_nor_of_the_cache(model, data):
+    ids = data.draw(token_ids(model.config, shortest=2))
+    split = data.draw(st.integers(1, ids.shape[1] - 1))
+    caches, logits = [], []
+    for trace in (None, Trace()):
+        past = model(ids[:, :split], trace=trace).past_key_values
+        out = model(ids[:, split:], past_key_values=past, trace=trace)
+        logits.append(out.logits)
+        caches.append(out.past_key_values.to_tuple())
+    same(logits[1], logits[0])
+    same(numpy.array(caches[1]), numpy.array(caches[0]))
+
+
+@few
+@given(models(vocab_size=17), st.data())
+def test_watching_changes_nothing_of_what_is_generated(model, data):
+    ids = data.draw(token_ids(model.config, longest=4))
+    settings = data.draw(st.sampled_from([{}, {"do_sample": True, "seed": 3}, {"num_beams": 2}]))
+    plain = model.generate(ids, max_new_tokens=5, **settings)
+    same(model.generate(ids, max_new_tokens=5, **settings, trace=Trace()), plain)
+
+
+@pytest.mark.parametrize("watching", [False, True])
+def test_what_nobody_keeps_is_gone_when_the_next_block_begins(monkeypatch, watching):
+    """Watching costs the memory of what is kept, and no watching none: a pass holds on to the stream, and no step."""
+    alive: dict[str, Any] = {}  # step -> a weak reference to the memory behind it
+    begun = []
+
+    class Unwatching(Trace if watching else Unwatched):  # type: ignore[misc]
+        def __call__(self, name: str, value: Any) -> Any:
+            if name.endswith("input_layernorm"):
+                kept = {step for step, memory in alive.items() if memory() is not None}
+                stream = f"h.{len(begun) - 1}" if begun else "word_embeddings_layernorm"
+                assert kept == {"input_ids", "word_embeddings", "attention_mask", "alibi", stream}
+                begun.append(name)
+            alive[name] = weakref.ref(value if value.base is None else value.base)
+            return super().__call__(name, value)
+
+    if not watching:
+        monkeypatch.setattr("minibloom.base.Unwatched", Unwatching)
+    model = random_model(CONFIG.replace(n_layer=4), 0)
+    model(IDS, use_cache=False, trace=Unwatching("ln_f") if watching else None)
+    assert len(begun) == 4 and list(alive) == always(step_names(4))  # each step was told once, and in order
+
+
+def test_who_does_not_watch_is_handed_the_very_arrays():
+    x = normal(0, 2)
+    assert Unwatched()("h.0", x) is x and not Unwatched().wants("h.0")
 
 
 @few

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import Any
 from unittest import mock
 
 import numpy
@@ -21,7 +22,7 @@ def masked(model: BloomForCausalLM, ids: numpy.ndarray, mask: numpy.ndarray | No
     """The definition: logits of one pass without a cache, in which no query sees further back than the window."""
     plain = run.visible
 
-    def narrow(mask: numpy.ndarray, new: int, _: None) -> numpy.ndarray:
+    def narrow(mask: numpy.ndarray, new: int, *_: Any) -> numpy.ndarray:
         seen = plain(mask, new)
         near = numpy.arange(new)[:, None] - numpy.arange(new) < window
         return near[None, None] if seen is None else seen & near

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy
 
-from ..backend import Array, to_numpy
+from ..backend import Array, number, to_numpy
 from .constraints import Progress, share_out
 from .filters import log_softmax
 from .job import Job, Reader
@@ -124,13 +124,16 @@ class Group:
     def _with_words(self, going: Sequence[Candidate], scores: Array) -> list[Candidate]:
         """The candidates that go on where words are forced: those that bring a word forward compete with the rest."""
         ids = {(c.beam, c.token) for c in going}
-        more = [
-            Candidate(beam.score + float(scores[i, token]), i, token)
+        wanted = [
+            (i, token)
             for i, beam in enumerate(self.running)
             if beam.words is not None and not beam.words.complete
             for token in beam.words.wanted()
             if (i, token) not in ids
         ]
+        xp = self.job.xp
+        logs = to_numpy(scores[tuple(xp.asarray(x) for x in zip(*wanted, strict=True))]).tolist() if wanted else []
+        more = [Candidate(self.running[i].score + log, i, token) for (i, token), log in zip(wanted, logs, strict=True)]
         every = [*going, *(c for c in more if c.score > -math.inf)]
         after = [self.running[c.beam].words.after(c.token) for c in every]  # type: ignore[union-attr]
         if more:
@@ -139,8 +142,8 @@ class Group:
         whole = [i for i, beam in enumerate(self.running) if beam.words is not None and beam.words.complete]
         if self.hold and whole and not any(words.complete for words in after):
             i = max(whole, key=lambda i: self.running[i].score)
-            token = int(scores[i].argmax())
-            every[-1:] = [Candidate(self.running[i].score + float(scores[i, token]), i, token)]
+            token, log = number(scores[i].argmax()), number(scores[i].max())
+            every[-1:] = [Candidate(self.running[i].score + log, i, token)]
         return every
 
 
@@ -200,7 +203,7 @@ def _search(job: Job, hold: bool) -> list[tuple[float, Beam]]:
             if not sources:
                 return _best(job, searches)
             same = all(len(group.running) == b - a for group, (a, b) in zip(live, spans, strict=True))
-            _follow(reader, history, xp.asarray(sources), job.ids.shape[1] if same else None)
+            _follow(reader, history, sources, job.ids.shape[1] if same else None)
             chosen = xp.asarray([beam.tokens[-1] for group in live for beam in group.running])
             history.append(chosen)
             out = reader(chosen[:, None])
@@ -209,11 +212,12 @@ def _search(job: Job, hold: bool) -> list[tuple[float, Beam]]:
         raise
 
 
-def _follow(reader: Reader, history: Any, rows: Array, start: int | None) -> None:
-    """Make row i of the batch what row `rows[i]` was; from position `start` on, where all before is the same."""
+def _follow(reader: Reader, history: Any, sources: Sequence[int], start: int | None) -> None:
+    """Make row i of the batch what row `sources[i]` was; from position `start` on, where all before is the same."""
+    rows = reader.job.xp.asarray(sources)
     if start is None:
         reader.select(rows)
-    elif rows.tolist() != list(range(len(rows))):
+    elif sources != list(range(len(sources))):
         reader.cache.reorder(rows, start)  # masks are those of prompts, which stay
     history.select(rows)
 

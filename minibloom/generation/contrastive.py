@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy
+
 from ..backend import Array
 from ..layers.softmax import softmax
 from .job import Job, Reader
@@ -29,12 +31,13 @@ def contrastive_search(job: Job) -> Iterator[Array]:
     xp, s, reader, history = job.xp, job.settings, Reader(job).part(), job.history()
     B, V = len(job.ids), job.model.config.vocab_size
     k = min(s.top_k, V)
-    rows, ended = xp.arange(B), xp.zeros(B, dtype=bool)
+    rows, ended = numpy.arange(B), numpy.zeros(B, dtype=bool)  # on the host, as all that is decided
+    here = xp.asarray(rows)  # the same rows, to index with
 
     out = reader.prompt(output_hidden_states=True)
     logits, states = out.logits[:, -1], unit(out.hidden_states[-1])  # [B, V], [B, T, E]
     hidden = history.ids < 0  # padding is like nothing [B, T]
-    reader.select(xp.repeat(rows, k))
+    reader.select(xp.repeat(here, k))
     while True:
         n = len(rows)
         scores = job.process(history.ids, logits)
@@ -48,20 +51,20 @@ def contrastive_search(job: Job) -> Iterator[Array]:
         best, at = worth.argmax(-1), xp.arange(n)
         chosen = tokens[at, best]
         job.keep(logits, scores)
-        job.keep_log_probs(logits, rows, chosen, B)
+        job.keep_log_probs(logits, here, chosen, B)
 
         running = ~ended[rows]
-        chosen = xp.where(running, chosen, job.pad)
+        chosen = xp.where(xp.asarray(running), chosen, job.pad)
         history.append(chosen)
         for row, reason in job.stopping.reasons(history.ids, scores).items():
             if running[row]:
                 job.reasons[int(rows[row])] = reason
                 ended[rows[row]] = True
         full = xp.full(B, job.pad)
-        full[rows] = chosen
+        full[here] = chosen
         yield full
         left = ~ended[rows]
-        if history.length == job.length or not bool(left.any()):
+        if history.length == job.length or not left.any():
             for row in rows[left].tolist():
                 job.reasons[row] = LENGTH
             return
@@ -69,8 +72,8 @@ def contrastive_search(job: Job) -> Iterator[Array]:
         states = xp.concatenate([states, new[at, best][:, None]], axis=1)
         hidden = xp.concatenate([hidden, xp.zeros((n, 1), dtype=bool)], axis=1)
         reader.cache.reorder(xp.repeat(at * k + best, k), reader.read - 1)
-        if job.rows_leave and not bool(left.all()):
-            places = xp.flatnonzero(left)
-            rows, logits, states, hidden = rows[places], logits[places], states[places], hidden[places]
+        if job.rows_leave and not left.all():
+            rows, places = rows[left], xp.asarray(numpy.flatnonzero(left))
+            here, logits, states, hidden = here[places], logits[places], states[places], hidden[places]
             reader.select((places[:, None] * k + xp.arange(k)).reshape(-1))
             history.select(places)

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy
+
 from ..backend import Array
-from .filters import filtered, pick, spread, uniform
+from .filters import filtered, pick, spread
 from .job import Job, Reader
 from .stopping import LENGTH
 
@@ -23,9 +25,10 @@ def decode(job: Job) -> Iterator[Array]:
     xp, s, reader = job.xp, job.settings, Reader(job)
     N = s.num_return_sequences
     count = len(job.ids) * N
-    rows = xp.arange(count)  # which rows of the job are the rows of the batch
+    rows = numpy.arange(count)  # which rows of the job are the rows of the batch; on the host, as all that is decided
+    here = xp.asarray(rows)  # the same, to index with
     history = job.history()
-    ended = xp.zeros(count, dtype=bool)
+    ended = numpy.zeros(count, dtype=bool)
     feed, resting = None, False
     while True:
         out = reader.prompt(N) if feed is None else reader(feed)
@@ -35,9 +38,9 @@ def decode(job: Job) -> Iterator[Array]:
             history.select(xp.repeat(xp.arange(len(job.ids)), N))
         scores = job.process(history.ids, logits)
         if s.do_sample:
-            u = uniform(job.rng, ended)[rows]  # one for every row, ended or not: so no draw depends on other rows
+            u = job.rng.random(count)[rows]  # one for every row, ended or not: so no draw depends on other rows
             ids, values = filtered(scores, job.filters)
-            chosen = pick(values, u)
+            chosen = pick(values, xp.asarray(u))
             chosen = chosen if ids is None else xp.take_along_axis(ids, chosen[:, None], axis=1)[:, 0]
             scores = spread(ids, values, scores.shape[-1]) if s.output_scores or job.stopping.own else scores
         else:
@@ -45,15 +48,15 @@ def decode(job: Job) -> Iterator[Array]:
                 scores = step(scores)
             chosen = scores.argmax(-1)
         _keep(job, out, logits, scores, N if feed is None else 1)
-        job.keep_log_probs(logits, rows, chosen, count)
+        job.keep_log_probs(logits, here, chosen, count)
 
         if resting:  # rows that have ended and stay in the batch
-            chosen = xp.where(ended[rows], job.pad, chosen)
+            chosen = xp.where(xp.asarray(ended[rows]), job.pad, chosen)
         history.append(chosen)
         full = chosen
         if len(rows) < count:
             full = xp.full(count, job.pad)
-            full[rows] = chosen
+            full[here] = chosen
         just = {i: why for i, why in job.stopping.reasons(history.ids, scores).items() if not ended[rows[i]]}
         for i, why in just.items():
             job.reasons[int(rows[i])] = why
@@ -65,8 +68,9 @@ def decode(job: Job) -> Iterator[Array]:
         if last:
             return
         if just and job.rows_leave:
-            places = xp.flatnonzero(~ended[rows])
-            rows, chosen = rows[places], chosen[places]
+            left = numpy.flatnonzero(~ended[rows])
+            rows, places = rows[left], xp.asarray(left)
+            here, chosen = here[places], chosen[places]
             reader.select(places)
             history.select(places)
         resting = resting or (bool(just) and not job.rows_leave)

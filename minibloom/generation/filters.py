@@ -55,11 +55,11 @@ def keep_top_p(logits: Array, p: float, keep: int = 1) -> Array:
     A token goes where those likelier than it hold `p` already. Only as many are sorted as it takes to see that.
     """
     xp, V = namespace(logits), logits.shape[-1]
-    probs, n = softmax(logits), min(max(SORTED, keep), V)
+    probs, n = softmax(logits), min(max(SORTED, keep), V) if xp is numpy else V  # a device sorts faster than it answers
     while True:
         likely = xp.sort(xp.partition(probs, V - n, axis=-1)[:, V - n :] if n < V else probs, axis=-1)[:, ::-1]
         held = xp.cumsum(likely, axis=-1, dtype="float64")  # by each and those likelier than it
-        if n == V or bool((held[:, -1] >= p).all()):
+        if n == V or (held[:, -1] >= p).all():
             break
         n = min(32 * n, V)
     count = xp.maximum((held - likely < p).sum(-1), min(keep, V))
@@ -163,6 +163,8 @@ def compressed(logits: Array) -> tuple[Array | None, Array]:
     A row with fewer of them ends in -inf. No ids, and `logits` as they are, where that would save little.
     """
     xp, (B, V) = namespace(logits), logits.shape
+    if xp is not numpy:  # how many are left, only the device knows, and would have to be asked
+        return None, logits
     left = xp.flatnonzero(logits > -math.inf)
     if len(left) > B * V // 8:
         return None, logits

@@ -81,7 +81,7 @@ class Job:
             return logits
         for process in self.processors:
             logits = process(ids, logits)
-        if not bool((logits.max(-1) > -numpy.inf).all()):
+        if not backends.number((logits.max(-1) > -numpy.inf).all()):
             raise InputError("the settings leave no token to choose at this place: every one is ruled out.")
         return logits
 
@@ -158,7 +158,7 @@ class Reader:
             seen = new if self.cache is None else self.cache.length + new  # a window has dropped some
             mask = mask[:, self.read - seen : self.read]
         out = self.model(
-            ids, past_key_values=self.cache, attention_mask=mask, use_cache=True, logits_to_keep=keep,
+            ids, past_key_values=self.cache, attention_mask=mask, use_cache=True, logits_to_keep=keep, checked=True,
             **self._watch, **more,
         )  # fmt: skip
         self.cache = out.past_key_values
@@ -301,14 +301,14 @@ def _padded(rows: Sequence[Sequence[int]], pad: int) -> tuple[Any, Any]:
 
 
 def _check_mask(attention_mask: Any, ids: Array, xp: Any) -> Array | None:
-    mask = backends.asarray(attention_mask, xp, "attention_mask")
+    mask, moved = backends.received(attention_mask, xp, "attention_mask")
     if mask.shape != ids.shape:
         raise InputError(f"attention_mask has shape {list(mask.shape)}, expected {list(ids.shape)} like input_ids.")
-    if not bool(((mask == 0) | (mask == 1)).all()):
+    if not ((mask == 0) | (mask == 1)).all():
         raise InputError("attention_mask holds other numbers than 0 (padding) and 1 (token).")
-    if not bool(mask[:, -1].all()):
+    if not mask[:, -1].all():
         raise InputError("attention_mask ends in 0: pad prompts on the left, for what is generated follows their end.")
-    return None if bool(mask.all()) else mask.astype("int64")
+    return None if mask.all() else moved.astype("int64")
 
 
 def _check_ids_known(asked: GenerationConfig, V: int, tokenizer: Any) -> None:

@@ -45,10 +45,11 @@ def no_repeat_ngram(size: int) -> Processor:
         same = xp.ones((len(ids), starts), dtype=bool)
         for i in range(size - 1):  # token i of every run against token i of the one that is being written
             same &= ids[:, i : i + starts] == ids[:, T - size + 1 + i, None]
-        rows, places = xp.nonzero(same & (ids[:, :starts] >= 0))  # a run does not begin in padding
-        logits = logits.copy()
-        logits[rows, ids[rows, places + size - 1]] = -math.inf
-        return logits
+        same &= ids[:, :starts] >= 0  # a run does not begin in padding
+        spare = xp.concatenate([logits, xp.zeros_like(logits[:, :1])], axis=1)  # a column for runs that are others
+        ends = xp.where(same, ids[:, size - 1 :], logits.shape[1])
+        xp.put_along_axis(spare, ends, -math.inf, axis=1)
+        return spare[:, :-1]
 
     return process
 
@@ -67,7 +68,7 @@ def sequence_bias(biases: Mapping[tuple[int, ...], float]) -> Processor:
             begun = len(word) - 1
             if begun <= ids.shape[1]:
                 rows = (ids[:, -begun:] == xp.asarray(word[:-1])).all(-1)
-                added[rows, word[-1]] += bias
+                added[:, word[-1]] += xp.where(rows, bias, 0.0).astype(logits.dtype)
         return logits + added
 
     return process

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy
 
-from ..backend import Array, to_numpy
+from ..backend import Array, number, to_numpy
 from ..cache import Cache
 from ..errors import InputError
 from ..files import replacing
@@ -58,9 +58,9 @@ class PromptCache:
         length = min(held, ids.shape[1] - 1)
         ours = None if self.mask is None else self.mask[:, :length]
         theirs = None if mask is None else mask[:, :length]
-        if bool((ids[:, :length] != self.ids[:, :length]).any()) or not _same_mask(ours, theirs):
-            wrong = (ids[:, :length] != self.ids[:, :length]).any(0)
-            at = f", from position {int(wrong.argmax())} on" if bool(wrong.any()) else " in their padding"
+        wrong = to_numpy((ids[:, :length] != self.ids[:, :length]).any(0))
+        if wrong.any() or not _same_mask(ours, theirs):
+            at = f", from position {wrong.argmax()} on" if wrong.any() else " in their padding"
             raise InputError(f"past_key_values holds a prompt that input_ids do not begin with: they differ{at}.")
         cache = self.cache.copy()
         if B > 1 and len(self.ids) == 1:
@@ -77,7 +77,7 @@ class PromptCache:
         }
         remarks = {"minibloom": FORMAT, "fingerprint": fingerprint(self.model)}
         for name, array in (("input_ids", self.ids), ("attention_mask", self.mask)):
-            remarks[name] = json.dumps(None if array is None else array.tolist())
+            remarks[name] = json.dumps(None if array is None else to_numpy(array).tolist())
         with replacing(path) as temporary:
             write_tensors(temporary, tensors, remarks)
 
@@ -115,5 +115,5 @@ def _same_mask(a: Array | None, b: Array | None) -> bool:
     """Whether two masks say the same; None is all ones."""
     if a is None or b is None:
         other = b if a is None else a
-        return other is None or bool((other == 1).all())
-    return bool((a == b).all())
+        return other is None or number((other == 1).all())
+    return number((a == b).all())

@@ -70,7 +70,7 @@ def _score_window(
         # Of what comes before `done`, only the cache is wanted: one position's logits are the least there are.
         wanted = stop - start if start >= done - 1 else 1
         out = model(
-            ids[:, start:stop], past_key_values=cache, use_cache=True, logits_to_keep=wanted,
+            ids[:, start:stop], past_key_values=cache, use_cache=True, logits_to_keep=wanted, checked=True,
             attention_mask=None if mask is None else mask[:, begin:stop],
         )  # fmt: skip
         cache = out.past_key_values

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy
 
-from ..backend import Array, to_numpy
+from ..backend import Array, number, to_numpy
 from ..layers.softmax import softmax
 from .filters import pick
 from .job import History, Job, Reader
@@ -71,11 +71,11 @@ class Draft:
             scores = self.job.scored(ids, self.reader(feed).logits[:, -1])
             p = softmax(scores)
             one = pick(scores, xp.asarray(self.job.rng.random(1))) if s.do_sample else scores.argmax(-1)
-            guesses.append(int(one[0]))
+            guesses.append(number(one))
             probs.append(p)
             feed = one[:, None]
             ids = xp.concatenate([ids, feed], axis=1)
-            if float(p[0, guesses[-1]]) < s.assistant_confidence_threshold:
+            if number(p[0, guesses[-1]]) < s.assistant_confidence_threshold:
                 break  # what it is unsure of is often wrong, and all that follows with it
         return guesses, probs
 
@@ -153,17 +153,17 @@ def _choose(job: Job, scores: Array, guess: int | None, q: Array | None) -> int:
     """
     xp = job.xp
     if not job.settings.do_sample:
-        return int(scores.argmax(-1)[0])
-    u = xp.asarray(job.rng.random(1))
+        return int(number(scores.argmax(-1)))
+    u = job.rng.random(1)
     if guess is None:
-        return int(pick(scores, u)[0])
+        return int(number(pick(scores, xp.asarray(u))))
     p = softmax(scores.astype("float64"))
     if q is None:
         q = xp.zeros_like(p)
         q[0, guess] = 1.0
-    if float(u[0]) * float(q[0, guess]) < float(p[0, guess]):
+    if u[0] * number(q[0, guess]) < number(p[0, guess]):
         return guess
     left: Any = xp.maximum(p - q, 0.0)
     bounds = xp.cumsum(left, axis=-1)
-    v = float(job.rng.random()) * float(bounds[0, -1])
-    return int((bounds[0] <= v).sum())
+    v = job.rng.random() * number(bounds[0, -1])
+    return int(number((bounds[0] <= v).sum()))

@@ -70,8 +70,8 @@ class Stopping:
         if self.seconds is not None and time.monotonic() - self._begun > self.seconds:
             reasons |= dict.fromkeys(range(len(last)), TIME)
         for criterion in self.own:
-            says = criterion(ids, scores)
-            rows = [bool(says)] * len(last) if getattr(says, "ndim", 0) == 0 else to_numpy(says).tolist()
+            says = to_numpy(criterion(ids, scores))
+            rows = says.tolist() if says.ndim else [bool(says)] * len(last)
             reasons |= {row: OWN for row, ended in enumerate(rows) if ended}
         if self.strings is not None:
             window = to_numpy(ids[:, -(self.strings._longest + 1) :]).tolist()

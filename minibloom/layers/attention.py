@@ -39,7 +39,7 @@ def split_heads(fused: Array, heads: int) -> tuple[Array, Array, Array]:
     """`fused [B, S, 3E]` -> query, key, value `[B, H, S, D]` each, as views."""
     B, S, width = fused.shape
     split = fused.reshape(B, S, heads, 3, width // (3 * heads))  # BLOOM's layout: q, k, v side by side in each head
-    q, k, v = (split[:, :, :, i].transpose(0, 2, 1, 3) for i in range(3))  # [B, S, H, D] -> [B, H, S, D]
+    q, k, v = split.transpose(3, 0, 2, 1, 4)  # [B, S, H, 3, D] -> [3, B, H, S, D]
     return q, k, v
 
 
@@ -64,15 +64,15 @@ def plain_attention(q: Array, k: Array, v: Array, layer: int, run: Run) -> Array
 
 def in_tiles(q: Array, k: Array, layer: int, run: Run) -> bool:
     """Whether the fast path may stand in for the plain one: nothing between scores and context is asked for."""
-    steps = ("scores", "probs", "dropout", "head_mask", "weights")
-    asked = (
-        run.window is not None
-        or run.head_mask is not None
-        or (run.rng is not None and run.config.attention_dropout > 0)
-    )
-    asked = asked or any(run.watch.wants(f"h.{layer}.self_attention.{step}") for step in steps)
     (B, H, S, _), T = q.shape, k.shape[2]
-    return not asked and B * H * S * T >= tiles.LARGE and namespace(q) is numpy
+    if B * H * S * T < tiles.LARGE or namespace(q) is not numpy:
+        return False
+    if run.window is not None or run.head_mask is not None:
+        return False
+    if run.rng is not None and run.config.attention_dropout > 0:
+        return False
+    steps = ("scores", "probs", "dropout", "head_mask", "weights")
+    return not any(run.watch.wants(f"h.{layer}.self_attention.{step}") for step in steps)
 
 
 def self_attention(x: Array, params: Mapping[str, Array], layer: int, run: Run) -> Array:

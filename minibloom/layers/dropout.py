@@ -14,7 +14,12 @@ from ..backend import Array, namespace
 def dropout_factors(like: Array, probability: float, rng: numpy.random.Generator) -> Array:
     """An array of `like`'s shape, library and dtype: 0 with the given probability, else 1 / (1 - probability).
 
-    The numbers are drawn on the host, so that a seed gives the same run on every backend.
+    A device draws the numbers itself, from a seed that `rng` draws: the same seed gives the same run on the same
+    device, and another one than on the host.
     """
+    xp = namespace(like)
+    if xp is not numpy:
+        seed = int(rng.integers(2**63))
+        rng = xp.random.default_rng(xp.random.Philox4x3210(seed))
     kept = rng.random(like.shape, dtype=numpy.float32) >= probability
-    return namespace(like).asarray(kept).astype(like.dtype) * (1.0 / (1.0 - probability))
+    return kept.astype(like.dtype) * (1.0 / (1.0 - probability))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from ..backend import Array
 from ..threads import matmul
+from .one_row import one_row, suits_streams
 from .row_blocks import blocked_linear, suits_blocks
 from .small_weights import SmallWeight
 
@@ -18,7 +19,12 @@ def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
     """`x [..., I]`, `weight [O, I]` (an array or a `SmallWeight`), `bias [O]` -> `[..., O]`."""
     # One product of two matrices: a batched product would read the whole weight once per batch row.
     rows = x.reshape(-1, x.shape[-1])  # [..., I] -> [N, I]
-    y = blocked_linear(rows, weight) if suits_blocks(rows, weight) else matmul(rows, weight.T)  # -> [N, O]
+    if suits_streams(rows, weight):
+        y = one_row(rows, weight)  # [N, I] -> [N, O], in all three cases
+    elif suits_blocks(rows, weight):
+        y = blocked_linear(rows, weight)
+    else:
+        y = matmul(rows, weight.T)
     if bias is not None:
         y += bias
     return y.reshape(*x.shape[:-1], -1)  # [N, O] -> [..., O]

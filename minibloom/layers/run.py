@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy
 
-from ..backend import Array, namespace
+from ..backend import Array, namespace, number
 
 
 class Watch(Protocol):
@@ -38,6 +38,7 @@ class Run:
     new: int  # S
     mask: Array  # [B or 1, T]: 1 = token, 0 = padding
     alibi: Array  # [B, H, 1, T], the bias on the scores
+    padded: bool | None = None  # may there be padding? None: `mask` is asked, which waits for a device
     cache: Any = None  # a Cache, or None: keys and values are not kept
     window: int | None = None  # positions that a query sees, its own included; None: all
     head_mask: Array | None = None  # [L, H], factors on the attention of each head
@@ -56,7 +57,7 @@ class Run:
     @cached_property
     def visible(self) -> Array | None:
         """Which query may see which key, `[B or 1, 1, S, T]` bool: tokens up to its own place. None: each sees all."""
-        return visible(self.mask, self.new, self.window)
+        return visible(self.mask, self.new, self.window, self.padded)
 
     @property
     def slices(self) -> int:
@@ -64,10 +65,10 @@ class Run:
         return self.config.pretraining_tp if self.config.slow_but_exact else 1
 
 
-def visible(mask: Array, new: int, window: int | None = None) -> Array | None:
+def visible(mask: Array, new: int, window: int | None = None, padded: bool | None = None) -> Array | None:
     """Which of the `new` last positions may see which of all, by the mask `[B or 1, T]`: `[B or 1, 1, S, T]` bool."""
     xp, T = namespace(mask), mask.shape[1]
-    padded = not bool(mask.all())
+    padded = not number(mask.all()) if padded is None else padded
     if new == 1 and not padded and window is None:
         return None
     queries = xp.arange(T - new, T)[:, None]

@@ -26,7 +26,9 @@ the bound.
 
 from __future__ import annotations
 
+import functools
 import math
+from types import ModuleType
 
 from ..backend import Array, namespace
 from ..threads import each
@@ -150,5 +152,11 @@ def _seen(tokens: Array, place: int, count: int, keys: slice) -> Array | None:
     padded = not bool(mask.all())
     if keys.stop <= place + 1 and not padded:
         return None
-    seen = xp.arange(keys.start, keys.stop) <= xp.arange(place, place + count)[:, None]
+    seen = _causal(xp, place - keys.start, count, keys.stop - keys.start)
     return seen & (mask == 1) if padded else seen
+
+
+@functools.lru_cache(maxsize=8)  # all heads ask for the same few
+def _causal(xp: ModuleType, place: int, count: int, width: int) -> Array:
+    """Which of `width` keys are no later than each of `count` queries, the first at `place`: `[count, width]` bool."""
+    return xp.arange(width) <= xp.arange(place, place + count)[:, None]

@@ -14,6 +14,7 @@ from ..backend import Array, namespace
 from .block import block, block_backward
 from .embedding import embedding, embedding_backward
 from .layer_norm import layer_norm, layer_norm_backward
+from .one_token import one_token_block, suits_one_token
 from .run import Run
 
 FIRST_NORM, LAST_NORM = "word_embeddings_layernorm", "ln_f"
@@ -26,11 +27,15 @@ def transformer(ids: Array | None, embeds: Array | None, params: Mapping[str, Ar
         embeds = embedding(watch("input_ids", ids), params["word_embeddings.weight"])  # [B, S] -> [B, S, E]
     x = watch("word_embeddings", embeds)
     x = watch(FIRST_NORM, layer_norm(x, params[f"{FIRST_NORM}.weight"], params[f"{FIRST_NORM}.bias"], eps))
-    run.mask, run.alibi = watch("attention_mask", run.mask), watch("alibi", run.alibi)
+    given = run.mask
+    run.mask, run.alibi = watch("attention_mask", given), watch("alibi", run.alibi)
+    if run.mask is not given:  # edited
+        run.padded = None
+    through = one_token_block if suits_one_token(x, run) else block
     for layer in range(run.config.n_layer):
         if run.rng is not None:
             run.rng_states.append(run.rng.bit_generator.state)
-        x = block(x, params, layer, run)
+        x = through(x, params, layer, run)
     return watch(LAST_NORM, layer_norm(x, params[f"{LAST_NORM}.weight"], params[f"{LAST_NORM}.bias"], eps))
 
 
@@ -41,12 +46,14 @@ def transformer_backward(
     tape: Mapping[str, Array],
     grads: MutableMapping[str, Array],
     again: Callable[[Array, int], Mapping[str, Array]] | None = None,
+    forget: Callable[[str], None] | None = None,
 ) -> None:
     """Upstream `d [B, S, E]` at the hidden states -> every parameter's gradient, into `grads`.
 
     What a tied head has already put there for the embedding matrix stays, and is added to. Where the tape has no steps
     from inside of blocks, `again(x, layer)` computes those of one block again from its input: memory for one block's
-    steps instead of all blocks', at the price of a second forward pass.
+    steps instead of all blocks', at the price of a second forward pass. `forget(start)` is told how the names of steps
+    start that nobody will read any more: as gradients come to be, what they are made from goes.
     """
     eps = config.layer_norm_epsilon
     inputs = [FIRST_NORM, *(f"h.{i}" for i in range(config.n_layer))]  # of block 0, 1, ... and of the last norm
@@ -60,6 +67,8 @@ def transformer_backward(
         x = tape[inputs[layer]]
         steps = tape if again is None else again(x, layer)
         d = block_backward(d, x, params, layer, config, steps, grads)
+        if forget is not None:
+            forget(f"h.{layer}.")
     d = through_norm(d, tape["word_embeddings"], FIRST_NORM)
     table = "word_embeddings.weight"
     if table not in grads:

@@ -1,0 +1,46 @@
+"""Notes on what `minibloom bench` measured: where a target is missed, and what this machine's limits leave.
+
+No product is done faster than the machine multiplies, and no weight used faster than it is read. If transformers
+reaches the share s of that limit, nothing that does the same products in the same precision is more than 1 / s times
+as fast: a target above that cannot be met on this machine. All of it is reckoned from the figures of one run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+TARGETS = {  # work -> times as fast as transformers; see README
+    "prefill-512": 1.8,
+    "prefill-2048": 3.0,
+    "prefill-4096": 5.0,
+    "decode-128": 2.5,
+    "decode-1024": 2.5,
+    "decode-8x128": 2.0,
+    "small-decode-128": 4.0,
+    "small-train-8x256": 1.8,
+}
+TRIED = {  # kind of work -> the files whose heads say what was tried, with figures
+    "prefill": "threads.py, layers/tiled_attention.py",
+    "decode": "layers/one_row.py, layers/one_token.py, layers/row_blocks.py",
+    "train": "threads.py, layers/tiled_attention.py, chunked_loss.py",
+}
+
+
+def notes(figures: Sequence[Any]) -> list[str]:
+    """A note for each target that `figures` (of `bench.Figure`) miss."""
+    found = {(f.work, f.peer): f for f in figures}
+    lines = []
+    for work, target in TARGETS.items():
+        ours, theirs = found.get((work, "minibloom")), found.get((work, "transformers"))
+        if ours is None or theirs is None or theirs.median / ours.median >= target:
+            continue
+        line = f"{work}: {target:g}x as fast as transformers is wanted, {theirs.median / ours.median:.2f}x was measured"
+        if theirs.share:
+            most = 1 / theirs.share
+            line += f". transformers reaches {theirs.share:.0%} of what this machine can do in {theirs.limit}"
+            line += f", minibloom {ours.share:.0%}" if ours.share else ""
+            line += f": at most {most:.2f}x is possible" + (", so the target is out of reach" if most < target else "")
+        tried = next(files for kind, files in TRIED.items() if kind in work)
+        lines.append(f"{line}. What was tried stands at the head of {tried}.")
+    return lines
