@@ -9,8 +9,9 @@ import numpy
 import pytest
 
 from minibloom import BloomConfig, BloomModel, InputError, to_numpy
-from minibloom.backend import asarray, load, namespace
+from minibloom.backend import asarray, load, namespace, number, received
 
+from . import standin
 from .strategies import ArrayElsewhere
 
 
@@ -38,6 +39,33 @@ def test_lists_become_arrays_and_arrays_stay_what_they_are():
 def test_an_array_of_another_library_is_not_moved():
     with pytest.raises(InputError, match=r"labels is an array of elsewhere, the model computes with numpy.*to_numpy"):
         asarray(ArrayElsewhere(), numpy, "labels")
+
+
+def test_what_is_large_is_not_moved_unasked():
+    device = standin.cupy
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "cupy", device)
+        x = numpy.ones((1, 2))
+        assert namespace(asarray(x, device, "x")) is namespace(asarray([[1, 2]], device, "x", move=False)) is device
+        with pytest.raises(InputError, match="params is an array of numpy, the model computes with cupy"):
+            asarray(x, device, "params", move=False)
+
+
+def test_what_is_received_is_checked_on_the_host_and_computed_with_where_it_belongs():
+    device = standin.cupy
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "cupy", device)
+        for given in ([[1, 2]], numpy.array([[1, 2]]), device.asarray([[1, 2]])):
+            host, there = received(given, device, "input_ids")
+            assert type(host) is numpy.ndarray and namespace(there) is device
+            assert host.tolist() == there.get().tolist() == [[1, 2]]
+    x = numpy.ones(2)
+    assert all(one is x for one in received(x, numpy, "x"))
+
+
+def test_a_number_is_pythons_wherever_it_was():
+    with standin.no_sync(copies=1):
+        assert [number(x) for x in (numpy.float32(2), numpy.array([3]), standin.cupy.ones(1).sum())] == [2, 3, 1]
 
 
 def test_rows_of_different_lengths_are_no_array():

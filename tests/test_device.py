@@ -39,6 +39,7 @@ from minibloom.generation import (
     generate_steps,
     generate_text,
     perplexity,
+    processed,
     stream_text,
     token_log_probs,
 )
@@ -217,6 +218,16 @@ def test_generation_gives_the_ids_of_the_host(device, way, mask):
     with silent(device):
         out = there.generate(IDS, attention_mask=mask, **settings)
     same(host.generate(IDS, attention_mask=mask, **settings), out)
+
+
+@pytest.mark.parametrize("flat", [0.0, 1.0])
+def test_filters_of_a_large_vocabulary_ask_the_device_nothing(device, flat):
+    """On the host they sort as few tokens as they can, and have to look whether those were enough."""
+    logits = numpy.random.default_rng(0).standard_normal((2, 1000)) * (1 - flat)
+    settings = {"top_k": 600, "top_p": 0.7, "min_p": 1e-6, "temperature": 0.8}
+    with silent(device):
+        there = processed(device.asarray(logits), **settings)
+    same(processed(logits, **settings), there)
 
 
 @pytest.mark.parametrize("do_sample", [False, True])
