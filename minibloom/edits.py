@@ -32,6 +32,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from numbers import Integral, Real
+from types import ModuleType
 from typing import Any, TypedDict, Unpack
 
 import numpy
@@ -179,8 +180,9 @@ class Edit:
             raise InputError(
                 f"{self} at {name!r}: the source is {kind(theirs)}, expected {kind(value)} as in this run."
             )
-        xp = namespace(value, theirs)
-        mesh = xp.ix_(*map(xp.asarray, everything)) if places else ...
+        xp = namespace(value)
+        theirs = asarray(theirs, xp, f"the source of {self}")
+        mesh = _open_mesh(everything, xp) if places else ...
         part = view[mesh]
         if self.spares_masked and name.endswith(".scores"):
             masked = part == xp.finfo(part.dtype).min
@@ -226,3 +228,11 @@ def _here(axis: str, indices: list[int], size: int, sizes: Mapping[str, int]) ->
     before = sizes["end"] - size if axis in ("S", "T") else 0
     places = [i - before if i >= 0 else i + size for i in indices]
     return [i for i in places if 0 <= i < size]
+
+
+def _open_mesh(places: list[Any], xp: ModuleType) -> tuple[Array, ...]:
+    """Indices of all combinations of places on each axis: what `numpy.ix_` makes, in the library `xp`."""
+    return tuple(
+        xp.asarray(here).reshape([-1 if other == axis else 1 for other in range(len(places))])
+        for axis, here in enumerate(places)
+    )

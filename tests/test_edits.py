@@ -20,6 +20,7 @@ from minibloom import (
     patch,
     replace,
     scale,
+    to_numpy,
 )
 from minibloom.trace import STEPS, step
 
@@ -282,6 +283,15 @@ def test_logits_that_are_kept_are_the_last():
 # --- while generating ---
 
 
+@few
+@given(models(vocab_size=17), st.data())
+def test_watching_changes_nothing_of_what_is_generated(model, data):
+    ids = data.draw(token_ids(model.config, longest=4))
+    settings = data.draw(st.sampled_from([{}, {"do_sample": True, "seed": 3}, {"num_beams": 2}]))
+    plain = model.generate(ids, max_new_tokens=5, **settings)
+    same(model.generate(ids, max_new_tokens=5, **settings, trace=Trace()), plain)
+
+
 @pytest.mark.parametrize(
     "settings", [{}, {"do_sample": True, "seed": 1}, {"num_beams": 3}, {"penalty_alpha": 0.6, "top_k": 3}]
 )
@@ -328,6 +338,30 @@ def test_generation_refuses_at_the_call(settings, message):
 
     with pytest.raises(InputError, match=message):
         generate_steps(MODEL, IDS, max_new_tokens=3, **settings)
+
+
+# --- on a device ---
+
+
+def test_edits_of_arrays_on_a_device(device):
+    host, model = BloomForCausalLM(CONFIG), BloomForCausalLM(CONFIG, backend="cupy")
+    ids = device.asarray(IDS)
+    clean, theirs = Trace(), Trace()
+    host(IDS[::-1].copy(), trace=clean)
+    model(device.asarray(IDS[::-1].copy()), trace=theirs)
+    for name, edit, again in [
+        ("h.*.self_attention.context", ablate(head=1), None),
+        ("h.*.self_attention.scores", scale(0.5, head=[0, -1], position=2, key=range(2)), None),
+        ("h.0.mlp.gelu", replace(0.5, neuron=3, row=1), None),
+        ("h.0", replace(clean["h.0"][0, 1], position=2), replace(theirs["h.0"][0, 1], position=2)),
+        ("h.*.mlp.gelu", patch(clean, position=-1), patch(theirs, position=-1)),
+        ("h.1", patch(clean), patch(theirs)),
+    ]:
+        for one in (again or edit, edit):  # arrays of the host are moved, as everywhere
+            logits = edited(model, ids, {name: one})
+            numpy.testing.assert_allclose(to_numpy(logits), edited(host, IDS, {name: edit}), rtol=1e-4, atol=1e-6)
+    with pytest.raises(InputError, match="the source of patch.* is an array of cupy"):
+        edited(host, IDS, {"h.1": patch(theirs)})
 
 
 # --- what cannot be ---
