@@ -54,7 +54,9 @@ def bench() -> Any:
     works = [work for work, peers in by_work.items() if {"minibloom", "transformers"} <= peers.keys()]
     works = [work for work in works if work != "import"]  # 30 times and more: it would hide the others
     peers = [
-        peer for peer in ("minibloom", "CTranslate2", "CTranslate2 int8") if any(peer in by_work[w] for w in works)
+        peer
+        for peer in ("minibloom", "minibloom int8", "CTranslate2", "CTranslate2 int8")
+        if any(peer in by_work[w] for w in works)
     ]
     fig, ax = plots.figure(8.2, 0.5 + 0.17 * len(works) * len(peers))
     height = 0.8 / len(peers)

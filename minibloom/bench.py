@@ -61,6 +61,7 @@ FOR_A_GPU = ("decode-32x128", "train-8x512")  # on a CPU only if they are named:
 ON_A_GPU = ("prefill-512", "prefill-2048", "decode-128", "decode-1024", *FOR_A_GPU, "generate", "generate-8")
 NEEDS = {  # peer -> modules that must be installed
     "minibloom": (),
+    "minibloom int8": (),
     "transformers": ("torch", "transformers"),
     "transformers compiled": ("torch", "transformers"),
     "CTranslate2": ("torch", "transformers", "ctranslate2"),
@@ -235,7 +236,8 @@ def _compare_with_limit(figure: Figure, limits: dict[str, float]) -> None:
     E, L, V = c["hidden_size"], c["n_layer"], c["vocab_size"]
     in_blocks = 12 * E * E * L  # weights that each token is multiplied with; 2 E more in attention, for each key
     if work == "decode" and batch == 1:
-        read = 4 * (in_blocks + V * E + 2 * L * E * length)  # weights, embedding as head, keys and values, in float32
+        width = 1 if figure.peer.endswith("int8") else 4  # bytes
+        read = width * (in_blocks + V * E) + 4 * 2 * L * E * length  # weights, embedding as head; keys and values
         figure.limit, figure.share = "reading", limits["read"] * read / figure.median
         return
     n, keys = (batch, length) if work == "decode" else (batch * length, length / 2)

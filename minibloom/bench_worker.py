@@ -140,6 +140,22 @@ class Minibloom(Peer):
         self.model.generate(ids, max_new_tokens=NEW, eos_token_id=[])
 
 
+class MinibloomInt8(Minibloom):
+    """This library, its matrices in int8 with a scale for each row."""
+
+    def __init__(self, config: dict[str, Any], threads: int, backend: str) -> None:
+        from .layers.small_weights import Int8Weight, row_scales, to_int8
+
+        super().__init__(config, threads, backend)
+        for name, array in self.model.params.items():
+            if array.ndim == 2:
+                scales = row_scales(array)
+                self.model.params[name] = Int8Weight(to_int8(array, scales), scales)
+
+    def gradients(self, ids: numpy.ndarray) -> None:
+        raise TypeError("int8 weights are not trained.")
+
+
 class Transformers(Peer):
     """transformers in eager mode: what minibloom explains."""
 
@@ -286,6 +302,7 @@ class LimitsOfGPU(Peer):
 
 PEERS: dict[str, Callable[[dict[str, Any], int, str], Any]] = {
     "minibloom": Minibloom,
+    "minibloom int8": MinibloomInt8,
     "transformers": Transformers,
     "transformers compiled": TransformersCompiled,
     "CTranslate2": lambda config, threads, _: CTranslate2(config, threads, "float32"),

@@ -52,6 +52,20 @@ def test_a_ratio_says_how_many_times_as_fast_as_transformers():
     assert "as fast" not in theirs
 
 
+def test_int8_reads_a_quarter(tiny, monkeypatch):
+    monkeypatch.setitem(bench.WORK, "one-row", ("tiny", "decode", 1, 4))
+    ours, small = (Figure("one-row", peer, "s", [1.0]) for peer in ("minibloom", "minibloom int8"))
+    for figure in (ours, small):
+        bench._compare_with_limit(figure, {"read": 1e-9, "gemm": 1e-9})
+    assert 0.25 < small.share / ours.share < 0.5  # keys and values stay in float32
+
+
+def test_int8_is_a_contestant_that_does_not_train(tiny, capfd):
+    figures = list(in_turns(["minibloom int8"], "tiny", ["tiny-decode", "tiny-train"], repeats=1, threads=1))
+    assert [f.work for f in figures] == ["tiny-decode"]
+    assert "not trained" in capfd.readouterr().err
+
+
 def test_json_holds_every_measurement(tiny, tmp_path, capsys):
     file = tmp_path / "figures.json"
     assert (
