@@ -50,6 +50,8 @@ def distance_bias(answer: Any) -> None:
             B, what = len(mask), f"mask {mask.tolist()}, {new} new:"
             assert given.shape == (B, heads, new, T), f"{what} shape {given.shape}, expected {(B, heads, new, T)}."
             tokens = mask[:, None, -new:, None] * mask[:, None, None, :]  # [B, 1, new, T]
+            places = (mask.cumsum(-1) - 1)[:, None]  # [B, 1, T]
+            distances = places[:, :, None, :] - places[:, :, -new:, None]  # [B, 1, new, T]
             assert (given[numpy.broadcast_to(tokens == 0, given.shape)] == 0).all(), f"{what} expected 0 at padding."
             seen = (tokens == 1) & (numpy.arange(T) <= numpy.arange(T - new, T)[:, None])
             lowest = -1e30
@@ -59,6 +61,7 @@ def distance_bias(answer: Any) -> None:
             same(both[0], both[1], f"{what} the weights of a query", within=1e-5)
             own = numpy.diagonal(given, T - new, 2, 3)  # a query and itself
             assert (own == 0).all(), f"{what} a query is at distance {float(numpy.abs(own).max()):.3g} from itself."
+            same(given, slopes[:, None, None] * distances * tokens, f"{what} the bias, of later keys too,")
 
 
 @check.exercise

@@ -37,7 +37,7 @@ def adamw(answer: Any) -> None:
             m = v = numpy.zeros(shape)
             for t in range(1, 6):
                 g = rng.normal(size=shape) * 10 ** rng.uniform(-3, 1, shape)
-                g.flat[0] = 0.0  # a number that no text has used
+                g.flat[0] = 0.0  # a gradient of 0
                 optimizer.step(theirs, {"p": g}, rate=0.01 * t, weight_decay=0.3)
                 given = answer(p, g, m, v, t, 0.01 * t, 0.3, beta1=beta1, beta2=beta2)
                 assert given is not None and len(given) == 3, "expected three arrays: the new p, m and v."
