@@ -201,9 +201,11 @@ def command(a: argparse.Namespace) -> int:
         raise InputError("give --prompt or --ids, not both.")
     if a.tolerance is not None and not a.tolerance >= 0:
         raise InputError(f"tolerance is {a.tolerance}, expected a number that is not negative.")
+    in_file, of_file = (bool(place) and _is_file(place) for place in (a.against, a.model))
+    if of_file and (not in_file or a.write or a.prompt or a.ids or a.dtype):
+        raise InputError(f"{a.model} is a file of steps: it can only be held --against another file of steps.")
     oracle = check_oracle() if a.against == ORACLE else ""
     target = checked_target(a.write) if a.write else None
-    in_file = bool(a.against) and _is_file(a.against)
     theirs = read(a.against) if in_file else Steps({})
     if a.against and not in_file and not oracle:
         try:
@@ -211,9 +213,7 @@ def command(a: argparse.Namespace) -> int:
         except InputError as error:
             raise InputError(f"{error}{suggest(a.against, [ORACLE])}") from None
     model = None
-    if a.model and _is_file(a.model):
-        if not in_file or a.write or a.prompt or a.ids or a.dtype:
-            raise InputError(f"{a.model} is a file of steps: it can only be held --against another file of steps.")
+    if of_file:
         ours = read(a.model)
     else:
         input_ids, mask, about = _input(a, theirs)
