@@ -210,8 +210,10 @@ def in_turns(
                 for peer, worker in workers.items():
                     if name in ALONE and peer not in ("minibloom", "machine"):
                         continue
-                    for kind in kinds[peer]:
+                    for kind in [*kinds[peer]]:
                         answer = _ask(worker, {"work": kind, "batch": batch, "length": length})
+                        if "error" in answer:
+                            kinds[peer].remove(kind)  # what it cannot do is said once
                         figure = figures.setdefault((peer, kind), Figure(name, peer, "s", []))
                         if repeat and "seconds" in answer:  # the first warms up caches and memory
                             figure.values.append(answer["seconds"])

@@ -77,6 +77,19 @@ def leave_out_zeros(gradients: dict[str, Any], expected: dict[str, Any]) -> None
             assert abs(gradients.pop(name)).max() < resolution, f"the gradient of {name} is not 0, as the oracle's is"
 
 
+def test_a_gradient_that_is_zero_for_one_library_alone_is_noticed():
+    large = numpy.array([1.0, -2.0])
+    for noise in (1e-19, 0.0):
+        gradients, expected = {"a": large, "b": numpy.array([noise])}, {"a": large, "b": numpy.array([3e-18])}
+        leave_out_zeros(gradients, expected)
+        assert gradients.keys() == expected.keys() == {"a"}
+    with pytest.raises(AssertionError, match="the gradient of b is not 0"):
+        leave_out_zeros({"a": large, "b": numpy.array([1e-12])}, {"a": large, "b": numpy.array([3e-18])})
+    gradients, expected = {"a": large, "b": numpy.array([0.0])}, {"a": large, "b": numpy.array([1e-12])}
+    leave_out_zeros(gradients, expected)
+    assert "b" in expected  # small, and a number all the same
+
+
 def assume_digits(case: Case, trace: Trace) -> None:
     """Leave out a draw whose results are small differences of large numbers, and so have no right digits.
 
