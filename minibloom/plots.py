@@ -26,9 +26,8 @@ from .backend import Array, to_numpy
 from .byte_pair import BYTE_OF
 from .errors import InputError, suggest
 from .layers.alibi import alibi_bias, alibi_slopes
-from .layers.layer_norm import layer_norm
-from .layers.linear import linear
 from .layers.softmax import softmax
+from .lens import lens, stream
 from .models import BloomForCausalLM
 from .tokenizer import BloomTokenizerFast
 from .trace import Trace
@@ -123,7 +122,7 @@ def label(tokenizer: BloomTokenizerFast, token_id: int) -> str:
 
 def labels(tokenizer: BloomTokenizerFast, ids: Any) -> list[str]:
     """The tokens of `ids [S]` as labels for an axis."""
-    return [label(tokenizer, int(i)) for i in to_numpy(numpy.asarray(ids) if isinstance(ids, list) else ids)]
+    return [label(tokenizer, int(i)) for i in to_numpy(ids)]
 
 
 @lru_cache
@@ -162,7 +161,7 @@ def _write_labels(axis: Any, texts: Sequence[str] | None, count: int, size: floa
 
 def _array(x: Any, name: str, *dims: int) -> numpy.ndarray:
     """`x` on the host, with as many axes as one of `dims`."""
-    x = to_numpy(x) if hasattr(x, "shape") else numpy.asarray(x)
+    x = to_numpy(x)
     if x.ndim not in dims:
         raise InputError(f"{name} has shape {list(x.shape)}, expected {' or '.join(map(str, dims))} axes.")
     return x
@@ -275,7 +274,7 @@ def residual_stream(trace: Trace, tokens: Sequence[str] | None = None, row: int 
 
     The trace must hold the steps `word_embeddings_layernorm` and `h.*`.
     """
-    names = _stream(trace)
+    names = stream(trace)
     norms = numpy.stack([numpy.linalg.norm(_array(trace[name], name, 3)[row], axis=-1) for name in names])  # [L + 1, S]
     fig, ax = figure(1.6 + 0.38 * norms.shape[1], 0.9 + 0.3 * len(names))
     image = heatmap(ax, norms, ["embedding", *names[1:]], tokens, lowest=0)
@@ -283,41 +282,16 @@ def residual_stream(trace: Trace, tokens: Sequence[str] | None = None, row: int 
     return fig
 
 
-def _stream(trace: Trace) -> list[str]:
-    """The names of the states between blocks."""
-    names = [
-        "word_embeddings_layernorm",
-        *(n for n in trace if n.startswith("h.") and n.removeprefix("h.").isdecimal()),
-    ]
-    if len(names) < 2 or names[0] not in trace:
-        raise InputError("the trace holds no residual stream: make it with Trace(), or watch these steps: "
-                         "'word_embeddings_layernorm' and 'h.[0-9]*'.")  # fmt: skip
-    return names
-
-
-def lens(model: BloomForCausalLM, trace: Trace, row: int = 0) -> numpy.ndarray:
-    """What the model would say after each block: probabilities `[L + 1, S, V]`, through the last norm and the head.
-
-    The logit lens (nostalgebraist, 2020): every state of the residual stream is read as if it were the last.
-    """
-    p, eps = model.params, model.config.layer_norm_epsilon
-    read = [
-        softmax(linear(layer_norm(trace[name][row], p["ln_f.weight"], p["ln_f.bias"], eps), p[model.head_matrix]))
-        for name in _stream(trace)
-    ]
-    return numpy.stack([to_numpy(x) for x in read])
-
-
 @styled
 def logit_lens(
     model: BloomForCausalLM, trace: Trace, tokenizer: BloomTokenizerFast, row: int = 0, last: int = 12
 ) -> Figure:
-    """The token that each state is nearest to, after every block and at each of the `last` positions; see `lens`.
+    """The token that each state is nearest to, after every block and at each of the `last` positions; see `lens.py`.
 
     Colour is the probability that the model gives to it there. The topmost row is what it says in the end.
     """
-    probs = lens(model, trace, row)[:, -last:, : len(tokenizer)]
-    names = ["embedding", *_stream(trace)[1:]]
+    probs = to_numpy(lens(model, trace, row))[:, -last:, : len(tokenizer)]
+    names = ["embedding", *stream(trace)[1:]]
     ids = probs.argmax(-1)  # [L + 1, S]
     L, S = ids.shape
     fig, ax = figure(1.6 + 0.75 * S, 0.9 + 0.42 * L)

@@ -2,9 +2,9 @@
 
     python -m tests.make_lesson_goldens          # in the root of the repository; needs the extra `parity`
 
-The form is that of `minibloom/golden.py`: the steps of the pass over `PROMPT`, all of them in block 0 and those
-between blocks elsewhere, attention in every block, logits, loss and gradients, those of more than 4,093 numbers
-thinned to every 101st. The oracle computes in float64; the numbers are stored as float32.
+The form is that of `minibloom/golden.py`: the ids into which its tokenizer cuts `PROMPT`, the steps of the pass over
+them, all in block 0 and those between blocks elsewhere, attention in every block, logits, loss and gradients, those of
+more than 4,093 numbers thinned to every 101st. The oracle computes in float64; the numbers are stored as float32.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import numpy
 from minibloom.files import SHIPPED
 from minibloom.golden import Steps, load, run, write
 from minibloom.oracle import check_oracle, transformers_steps
-from minibloom.tokenizer import BloomTokenizerFast
 
 from .make_goldens import thinned
 
@@ -27,8 +26,10 @@ KEPT = r"input_ids|attention_mask|labels|word_.*|alibi|h\.0\..*|h\.\d+|h\.\d+\.s
 
 
 def make() -> Steps:
-    model = load(dtype="float64")
-    given = run(model, [BloomTokenizerFast.from_pretrained()(PROMPT)["input_ids"]])
+    from transformers import AutoTokenizer
+
+    model, ids = load(dtype="float64"), AutoTokenizer.from_pretrained(SHIPPED)(PROMPT)["input_ids"]
+    given = run(model, [ids])
     call = {name: given[name] for name in ("input_ids", "attention_mask", "labels")}
     theirs = call | transformers_steps(SHIPPED, type(model).__name__, model.head, call, "float64", gradients=True)
     arrays = {}
