@@ -153,10 +153,11 @@ def _write_labels(axis: Any, texts: Sequence[str] | None, count: int, size: floa
         return
     if len(texts) != count:
         raise InputError(f"{len(texts)} labels were given for {count} positions.")
-    axis.set_ticks(range(count), [text.replace("$", r"\$") for text in texts], fontsize=size, **more)
+    axis.set_ticks(range(count), texts, fontsize=size, **more)
     axis.set_tick_params(length=0)
     for tick, text in zip(axis.get_major_ticks(count), texts, strict=True):
         tick.label1.set_fontfamily(_families(text))
+        tick.label1.set_parse_math(False)  # a dollar is a token like others
 
 
 def _array(x: Any, name: str, *dims: int) -> numpy.ndarray:
@@ -302,8 +303,8 @@ def logit_lens(
         text, p = label(tokenizer, int(token)), probs[order][level, position].max()
         colour = "black" if p > 0.55 else "white"
         ax.text(
-            position, level, text.replace("$", r"\$"), color=colour, fontsize=7, ha="center", va="center",
-            fontfamily=_families(text),
+            position, level, text, color=colour, fontsize=7, ha="center", va="center",
+            fontfamily=_families(text), parse_math=False,
         )  # fmt: skip
     fig.colorbar(image, ax=ax, label="probability")
     return fig

@@ -44,6 +44,7 @@ from minibloom.generation import (
     token_log_probs,
 )
 from minibloom.language_modeling import LanguageModeling
+from minibloom.layers import tiled_attention
 from minibloom.optimizer import AdamW, clip_gradients
 from minibloom.settings import TrainingSettings
 from minibloom.training import train
@@ -155,6 +156,27 @@ def test_nothing_waits_for_the_device_in_a_pass_or_on_the_way_back(device):
 
 
 # --- dropout ---
+
+
+def test_the_fast_paths_of_the_host_are_not_taken_on_a_device(device, monkeypatch):
+    monkeypatch.setattr(tiled_attention, "LARGE", 0)
+    host, there = twins(device)
+    expected = host(IDS)
+    with silent(device):
+        out = there(device.asarray(IDS), checked=True)
+    same(expected.logits, out.logits)
+
+
+@pytest.mark.parametrize("method", ["select", "reorder"])
+def test_rows_of_a_cache_are_chosen_by_the_host_s_numbers_or_the_device_s(device, method):
+    host, there = twins(device)
+    expected = host(IDS).past_key_values
+    start = [] if method == "select" else [0]
+    getattr(expected, method)(numpy.array([1, 0]), *start)
+    for rows in (numpy.array([1, 0]), [1, 0], device.asarray([1, 0])):
+        cache = there(IDS).past_key_values
+        getattr(cache, method)(rows, *start)
+        same(expected, cache)
 
 
 def test_a_device_draws_dropout_itself_from_the_seed(device):
