@@ -73,6 +73,29 @@ def bench() -> Any:
     return fig
 
 
+def growth() -> Any:
+    """Time and memory of a pass as one size doubles, and their powers, by what `bench --growth --json` has written."""
+    figures = json.loads((HERE / "growth.json").read_text(encoding="utf-8"))["figures"]
+    fig, axes = plots.figure(8.2, 4.6, 2, 4, sharey="row")
+    for column, name in enumerate(dict.fromkeys(figure["work"].split()[0] for figure in figures)):
+        points = [figure for figure in figures if figure["work"].startswith(f"{name} ")]
+        x = np.array([int(figure["work"].split()[1]) for figure in points])
+        for ax, values, unit, ticks in (
+            (axes[0, column], [figure["median"] for figure in points], "seconds", [0.1, 0.2, 0.5, 1, 2]),
+            (axes[1, column], [f["memory_above"] / 1e6 for f in points], "MB above the model", [20, 50, 100, 200, 500]),
+        ):
+            power, start = np.polyfit(np.log(x), np.log(values), 1)
+            ax.plot(x, np.exp(start) * x**power, linewidth=0.8)
+            ax.plot(x, values, "o", markersize=4)
+            ax.set(xscale="log", yscale="log", xlabel=name, title=f"power {power:.2f}")
+            ax.set_xticks(x, [f"{n:,}" for n in x], fontsize=7)
+            ax.set_yticks(ticks, [f"{n:g}" for n in ticks])
+            ax.minorticks_off()
+            if column == 0:
+                ax.set_ylabel(unit)
+    return fig
+
+
 def skipping() -> Any:
     """Of all pairs of query and key, the share that tiled attention computes: the rest is skipped, exactly."""
     model, tokenizer = BloomForCausalLM.from_pretrained(), BloomTokenizerFast.from_pretrained()
@@ -116,7 +139,7 @@ def computed(q: np.ndarray, k: np.ndarray, head: int, heads: int, lengths: list[
     return [visited[n] / (n * (n + 1) / 2) for n in lengths]
 
 
-PICTURES = {"skipping": skipping, "attention": attention, "loss": loss, "bench": bench}
+PICTURES = {"skipping": skipping, "growth": growth, "attention": attention, "loss": loss, "bench": bench}
 
 
 def draw(folder: Path) -> None:

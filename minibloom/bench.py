@@ -92,7 +92,7 @@ class Figure:
     unit: str
     values: list[float]
     memory_above: int | None = None  # bytes at the peak, above the process with its model loaded
-    limit: str = ""  # what bounds this work: "multiplying" or "reading"
+    limit: str = ""  # what bounds this work: "multiplying", "reading", or in generation one after the other
     share: float | None = None  # of that limit
 
     @property
@@ -232,21 +232,31 @@ def in_turns(
 
 
 def _compare_with_limit(figure: Figure, limits: dict[str, float]) -> None:
-    """What share of the machine's rate a figure reaches: of multiplying, or in decoding one row, of reading weights."""
+    """What share of the machine's rate a figure reaches: of the rate that leaves the least, multiplying or reading."""
+    from .bench_worker import NEW
+
     shape, work, batch, length = WORK[figure.work]
     c = SHAPES[shape]
     E, L, V = c["hidden_size"], c["n_layer"], c["vocab_size"]
     in_blocks = 12 * E * E * L  # weights that each token is multiplied with; 2 E more in attention, for each key
-    if work == "decode" and batch == 1:
-        width = 1 if figure.peer.endswith("int8") else 4  # bytes
-        read = width * (in_blocks + V * E) + 4 * 2 * L * E * length  # weights, embedding as head; keys and values
-        figure.limit, figure.share = "reading", limits["read"] * read / figure.median
-        return
-    n, keys = (batch, length) if work == "decode" else (batch * length, length / 2)
-    head = V * E * (n if work == "train" else batch)
-    products = n * (in_blocks + 2 * L * E * keys) + head
-    figure.limit = "multiplying"
-    figure.share = limits["gemm"] * products * (3 if work == "train" else 1) / figure.median  # backward is two more
+    width = 1 if figure.peer.endswith("int8") else 4  # bytes
+
+    def least(new: int, keys: float, heads: int) -> dict[str, float]:
+        """Seconds of a pass over `new` tokens in each row, behind `keys` on average, with logits of `heads` of all."""
+        products = batch * new * (in_blocks + 2 * L * E * keys) + V * E * heads
+        read = width * (in_blocks + V * E) + 4 * 2 * L * E * keys * batch  # embedding as head; keys and values
+        return {"multiplying": limits["gemm"] * products, "reading": limits["read"] * read}
+
+    if work == "decode":
+        times = least(1, length, batch)
+    elif work == "generate":
+        one = max(least(1, length + NEW / 2, batch).values())
+        times = {"multiplying, then reading": least(length, length / 2, batch)["multiplying"] + (NEW - 1) * one}
+    else:  # each weight is read once for hundreds of tokens; backward is two products more for each of forward's
+        head = batch * length if work == "train" else batch
+        times = {"multiplying": (3 if work == "train" else 1) * least(length, length / 2, head)["multiplying"]}
+    figure.limit, seconds = max(times.items(), key=lambda time: time[1])
+    figure.share = seconds / figure.median
 
 
 def growth(repeats: int, threads: int) -> list[Figure]:

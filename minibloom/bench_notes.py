@@ -19,10 +19,15 @@ TARGETS = {  # work -> times as fast as transformers; see README
     "decode-8x128": 2.0,
     "small-decode-128": 4.0,
     "small-train-8x256": 1.8,
+    "generate": 2.0,
+    "generate-8": 2.0,
+    "small-generate": 3.0,
+    "small-generate-8": 3.0,
 }
 TRIED = {  # kind of work -> the files whose heads say what was tried, with figures
     "prefill": "threads.py, layers/tiled_attention.py",
-    "decode": "layers/one_row.py, layers/one_token.py, layers/row_blocks.py",
+    "decode": "layers/one_row.py, layers/few_rows.py, layers/one_token.py, layers/row_blocks.py",
+    "generate": "layers/one_row.py, layers/few_rows.py, layers/one_token.py",
     "train": "threads.py, layers/tiled_attention.py, chunked_loss.py",
 }
 

@@ -14,8 +14,9 @@ from __future__ import annotations
 import numpy
 
 from .backend import Array, namespace
-from .layers.linear import linear, linear_backward
+from .layers.linear import add_weight_gradient, linear
 from .losses import IGNORE, cross_entropy
+from .threads import matmul
 
 FEWEST, NUMBERS = 128, 2**20  # rows in a chunk at least, as each chunk reads all of W; else about so many logits
 
@@ -46,6 +47,6 @@ def chunked_cross_entropy(
         rows = counted[start : start + height]
         part, dlogits = cross_entropy(linear(h[rows], weight), y[rows], count)  # [rows, V]
         loss = loss + part
-        dh[rows], d, _ = linear_backward(dlogits, h[rows], weight)
-        dweight += d
+        dh[rows] = matmul(dlogits, weight)
+        add_weight_gradient(dweight, dlogits, h[rows])
     return loss, dh.reshape(hidden.shape), dweight

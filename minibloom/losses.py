@@ -17,7 +17,7 @@ the label:
 from __future__ import annotations
 
 from .backend import Array, namespace
-from .threads import over_rows
+from .threads import chunks, each
 
 IGNORE = -100  # a label that does not count
 
@@ -38,19 +38,26 @@ def cross_entropy(logits: Array, labels: Array, count: int | Array | None = None
     """
     xp = namespace(logits, labels)
     z, y = logits.reshape(-1, logits.shape[-1]), labels.reshape(-1)  # [N, V], [N]
-    rows, counts = xp.arange(len(y)), y != IGNORE
+    counts = y != IGNORE
     y = xp.where(counts, y, 0)
     total_count = counts.sum() if count is None else xp.asarray(count)
     share = (counts / xp.maximum(total_count, 1)).astype(z.dtype)  # [N], what each row adds to the mean
 
-    top = z.max(-1)  # cancels, and keeps exp from overflowing
-    p = over_rows(lambda z: xp.exp(z - z.max(-1, keepdims=True)), z)
-    total = p.sum(-1)
-    surprise = xp.log(total) - (z[rows, y] - top)  # so bracketed, a small one keeps its digits beside a large top
+    dz, surprise = xp.empty_like(z), xp.empty_like(share)  # [N, V], [N]
+
+    def of_rows(part: slice) -> None:
+        x, label, p = z[part], y[part], dz[part]
+        rows = xp.arange(len(x))
+        top = x.max(-1, keepdims=True)  # cancels, and keeps exp from overflowing
+        xp.exp(xp.subtract(x, top, out=p), out=p)
+        total = p.sum(-1)
+        surprise[part] = xp.log(total) - (x[rows, label] - top[:, 0])  # so bracketed, a small one keeps its digits
+        p *= (share[part] / total)[:, None]  # = softmax(x) * share
+        p[rows, label] -= share[part]
+
+    each(of_rows, chunks(z))
     loss = xp.where(total_count > 0, (surprise * share).sum(), xp.nan)
-    p *= (share / total)[:, None]  # = softmax(z) * share
-    p[rows, y] -= share
-    return loss, p.reshape(logits.shape)
+    return loss, dz.reshape(logits.shape)
 
 
 def binary_cross_entropy(logits: Array, targets: Array) -> tuple[Array, Array]:

@@ -93,8 +93,28 @@ def test_what_cannot_be_measured_is_said_before_anything_runs(arguments, says, c
 
 def test_the_machine_s_own_limits_are_measured_beside_and_a_figure_is_a_share_of_them(tiny):
     figures = list(in_turns(["minibloom", "machine"], "tiny", ["tiny-prefill", "tiny-decode"], repeats=1, threads=1))
-    assert [(f.peer, f.limit) for f in figures] == [("minibloom", "multiplying")] * 2  # a batch of 2 multiplies
+    assert [f.peer for f in figures] == ["minibloom"] * 2 and figures[0].limit == "multiplying"
     assert all(0 < f.share < 1 for f in figures)
+
+
+@pytest.mark.parametrize(
+    ("work", "batch", "read", "gemm", "limit", "seconds"),
+    [
+        # 3,072 weights in the block and 1,024 in the head; a key costs 16 x 2 products, and 16 x 8 bytes
+        ("decode", 2, 1, 0, "reading", 4 * (3072 + 1024) + 2 * 128 * 4),
+        ("decode", 2, 0, 1, "multiplying", 2 * (3072 + 32 * 4) + 2 * 1024),
+        ("decode", 2, 1, 5, "multiplying", 5 * (2 * (3072 + 32 * 4) + 2 * 1024)),  # the slower of both
+        ("prefill", 2, 1, 1, "multiplying", 2 * 4 * (3072 + 32 * 2) + 2 * 1024),  # half of the keys on average
+        ("train", 1, 1, 1, "multiplying", 3 * (4 * (3072 + 32 * 2) + 4 * 1024)),
+        ("generate", 1, 0, 1, "then", 4 * (3072 + 32 * 2) + 1024 + 31 * (3072 + 32 * 20 + 1024)),
+        ("generate", 1, 1, 0, "then", 31 * (4 * (3072 + 1024) + 128 * 20)),
+    ],
+)
+def test_the_limit_is_what_leaves_the_least(tiny, monkeypatch, work, batch, read, gemm, limit, seconds):
+    monkeypatch.setitem(bench.WORK, "it", ("tiny", work, batch, 4))
+    figure = Figure("it", "minibloom", "s", [2.0])
+    bench._compare_with_limit(figure, {"read": read, "gemm": gemm})
+    assert limit in figure.limit and figure.share == seconds / 2
 
 
 def test_a_contestant_that_cannot_do_a_work_is_left_out_of_it(tiny, capfd):

@@ -184,7 +184,7 @@ def filtered(logits: Array, steps: list[Filter]) -> tuple[Array | None, Array]:
     ids = None
     for step in steps:
         logits = step(logits)
-        if ids is None and step is not steps[-1]:
+        if ids is None:
             ids, logits = compressed(logits)
     return ids, logits
 

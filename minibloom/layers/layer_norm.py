@@ -43,14 +43,16 @@ def layer_norm(x: Array, weight: Array, bias: Array, eps: float) -> Array:
 def layer_norm_backward(dy: Array, x: Array, weight: Array, eps: float) -> tuple[Array, Array, Array]:
     """Upstream `dy [..., E]` and the forward's `x`, `weight` -> `dx [..., E]`, `dweight [E]`, `dbias [E]`."""
     width = x.shape[-1]
-    n, rstd = normalise(x, eps)  # computed again: cheaper than keeping it from the forward pass
+
+    def of_rows(dy: Array, x: Array) -> Array:
+        n, rstd = normalise(x, eps)  # computed again: cheaper than keeping it from the forward pass
+        g = dy * weight
+        n *= (g * n).sum(-1, keepdims=True) / width
+        g -= g.sum(-1, keepdims=True) / width
+        g -= n
+        g *= rstd
+        return g
+
+    dn = over_rows(lambda dy, x: dy * normalise(x, eps)[0], dy, x)  # = dy * n
     positions = tuple(range(x.ndim - 1))
-    dn = dy * n
-    dweight, dbias = dn.sum(positions), dy.sum(positions)
-    dn *= weight  # = g * n
-    g = dy * weight
-    g -= g.sum(-1, keepdims=True) / width
-    n *= dn.sum(-1, keepdims=True) / width
-    g -= n
-    g *= rstd
-    return g, dweight, dbias
+    return over_rows(of_rows, dy, x), dn.sum(positions), dy.sum(positions)

@@ -8,21 +8,28 @@ forward pass did not sum over:
 
 from __future__ import annotations
 
-from ..backend import Array
-from ..threads import matmul
+import numpy
+
+from ..backend import Array, namespace
+from ..threads import each, matmul
+from .few_rows import few_rows, suits_few_rows
 from .one_row import one_row, suits_streams
-from .row_blocks import blocked_linear, suits_blocks
+from .row_blocks import blocked_linear
 from .small_weights import SmallWeight
+
+ROWS = 1024  # of a weight's gradient at a time
 
 
 def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
     """`x [..., I]`, `weight [O, I]` (an array or a `SmallWeight`), `bias [O]` -> `[..., O]`."""
     # One product of two matrices: a batched product would read the whole weight once per batch row.
     rows = x.reshape(-1, x.shape[-1])  # [..., I] -> [N, I]
-    if suits_streams(rows, weight):
-        y = one_row(rows, weight)  # [N, I] -> [N, O], in all three cases
-    elif suits_blocks(rows, weight):
-        y = blocked_linear(rows, weight)
+    if isinstance(weight, SmallWeight):
+        y = blocked_linear(rows, weight)  # [N, I] -> [N, O], in all four cases
+    elif suits_streams(rows, weight):
+        y = one_row(rows, weight)
+    elif suits_few_rows(rows, weight):
+        y = few_rows(rows, weight)
     else:
         y = matmul(rows, weight.T)
     if bias is not None:
@@ -34,6 +41,19 @@ def linear_backward(dy: Array, x: Array, weight: Array) -> tuple[Array, Array, A
     """Upstream `dy [..., O]` and the forward's `x [..., I]`, `weight [O, I]` -> `dx [..., I]`, `dweight`, `dbias`."""
     dy2, x2 = dy.reshape(-1, dy.shape[-1]), x.reshape(-1, x.shape[-1])  # [..., O] -> [N, O], [..., I] -> [N, I]
     return matmul(dy2, weight).reshape(x.shape), matmul(dy2.T, x2), dy2.sum(0)
+
+
+def add_weight_gradient(total: Array, dy: Array, x: Array) -> None:
+    """Onto `total [O, I]` the `dweight` of upstream `dy [N, O]` and `x [N, I]`, without another array of its size."""
+    if namespace(total) is not numpy:
+        total += dy.T @ x
+        return
+
+    def piece(start: int) -> None:
+        rows = slice(start, start + ROWS)
+        total[rows] += dy[:, rows].T @ x  # [R, N] [N, I] -> [R, I]
+
+    each(piece, range(0, len(total), ROWS))
 
 
 def sliced_linear(x: Array, weight: Array, bias: Array, slices: int) -> Array:

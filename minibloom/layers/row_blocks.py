@@ -1,15 +1,13 @@
-"""The fast path of `linear` for few rows and for small weights: the weight in blocks of rows that fit a core's cache.
+"""The fast path of `linear` for small weights: the weight in blocks of rows that fit a core's cache.
 
 A small weight is never widened whole: each block becomes float32 in a buffer that stays in the cache, and is used up
-there, so that only its 1 or 2 bytes a number come from memory. And BLAS's product of a few rows with a large matrix
-rearranges the whole matrix first; a product with each row, over a block that the first has brought into the cache,
-does not. `tests/layers/test_row_blocks.py` holds both to the plain product.
+there, so that only its 1 or 2 bytes a number come from memory. `tests/layers/test_row_blocks.py` holds it to the plain
+product.
 
 Measured on 2 cores of an AMD EPYC (Zen 3), shared and noisy:
 
     a token of bloom-560m's shape, the quietest 17 of 44 in turns: float32 156 ms, int8 140, bfloat16 232, float16 323
     one core, ns of its time a weight: float32 0.26 (waiting for memory), int8 0.27 (0.15 is widening), bfloat16 0.41
-    2 and 3 rows of float32 on a weight 4096 x 1024: 0.52 and 0.59 ns a weight, 0.81 and 1.00 in one product; 4: alike
 
 So int8 is a quarter of the memory for the same time or a little less: NumPy computes with it about as long as it waits
 for float32. Smaller blocks cost more (int8 on both cores: 0.44 ns with 2^17 numbers, 0.17 with 2^20), as between two
@@ -27,6 +25,7 @@ import numpy
 
 from ..backend import Array
 from ..threads import each
+from .few_rows import HEIGHT, MOST, at_a_time
 from .small_weights import SmallWeight
 
 BLOCK = 2**20  # numbers of the weight at a time: 4 MiB as float32, which stay in the cache that the cores share
@@ -36,34 +35,27 @@ MANY = 256  # rows of x from which blocks are larger: each product looks through
 _local = threading.local()
 
 
-def suits_blocks(x: Array, weight: Array | SmallWeight) -> bool:
-    """Whether `x [N, I]` times `weight [O, I]` is to be computed here: the one place where that is chosen."""
-    if isinstance(weight, SmallWeight):
-        return True
-    few = 1 < len(x) <= FEW and weight.size >= BLOCK
-    return few and isinstance(x, numpy.ndarray) and x.dtype == weight.dtype == numpy.float32
-
-
-def blocked_linear(x: Array, weight: Array | SmallWeight) -> Array:
+def blocked_linear(x: Array, weight: SmallWeight) -> Array:
     """`x [N, I]`, `weight [O, I]` -> `x Wᵀ [N, O]`. Each core takes a block of the weight through to the product."""
     (N, I), O = x.shape, len(weight)  # noqa: E741
-    small = isinstance(weight, SmallWeight)
-    parts = weight.part(x) if small else x[None]  # [P, N, I/P]
+    parts = weight.part(x)  # [P, N, I/P]
     P, height = len(parts), max(BLOCK // I, min(N, MANY))
     y = numpy.empty((N, O), x.dtype)
 
     def fill(start: int) -> None:
         rows = slice(start, min(start + height, O))
-        block = weight.fill(rows, _buffer(P, rows.stop - start, I // P)) if small else weight[None, rows]
+        block = weight.fill(rows, _buffer(P, rows.stop - start, I // P))
         pairs = list(zip(block, parts, strict=True))
         if N <= FEW:
             for n in range(N):
                 y[n, rows] = sum_of(w @ part[n] for w, part in pairs)  # [R, I/P] [I/P] -> [R]
+        elif N <= MOST and block.shape[1] % HEIGHT == 0:
+            y[:, rows] = sum_of(at_a_time(w, numpy.ascontiguousarray(part.T)) for w, part in pairs).T
         else:
             y[:, rows] = sum_of(part @ w.T for w, part in pairs)  # [N, I/P] [I/P, R] -> [N, R]
 
     each(fill, range(0, O, height))
-    if small and weight.scale is not None:
+    if weight.scale is not None:
         y *= weight.scale  # of a row of W, so of a column of y
     return y
 

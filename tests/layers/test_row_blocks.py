@@ -1,4 +1,4 @@
-"""The fast path for few rows and small weights equals the plain one, whatever the blocks and the number of threads."""
+"""The fast path for small weights equals the plain one, whatever the blocks and the number of threads."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
 
 from minibloom.layers import row_blocks
+from minibloom.layers.few_rows import HEIGHT, MOST
 from minibloom.layers.linear import linear, sliced_linear
-from minibloom.layers.row_blocks import BLOCK, FEW, blocked_linear, suits_blocks
+from minibloom.layers.row_blocks import FEW
 from minibloom.threads import shared_out
 
 from ..strategies import normal, seeds, some
@@ -28,14 +29,22 @@ def small_blocks():
 
 
 @some
-@given(st.sampled_from([None, *KINDS]), st.integers(1, 12), st.integers(1, 20), st.integers(1, 9), seeds)
+@given(st.sampled_from(KINDS), st.integers(1, 12), st.integers(1, 20), st.integers(1, 9), seeds)
 def test_blocks_give_the_plain_product(kind, N, O, I, seed):  # noqa: E741
+    holds(kind, N, O, I, seed)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("N", [FEW, FEW + 1, MOST, MOST + 1])
+def test_so_do_blocks_of_as_many_rows_as_a_product_of_few_rows_takes_at_a_time(kind, N, monkeypatch):
+    monkeypatch.setattr(row_blocks, "BLOCK", 6 * HEIGHT)
+    holds(kind, N, 5 * HEIGHT, 6, 0)
+
+
+def holds(kind, N, O, I, seed):  # noqa: E741
     matrix, x = normal(seed, O, I, dtype="float32"), normal(seed + 1, N, I, dtype="float32")
-    if kind is None:
-        y, wide = blocked_linear(x, matrix), matrix
-    else:
-        weight = small(kind, matrix)
-        y, wide = linear(x, weight), weight.widen()
+    weight = small(kind, matrix)
+    y, wide = linear(x, weight), weight.widen()
     assert (y.shape, y.dtype) == ((N, O), numpy.float32)
     exact = x.astype("float64") @ wide.T.astype("float64")
     size = numpy.abs(x).astype("float64") @ numpy.abs(wide).T.astype("float64")  # what rounding is measured against
@@ -49,13 +58,3 @@ def test_a_small_weight_has_a_bias_leading_axes_and_slices_like_an_array(kind):
     plain = linear(x, weight.widen(), bias)
     numpy.testing.assert_allclose(linear(x, weight, bias), plain, atol=1e-5)
     numpy.testing.assert_allclose(sliced_linear(x, weight, bias, 3), plain, atol=1e-5)
-
-
-def test_the_fast_path_is_for_few_rows_of_float32_and_for_small_weights():
-    large, tiny = numpy.zeros((row_blocks.BLOCK, 2), "f4"), numpy.zeros((2, 2), "f4")
-    rows = {n: numpy.zeros((n, 2), "f4") for n in (1, 2, FEW, FEW + 1)}
-    assert [suits_blocks(x, large) for x in rows.values()] == [False, True, True, False]
-    assert not any(suits_blocks(x, tiny) for x in rows.values())
-    assert not suits_blocks(rows[2].astype("f8"), large.astype("f8"))
-    assert all(suits_blocks(x, small("int8", tiny)) for x in rows.values())
-    assert BLOCK > 2**10, "matrices of the models in these tests take the plain path"

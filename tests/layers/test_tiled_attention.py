@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
+from unittest import mock
 
 import numpy
 import pytest
@@ -53,12 +55,10 @@ def plain(q: Any, k: Any, v: Any, alibi: Any, mask: Any) -> tuple[Any, Any]:
 
 
 @some
-@given(inputs(), st.booleans())
-def test_equals_plain_attention(given, in_threads):
-    if in_threads:
-        with shared_out():
-            out = tiles.tiled_attention(**given)
-    else:
+@given(inputs(), st.booleans(), st.sampled_from([3, 16, 64]))
+def test_equals_plain_attention(given, in_threads, keys):
+    """Also where all keys are one tile, of several heads at once, or a wider one of few queries."""
+    with mock.patch.object(tiles, "KEYS", keys), shared_out() if in_threads else nullcontext():
         out = tiles.tiled_attention(**given)
     expected, _ = plain(**given)
     assert out.shape == expected.shape and out.dtype == expected.dtype
@@ -98,6 +98,20 @@ def test_no_adversary_hides_a_key_that_counts(distance, slope, sharpness, dtype,
     resolution = numpy.finfo(dtype).eps
     difference = abs(tiles.tiled_attention(**given) - plain(**given)[0]).max()
     assert difference <= 4 * resolution
+
+
+@some
+@given(st.lists(st.sampled_from([0.004, 0.05, 0.7, 3.0, 0.0, -1.0]), min_size=2, max_size=60))
+def test_all_far_keys_together_are_bounded_however_alibi_falls(falls):
+    """At best, all keys up to a place point along the query, and differ in their bias alone. Holes make it jump."""
+    alibi = numpy.cumsum(falls)[None, None]
+    longest, nearest, count = tiles._far(numpy.ones_like(alibi), alibi)
+    together = numpy.logaddexp.accumulate(alibi, -1)
+    places = numpy.arange(1, len(falls) + 1)
+    assert (longest == 1).all()
+    assert (together <= nearest + numpy.minimum(count, numpy.log(places)) + 1e-12).all()
+    if min(falls[1:]) > 0:
+        assert numpy.allclose(count, -numpy.log1p(-numpy.exp(-min(falls[1:]))))  # however many they are
 
 
 def test_far_keys_of_a_steep_head_are_not_computed():

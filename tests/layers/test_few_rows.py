@@ -1,0 +1,47 @@
+"""A few rows times a weight, 64 of its rows at a time: the plain product, whatever the shape."""
+
+from __future__ import annotations
+
+import numpy
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from threadpoolctl import threadpool_limits
+
+from minibloom.layers.few_rows import HEIGHT, MOST, few_rows, suits_few_rows
+from minibloom.layers.linear import linear
+from minibloom.threads import shared_out
+
+from ..strategies import normal, seeds, some
+
+
+@some
+@given(
+    st.integers(2, MOST), st.integers(1, 5), st.integers(1, 300), st.sampled_from(["float32", "float64"]),
+    st.integers(1, 3), seeds,
+)  # fmt: skip
+def test_it_is_the_plain_product(N, blocks, width, dtype, threads, seed):
+    x, weight = normal(seed, N, width).astype(dtype), normal(seed + 1, HEIGHT * blocks, width).astype(dtype)
+    with threadpool_limits(threads, "blas"), shared_out():
+        y = few_rows(x, weight)
+    rounding = 1e-5 if dtype == "float32" else 1e-13
+    assert y.dtype == x.dtype and y.flags.c_contiguous
+    numpy.testing.assert_allclose(y, x @ weight.T, rtol=0, atol=rounding * numpy.sqrt(width))
+
+
+@pytest.mark.parametrize(
+    ("x", "weight", "suits"),
+    [
+        (normal(0, 2, 256), normal(0, 512, 256), True),
+        (normal(0, MOST, 256), normal(0, 512, 256), True),
+        (normal(0, 1, 256), normal(0, 512, 256), False),  # see one_row.py
+        (normal(0, MOST + 1, 256), normal(0, 512, 256), False),  # BLAS's own order pays
+        (normal(0, 2, 8), normal(0, 64, 8), False),  # a weight too small for threads
+        (normal(0, 2, 256), normal(0, 513, 256), False),  # no blocks of 64
+        (normal(0, 2, 512), normal(0, 512, 512).T, False),  # its columns, not its rows, lie in a row
+        (normal(0, 2, 256).astype("float32"), normal(0, 512, 256), False),
+    ],
+)
+def test_what_suits_it(x, weight, suits):
+    assert suits_few_rows(x, weight) is suits
+    numpy.testing.assert_allclose(linear(x, weight), x @ weight.T, atol=1e-4)
