@@ -37,7 +37,7 @@ SHAPES = {
     "small": {"vocab_size": 4096, "hidden_size": 256, "n_layer": 6, "n_head": 8},
     "6 blocks of bloom-560m": {"vocab_size": 4096, "hidden_size": 1024, "n_layer": 6, "n_head": 16},
 }
-WORK = {  # name -> shape, kind, batch, length
+WORK = {  # name -> shape, kind, batch, length; training last, as what it frees may stay with the process
     "prefill-512": ("bloom-560m", "prefill", 1, 512),
     "prefill-2048": ("bloom-560m", "prefill", 1, 2048),
     "prefill-4096": ("bloom-560m", "prefill", 1, 4096),
@@ -45,14 +45,14 @@ WORK = {  # name -> shape, kind, batch, length
     "decode-1024": ("bloom-560m", "decode", 1, 1024),
     "decode-8x128": ("bloom-560m", "decode", 8, 128),
     "decode-32x128": ("bloom-560m", "decode", 32, 128),
-    "train-1x512": ("bloom-560m", "train", 1, 512),
-    "train-8x512": ("bloom-560m", "train", 8, 512),
     "small-decode-128": ("small", "decode", 1, 128),
-    "small-train-8x256": ("small", "train", 8, 256),
     "generate": ("bloom-560m", "generate", 1, 64),
     "generate-8": ("bloom-560m", "generate", 8, 64),
+    "train-1x512": ("bloom-560m", "train", 1, 512),
+    "train-8x512": ("bloom-560m", "train", 8, 512),
     "small-generate": ("small", "generate", 1, 64),
     "small-generate-8": ("small", "generate", 8, 64),
+    "small-train-8x256": ("small", "train", 8, 256),
     "prefill-8192": ("6 blocks of bloom-560m", "prefill", 1, 8192),
     "prefill-16384": ("6 blocks of bloom-560m", "prefill", 1, 16384),
 }
@@ -92,7 +92,7 @@ class Figure:
     unit: str
     values: list[float]
     memory_above: int | None = None  # bytes at the peak, above the process with its model loaded
-    limit: str = ""  # what bounds this work: "multiplying", "reading", or in generation one after the other
+    limit: str = ""  # what bounds this work: "multiplying", "reading", or in generation both in turn
     share: float | None = None  # of that limit
 
     @property
@@ -232,7 +232,7 @@ def in_turns(
 
 
 def _compare_with_limit(figure: Figure, limits: dict[str, float]) -> None:
-    """What share of the machine's rate a figure reaches: of the rate that leaves the least, multiplying or reading."""
+    """What share of the machine's limit a figure reaches: of multiplying or of reading, whichever takes longer."""
     from .bench_worker import NEW
 
     shape, work, batch, length = WORK[figure.work]
@@ -241,9 +241,9 @@ def _compare_with_limit(figure: Figure, limits: dict[str, float]) -> None:
     in_blocks = 12 * E * E * L  # weights that each token is multiplied with; 2 E more in attention, for each key
     width = 1 if figure.peer.endswith("int8") else 4  # bytes
 
-    def least(new: int, keys: float, heads: int) -> dict[str, float]:
-        """Seconds of a pass over `new` tokens in each row, behind `keys` on average, with logits of `heads` of all."""
-        products = batch * new * (in_blocks + 2 * L * E * keys) + V * E * heads
+    def least(new: int, keys: float, logits: int) -> dict[str, float]:
+        """Seconds of a pass over `new` tokens a row, each of which sees about `keys`, with so many rows of logits."""
+        products = batch * new * (in_blocks + 2 * L * E * keys) + V * E * logits
         read = width * (in_blocks + V * E) + 4 * 2 * L * E * keys * batch  # embedding as head; keys and values
         return {"multiplying": limits["gemm"] * products, "reading": limits["read"] * read}
 
@@ -251,10 +251,10 @@ def _compare_with_limit(figure: Figure, limits: dict[str, float]) -> None:
         times = least(1, length, batch)
     elif work == "generate":
         one = max(least(1, length + NEW / 2, batch).values())
-        times = {"multiplying, then reading": least(length, length / 2, batch)["multiplying"] + (NEW - 1) * one}
+        times = {"multiplying, then decoding": least(length, length / 2, batch)["multiplying"] + (NEW - 1) * one}
     else:  # each weight is read once for hundreds of tokens; backward is two products more for each of forward's
-        head = batch * length if work == "train" else batch
-        times = {"multiplying": (3 if work == "train" else 1) * least(length, length / 2, head)["multiplying"]}
+        logits = batch * length if work == "train" else batch
+        times = {"multiplying": (3 if work == "train" else 1) * least(length, length / 2, logits)["multiplying"]}
     figure.limit, seconds = max(times.items(), key=lambda time: time[1])
     figure.share = seconds / figure.median
 

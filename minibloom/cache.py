@@ -106,7 +106,9 @@ class Cache:
 
         They count only after `advance`, which ends a pass: one that fails midway leaves the cache as it was.
         """
-        end = self.length + key.shape[2]
+        end, norms = self.length + key.shape[2], self._norms[layer]
+        if norms is not None and norms.shape[2] > self.length:  # of positions that a crop or a failed pass left behind
+            self._norms[layer] = norms[:, :, : self.length]
         self._keys[layer] = keys = self._room(self._keys[layer], key, end)
         self._values[layer] = values = self._room(self._values[layer], value, end)
         keys[:, :, self.length : end] = key
@@ -114,12 +116,12 @@ class Cache:
         return keys[:, :, :end], values[:, :, :end]
 
     def key_norms(self, layer: int, keys: Array) -> Array:
-        """|k| `[B, H, T]` of `keys [B, H, T, D]`, which `update` returned: those of earlier passes are kept.
+        """|k| `[B, H, T]` of `keys [B, H, T, D]`, which `update` returned: those asked for before are kept.
 
         By them, tiled attention knows which far keys it need not read.
         """
         xp, kept = namespace(keys), self._norms[layer]
-        known = 0 if kept is None else min(kept.shape[2], self.length)  # a pass that failed may have left more
+        known = 0 if kept is None else min(kept.shape[2], self.length)
         norms = xp.sqrt(xp.square(keys[:, :, known:]).sum(-1))
         if kept is not None:
             norms = xp.concatenate([kept[:, :, :known], norms], axis=2)

@@ -10,7 +10,9 @@ import numpy
 
 from .backend import Array, namespace, number
 from .settings import TrainingSettings
-from .threads import CHUNK, each, on_all_cores
+from .threads import each, on_all_cores
+
+PIECE = 2**15  # numbers of a parameter at once: they, their gradient and its two means stay in the cache
 
 
 def learning_rate(step: int, s: TrainingSettings) -> float:
@@ -81,6 +83,6 @@ class AdamW:
 
 
 def pieces(p: Array) -> Iterator[slice]:
-    """Rows of `p`, about `CHUNK` numbers at a time; of a device's array, all at once."""
-    height = max(1, CHUNK // (p[:1].size or 1)) if namespace(p) is numpy else len(p)
+    """Rows of `p`, about `PIECE` numbers at a time; of a device's array, all at once."""
+    height = max(1, PIECE // (p[:1].size or 1)) if namespace(p) is numpy else len(p)
     yield from (slice(start, start + height) for start in range(0, len(p), height))

@@ -191,11 +191,12 @@ def over_rows(function: Callable[..., Array], *arrays: Array) -> Array:
 
 
 def chunks(x: Array) -> list[slice]:
-    """The rows of `x [R, N]` in chunks that stay in the cache, for every thread one at least. A device has one."""
-    R, N = x.shape
-    if namespace(x) is not numpy:
+    """The rows of `x [R, N]` in chunks that stay in the cache, as many for each thread. Few, or a device's, are one."""
+    (R, N), count = x.shape, threads()
+    if x.size <= SMALL or namespace(x) is not numpy:
         return [slice(0, R)]
-    height = max(1, min(CHUNK // N, -(-R // threads())))
+    rounds = -(-R // (max(1, CHUNK // N) * count))  # of a chunk for each thread
+    height = -(-R // (rounds * count))
     return [slice(start, start + height) for start in range(0, R, height)]
 
 

@@ -114,6 +114,28 @@ def test_a_cropped_cache_has_forgotten(model, data):
     numpy.testing.assert_allclose(rest, model(ids).last_hidden_state[:, length:], atol=1e-10)
 
 
+@pytest.mark.parametrize("left_behind", ["cropped", "failed"])
+def test_norms_of_keys_that_are_gone_are_not_kept(left_behind):
+    """Where nobody asked for norms in the passes that came instead."""
+    cache, rng = Cache(1), numpy.random.default_rng(0)
+
+    def extend(length, ask, complete=True):
+        keys, _ = cache.update(0, *rng.standard_normal((2, 1, 2, length, 3)))
+        norms = cache.key_norms(0, keys) if ask else None
+        cache.advance(length if complete else 0)
+        return keys, norms
+
+    extend(4, ask=True)
+    if left_behind == "failed":
+        extend(3, ask=True, complete=False)
+    else:
+        extend(3, ask=True)
+        cache.crop(4)
+    extend(3, ask=False)
+    keys, norms = extend(2, ask=True)
+    numpy.testing.assert_allclose(norms, numpy.linalg.norm(keys, axis=-1))
+
+
 def test_a_cache_cropped_to_nothing_takes_another_batch():
     model = random_model(CONFIG, 0, kind=BloomModel)
     cache = filled(model)

@@ -6,11 +6,14 @@ import numpy
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from threadpoolctl import threadpool_limits
 
 from minibloom import BloomForCausalLM, InputError, chunked_loss
 from minibloom.chunked_loss import chunked_cross_entropy
+from minibloom.layers import linear as linear_layer
 from minibloom.layers.linear import linear, linear_backward
 from minibloom.losses import IGNORE, cross_entropy
+from minibloom.threads import shared_out
 
 from .strategies import few, masks, models, normal, seeds, some, token_ids
 
@@ -20,7 +23,9 @@ def small_chunks():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(chunked_loss, "FEWEST", 2)
         patch.setattr(chunked_loss, "NUMBERS", 1)
-        yield
+        patch.setattr(linear_layer, "ROWS", 2)
+        with threadpool_limits(3, "blas"), shared_out():
+            yield
 
 
 @some

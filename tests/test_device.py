@@ -44,7 +44,7 @@ from minibloom.generation import (
     token_log_probs,
 )
 from minibloom.language_modeling import LanguageModeling
-from minibloom.layers import tiled_attention
+from minibloom.layers import few_rows, tiled_attention
 from minibloom.optimizer import AdamW, clip_gradients
 from minibloom.settings import TrainingSettings
 from minibloom.training import train
@@ -160,6 +160,8 @@ def test_nothing_waits_for_the_device_in_a_pass_or_on_the_way_back(device):
 
 def test_the_fast_paths_of_the_host_are_not_taken_on_a_device(device, monkeypatch):
     monkeypatch.setattr(tiled_attention, "LARGE", 0)
+    monkeypatch.setattr(few_rows, "LEAST", 0)
+    monkeypatch.setattr(few_rows, "HEIGHT", 1)
     host, there = twins(device)
     expected = host(IDS)
     with silent(device):

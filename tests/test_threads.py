@@ -14,6 +14,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from minibloom import BloomConfig, BloomForCausalLM, threads
 from minibloom.layers.mlp import gelu, gelu_backward
+from minibloom.losses import IGNORE, cross_entropy
 from minibloom.threads import each, matmul, on_all_cores, over_rows, shared_out
 
 from .strategies import normal, seeds, some
@@ -142,6 +143,31 @@ def test_functions_of_rows_give_the_same_bits(B, S, N, seed):
     with shared_out():
         numpy.testing.assert_array_equal(over_rows(gelu, x), gelu(x))
         numpy.testing.assert_array_equal(over_rows(gelu_backward, dy, x), gelu_backward(dy, x))
+
+
+@some
+@given(st.integers(0, 50), st.integers(1, 20))
+def test_rows_go_in_chunks_that_fit_and_of_which_every_thread_has_as_many(R, N):
+    x = numpy.zeros((R, N))
+    with shared_out():
+        slices = threads.chunks(x)
+    assert [row for part in slices for row in range(R)[part]] == list(range(R))
+    heights = [len(range(R)[part]) for part in slices]
+    assert all(height * N <= max(8, N) for height in heights)
+    if R:
+        rounds = -(-R // (max(1, 8 // N) * 3))  # of a chunk for each of three threads
+        assert max(heights) == -(-R // (rounds * 3))
+
+
+@some
+@given(st.integers(1, 9), st.integers(2, 9), seeds)
+def test_the_loss_is_the_same_in_chunks(R, V, seed):
+    logits, labels = normal(seed, R, V), numpy.arange(R) % V
+    labels[::3] = IGNORE
+    alone = cross_entropy(logits, labels)
+    with shared_out():
+        for got, expected in zip(cross_entropy(logits, labels), alone, strict=True):
+            numpy.testing.assert_array_equal(got, expected)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="only where processes fork")

@@ -165,7 +165,7 @@ def compressed(logits: Array) -> tuple[Array | None, Array]:
     xp, (B, V) = namespace(logits), logits.shape
     if xp is not numpy:  # how many are left, only the device knows, and would have to be asked
         return None, logits
-    left = xp.flatnonzero(logits > -math.inf)
+    left = xp.flatnonzero(logits != -math.inf)
     if len(left) > B * V // 8:
         return None, logits
     if B == 1:
@@ -195,7 +195,7 @@ def spread(ids: Array | None, values: Array, V: int) -> Array:
         return values
     xp = namespace(values)
     logits = xp.full((len(values), V), -math.inf, dtype=values.dtype)
-    rows, columns = xp.nonzero(values > -math.inf)
+    rows, columns = xp.nonzero(values != -math.inf)
     logits[rows, ids[rows, columns]] = values[rows, columns]
     return logits
 

@@ -19,6 +19,7 @@ are constants, yet the gradient passes as if the mask had been added to them. Th
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, MutableMapping
 
@@ -85,7 +86,7 @@ def self_attention(x: Array, params: Mapping[str, Array], layer: int, run: Run) 
     q, k, v = watch(f"{name}.query", q), watch(f"{name}.key", k), watch(f"{name}.value", v)
 
     if in_tiles(q, k, layer, run):
-        norms = None if run.cache is None else run.cache.key_norms(layer, k)
+        norms = None if run.cache is None else functools.partial(run.cache.key_norms, layer, k)
         context = tiled_attention(q, k, v, run.alibi, run.mask, norms)
     else:
         context = plain_attention(q, k, v, layer, run)

@@ -53,6 +53,6 @@ def layer_norm_backward(dy: Array, x: Array, weight: Array, eps: float) -> tuple
         g *= rstd
         return g
 
-    dn = over_rows(lambda dy, x: dy * normalise(x, eps)[0], dy, x)  # = dy * n
+    dn = over_rows(lambda dy, x: dy * normalise(x, eps)[0], dy, x)  # = dy * n; n once more, so that threads share it
     positions = tuple(range(x.ndim - 1))
     return over_rows(of_rows, dy, x), dn.sum(positions), dy.sum(positions)

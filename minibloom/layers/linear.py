@@ -44,7 +44,7 @@ def linear_backward(dy: Array, x: Array, weight: Array) -> tuple[Array, Array, A
 
 
 def add_weight_gradient(total: Array, dy: Array, x: Array) -> None:
-    """Onto `total [O, I]` the `dweight` of upstream `dy [N, O]` and `x [N, I]`, without another array of its size."""
+    """Onto `total [O, I]` the `dweight` of upstream `dy [N, O]` and `x [N, I]`; on a host without another as large."""
     if namespace(total) is not numpy:
         total += dy.T @ x
         return

@@ -39,7 +39,8 @@ def blocked_linear(x: Array, weight: SmallWeight) -> Array:
     """`x [N, I]`, `weight [O, I]` -> `x Wᵀ [N, O]`. Each core takes a block of the weight through to the product."""
     (N, I), O = x.shape, len(weight)  # noqa: E741
     parts = weight.part(x)  # [P, N, I/P]
-    P, height = len(parts), max(BLOCK // I, min(N, MANY))
+    columns = [numpy.ascontiguousarray(part.T) for part in parts] if FEW < N <= MOST else []  # [I/P, N] each
+    P, height = len(parts), max(HEIGHT, BLOCK // I // HEIGHT * HEIGHT, min(N, MANY))
     y = numpy.empty((N, O), x.dtype)
 
     def fill(start: int) -> None:
@@ -49,8 +50,8 @@ def blocked_linear(x: Array, weight: SmallWeight) -> Array:
         if N <= FEW:
             for n in range(N):
                 y[n, rows] = sum_of(w @ part[n] for w, part in pairs)  # [R, I/P] [I/P] -> [R]
-        elif N <= MOST and block.shape[1] % HEIGHT == 0:
-            y[:, rows] = sum_of(at_a_time(w, numpy.ascontiguousarray(part.T)) for w, part in pairs).T
+        elif columns and block.shape[1] % HEIGHT == 0:
+            y[:, rows] = sum_of(map(at_a_time, block, columns)).T
         else:
             y[:, rows] = sum_of(part @ w.T for w, part in pairs)  # [N, I/P] [I/P, R] -> [N, R]
 

@@ -17,10 +17,10 @@ and all of them together the share  Σ exp(s_j) / Σ_all exp(s)  <=  C exp(|q| N
 them: J + 1, or, as alibi falls by at least some m from each to the one before, 1 + exp(-m) + exp(-2 m) + ... at most,
 1 / (1 - exp(-m)). Where that share is below a quarter of the resolution of the dtype (for float32 2^-23 / 4) for all
 queries of a block, those keys cannot change a digit of the weights' sum: they are not computed, nor is anything before
-them.
+them. Where all keys are one tile, nothing is skipped, and several heads go together.
 
-Backward goes through the same blocks of queries, and computes each one's probabilities again: `[S, T]` of them for
-each head and block, kept for backward, is what training would need most memory for.
+Backward goes through blocks of queries too, and computes each one's probabilities again: `[S, T]` of them for each head
+and block, kept for backward, is what training would need most memory for.
 
 `tests/layers/test_tiled_attention.py` holds it to the plain path, and attacks the bound.
 
@@ -48,16 +48,20 @@ TILE = 2**18  # scores at once, of several heads where each has few: threads mee
 LARGE = 2**16  # scores in a pass, from which on tiles are faster than the plain path, whose arrays then leave the cache
 
 
-def tiled_attention(q: Array, k: Array, v: Array, alibi: Array, mask: Array, key_norms: Array | None = None) -> Array:
+def tiled_attention(
+    q: Array, k: Array, v: Array, alibi: Array, mask: Array, key_norms: Callable[[], Array] | None = None
+) -> Array:
     """`q [B, H, S, D]`, `k, v [B, H, T, D]`, `alibi [B, H, 1, T]`, `mask [B or 1, T]` -> `[B, S, E]`, heads in a row.
 
-    key_norms: |k| of every key `[B, H, T]`, where a cache has kept them.
+    key_norms: where a cache keeps them, what returns |k| of every key `[B, H, T]`.
     """
     xp = namespace(q, k, v)
     (B, H, S, D), T = q.shape, k.shape[2]
     out = xp.empty((B, S, H, D), dtype=q.dtype)
     width = KEYS if S > KEYS // 16 else 4 * KEYS  # with few queries, a tile of as many scores is wider
-    height = QUERIES if width >= T else 2 * QUERIES
+    together = width >= T  # the keys of a head are one tile
+    height = QUERIES if together else 2 * QUERIES  # a head that goes by itself has larger tiles
+    norms = None if together or key_norms is None else key_norms()
 
     def heads(b: int, group: slice) -> None:
         tokens = mask[b % len(mask)]
@@ -67,8 +71,8 @@ def tiled_attention(q: Array, k: Array, v: Array, alibi: Array, mask: Array, key
         bias = alibi[b % len(alibi), group, :, start:]  # [G, 1, T]
         far = None
         if T - start > width:
-            norms = xp.sqrt(xp.square(keys).sum(-1)) if key_norms is None else key_norms[b, group, start:]
-            far = _far(norms[:, None], bias)
+            sizes = xp.sqrt(xp.square(keys).sum(-1)) if norms is None else norms[b, group, start:]
+            far = _far(sizes[:, None], bias)
         for row in range(0, S, height):
             queries = q[b, group, row : row + height] * (1.0 / math.sqrt(D))
             context = _one_block(queries, new + row, keys, values, bias, tokens, width, far)
@@ -77,24 +81,26 @@ def tiled_attention(q: Array, k: Array, v: Array, alibi: Array, mask: Array, key
         if blind > 0:
             out[b, :blind, group] = v[b, group].mean(1)
 
-    # Heads whose keys fill more than a tile skip each as much as it can; of the others, several go together.
-    _in_groups(heads, B, H, min(S, QUERIES) * T if width >= T else TILE)
+    _in_groups(heads, B, H, TILE // (min(S, QUERIES) * T) if together else 1)  # by itself, each skips all that it can
     return out.reshape(B, S, H * D)  # [B, S, H, D] -> [B, S, E]
 
 
-def _in_groups(task: Callable[[int, slice], None], B: int, H: int, scores: int) -> None:
-    """`task(b, group of heads)` for all heads of all rows, by all threads; `scores`: how many a head has at once."""
-    count = max(1, min(TILE // scores, -(-B * H // threads())))
-    # The last heads have the flattest slopes and skip least: they go first, so that no thread is left with one alone.
+def _in_groups(task: Callable[[int, slice], None], B: int, H: int, most: int) -> None:
+    """`task(b, group of heads)` for all heads of all rows, at most so many at once, by all threads."""
+    groups = -(-H // max(1, most))
+    while groups < H and B * groups % threads() and B * groups < 4 * threads():
+        groups += 1  # until all threads have as many, or enough of them that one more does not matter
+    count = -(-H // groups)
+    # The last heads mostly have the flattest slopes and skip least: they go first, so that no thread ends with them.
     each(lambda place: task(*place), [(b, slice(h, h + count)) for h in reversed(range(0, H, count)) for b in range(B)])
 
 
 def _far(norms: Array, alibi: Array) -> tuple[Array, Array, Array]:
     """What bounds the keys up to each place: the largest of `norms` and of `alibi` (`[G, 1, T]`) so far, and ln C."""
     xp = namespace(norms)
-    fall = xp.diff(alibi).min(-1, keepdims=True)  # [G, 1, 1]; not above 0 where there is padding
-    count = xp.where(fall > 0, -xp.expm1(-xp.maximum(fall, 0)), 1 / alibi.shape[-1])
-    return xp.maximum.accumulate(norms, -1), xp.maximum.accumulate(alibi, -1), -xp.log(count)
+    fall = xp.diff(alibi).min(-1, keepdims=True)  # m of each head [G, 1, 1]; not above 0 behind a hole in the mask
+    inverse = xp.where(fall > 0, -xp.expm1(-xp.maximum(fall, 0)), 1 / alibi.shape[-1])  # 1 / C
+    return xp.maximum.accumulate(norms, -1), xp.maximum.accumulate(alibi, -1), -xp.log(inverse)
 
 
 def _one_block(
@@ -165,7 +171,7 @@ def tiled_attention_backward(
             dq[here] = dscores @ k[there]
             dk[there] += dscores.swapaxes(-1, -2) @ q[here]
 
-    _in_groups(heads, B, H, min(S, QUERIES) * T)
+    _in_groups(heads, B, H, TILE // (min(S, QUERIES) * T))
     return dq, dk, dv
 
 

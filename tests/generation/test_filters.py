@@ -16,6 +16,7 @@ from minibloom.generation.filters import (
     keep_eta,
     keep_min_p,
     keep_top_h,
+    keep_top_k,
     keep_top_p,
     keep_typical,
     processed,
@@ -115,3 +116,11 @@ def test_compressing_loses_nothing(seed, share):
     ids, values = compressed(logits)
     numpy.testing.assert_array_equal(spread(ids, values, 64), logits)
     assert ids is None or ids.shape[1] == (~out).sum(1).max()
+
+
+def test_what_the_last_filter_leaves_is_drawn_from_side_by_side():
+    logits = numpy.random.default_rng(0).standard_normal((2, 300))
+    ids, values = filtered(logits, [lambda x: keep_top_k(x, 5)])
+    assert ids.shape == values.shape == (2, 5)
+    numpy.testing.assert_array_equal(numpy.sort(ids), numpy.sort(numpy.argsort(logits)[:, -5:]))
+    numpy.testing.assert_array_equal(values, numpy.take_along_axis(logits, ids, axis=1))

@@ -8,10 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
 
-from minibloom.layers import row_blocks
-from minibloom.layers.few_rows import HEIGHT, MOST
+from minibloom.layers import few_rows, row_blocks
 from minibloom.layers.linear import linear, sliced_linear
-from minibloom.layers.row_blocks import FEW
 from minibloom.threads import shared_out
 
 from ..strategies import normal, seeds, some
@@ -24,24 +22,15 @@ def small_blocks():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(row_blocks, "BLOCK", 16)
         patch.setattr(row_blocks, "MANY", 2)
+        for module in (row_blocks, few_rows):
+            patch.setattr(module, "HEIGHT", 2)
         with threadpool_limits(3, "blas"), shared_out():
             yield
 
 
 @some
-@given(st.sampled_from(KINDS), st.integers(1, 12), st.integers(1, 20), st.integers(1, 9), seeds)
+@given(st.sampled_from(KINDS), st.integers(1, 20), st.integers(1, 20), st.integers(1, 9), seeds)
 def test_blocks_give_the_plain_product(kind, N, O, I, seed):  # noqa: E741
-    holds(kind, N, O, I, seed)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("N", [FEW, FEW + 1, MOST, MOST + 1])
-def test_so_do_blocks_of_as_many_rows_as_a_product_of_few_rows_takes_at_a_time(kind, N, monkeypatch):
-    monkeypatch.setattr(row_blocks, "BLOCK", 6 * HEIGHT)
-    holds(kind, N, 5 * HEIGHT, 6, 0)
-
-
-def holds(kind, N, O, I, seed):  # noqa: E741
     matrix, x = normal(seed, O, I, dtype="float32"), normal(seed + 1, N, I, dtype="float32")
     weight = small(kind, matrix)
     y, wide = linear(x, weight), weight.widen()
@@ -58,3 +47,15 @@ def test_a_small_weight_has_a_bias_leading_axes_and_slices_like_an_array(kind):
     plain = linear(x, weight.widen(), bias)
     numpy.testing.assert_allclose(linear(x, weight, bias), plain, atol=1e-5)
     numpy.testing.assert_allclose(sliced_linear(x, weight, bias, 3), plain, atol=1e-5)
+
+
+@pytest.mark.parametrize("width", [1024, 1536, 2560, 4096, 14336])
+def test_a_few_rows_find_blocks_that_suit_them_whatever_the_width(width, monkeypatch):
+    monkeypatch.setattr(row_blocks, "BLOCK", 2**13)
+    monkeypatch.setattr(row_blocks, "HEIGHT", 64)
+    seen = []
+    monkeypatch.setattr(row_blocks, "at_a_time", lambda weight, columns: seen.append(len(weight)) or weight @ columns)
+    x, matrix = normal(0, 8, width, dtype="float32"), normal(1, 192, width, dtype="float32")
+    weight = small("int8", matrix)
+    numpy.testing.assert_allclose(linear(x, weight), x @ weight.widen().T, atol=1e-3)
+    assert sum(seen) == 192
