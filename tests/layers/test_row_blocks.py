@@ -51,7 +51,7 @@ def test_a_small_weight_has_a_bias_leading_axes_and_slices_like_an_array(kind):
 
 @pytest.mark.parametrize("width", [1024, 1536, 2560, 4096, 14336])
 def test_a_few_rows_find_blocks_that_suit_them_whatever_the_width(width, monkeypatch):
-    monkeypatch.setattr(row_blocks, "BLOCK", 2**13)
+    monkeypatch.setattr(row_blocks, "BLOCK", 2**17)
     monkeypatch.setattr(row_blocks, "HEIGHT", 64)
     seen = []
     monkeypatch.setattr(row_blocks, "at_a_time", lambda weight, columns: seen.append(len(weight)) or weight @ columns)
