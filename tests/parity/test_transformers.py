@@ -2,7 +2,8 @@
 
 Two gates. In float32, transformers runs as it is, and every number is within 1e-5 of its array's largest. In float64,
 transformers is kept from rounding to float32 in between (`float64_kept`), and the two agree to 1e-11: what differs
-in float32 is rounding, not a formula. Only the float64 draws are wild: `cases` and `test_scores_of_hundreds` say why.
+in float32 is rounding, not a formula. Only the float64 draws are wild: `cases`, `tame` and the tests of
+extremes say why.
 Classifiers are in `test_heads.py`. Where transformers does something else than minibloom, `test_quirks.py` pins it.
 """
 
@@ -13,7 +14,7 @@ from typing import Any
 
 import numpy
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from minibloom import BloomModel, Trace
@@ -42,6 +43,11 @@ def drawn(data: st.DataObject, dtype: str, **fields: Any) -> Case:
     return data.draw(cases(wild=dtype == "float64", **fields))
 
 
+def tame(expected: dict[str, Any], dtype: str) -> None:
+    """Draw again in float32 where the loss is next to nothing, and the fifth digit of it below the logits' last."""
+    assume(dtype == "float64" or expected["loss"] >= 0.1)  # smaller ones: `test_a_loss_of_next_to_nothing`
+
+
 # --- what a model computes ---
 
 
@@ -54,6 +60,7 @@ def test_outputs_loss_and_every_gradient(dtype, data):
     model, call = case.model(dtype), case.call(dtype)
     with exactly(case, dtype):
         expected, expected_gradients = oracle_value_and_grad(model, **call)
+    tame(expected, dtype)
     out, gradients = model.value_and_grad(**call)
     assert_same(out, expected, case.mask, dtype)
     assert_close(gradients, expected_gradients, TOLERANCE[dtype])
@@ -109,6 +116,7 @@ def test_gradients_with_a_past(dtype, data):
         oracle = Oracle(model)
         past = oracle(**first)["past_key_values"]
         expected, expected_gradients = oracle.value_and_grad(**second, labels=labels, past_key_values=past)
+    tame(expected, dtype)
     past = model(**first).past_key_values
     out, gradients = model.value_and_grad(**second, labels=labels, past_key_values=past)
     assert_same(out, expected, case.mask, dtype)
@@ -129,6 +137,7 @@ def test_training_with_dropout(dtype, data, attention, hidden):
     factors = [trace.get(f"h.{i}.{name}", 1.0) for i in range(case.config.n_layer) for name in names]
     with exactly(case, dtype), dropout_factors(*factors):
         expected, expected_gradients = Oracle(model).value_and_grad(**call, train=True, use_cache=False)
+    tame(expected, dtype)
     assert_same(out, expected, case.mask, dtype)
     assert_close(gradients, expected_gradients, TOLERANCE[dtype])
 
@@ -231,6 +240,27 @@ def test_scores_of_hundreds():
         for got, other, truth in zip((named(ours[0]), ours[1]), theirs, exact, strict=True):
             ratios.append(largest_error(got, truth) / largest_error(other, truth))
     assert 0.5 < numpy.exp(numpy.log(ratios).mean()) < 1.5
+
+
+def test_a_loss_of_next_to_nothing():
+    """Of a model that is sure and right, float32 knows the loss less well, here as there: neither is nearer."""
+    ours, theirs = [], []
+    for seed in range(40):
+        case = call_of(1, 2, seed, vocab_size=40, hidden_size=96)
+        model, exact_model = case.model("float32"), case.model("float64")
+        for m in (model, exact_model):
+            m.params["word_embeddings.weight"] *= 2  # the first norm undoes it, the head does not
+        ids, labels = case.inputs["input_ids"], numpy.full((1, 2), -100)
+        labels[0, 1:] = exact_model(ids).logits[0, :-1].argmax(-1)
+        loss = float(model(ids, labels=labels).loss)
+        with float64_kept(), slopes_of_minibloom():
+            truth = float(Oracle(exact_model)(input_ids=ids, labels=labels)["loss"])
+        if 0.001 < truth < 0.1:
+            assert abs(float(exact_model(ids, labels=labels).loss) - truth) <= 1e-11 * truth
+            other = float(Oracle(model)(input_ids=ids, labels=labels)["loss"])
+            ours.append(abs(loss - truth))
+            theirs.append(abs(other - truth))
+    assert len(ours) > 9 and 0.5 < numpy.mean(ours) / numpy.mean(theirs) < 1.5
 
 
 def largest_error(arrays: dict[str, Any], truth: dict[str, Any]) -> float:
