@@ -14,6 +14,7 @@ import hashlib
 import itertools
 import json
 import reprlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -34,7 +35,7 @@ from .tokenizer import NO_LIMIT, BloomTokenizerFast
 Row = dict[str, Any]
 
 
-class HeadTask:
+class HeadTask(ABC):
     """What the three share. `examples` are learnt, `held_out` ones are measured; to predict, neither is needed.
 
     A model reads at most the tokenizer's `model_max_length` tokens at a time, and names its labels as `config` does.
@@ -71,25 +72,25 @@ class HeadTask:
         """What `predict` is given, as an example without labels."""
         return given
 
+    @abstractmethod
     def encode(self, place: str, example: Any) -> list[Row]:
         """What a model reads of an example: one row with `input_ids`, or several windows; and what `read` needs."""
-        raise NotImplementedError
 
+    @abstractmethod
     def labelled(self, place: str, example: Any, row: Row) -> Row:
         """What a model is taught about a row: `input_ids` and labels."""
-        raise NotImplementedError
 
+    @abstractmethod
     def collate(self, rows: Sequence[Row], mask: Array) -> dict[str, Array]:
         """The labels of a batch of rows that were padded to `mask [B, S]`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def read(self, example: Any, rows: Sequence[Row], logits: Sequence[Mapping[str, Array]]) -> Any:
         """The answer to an example, from the logits of each of its rows, without those of padding."""
-        raise NotImplementedError
 
+    @abstractmethod
     def measure(self, answers: Sequence[Any], examples: Sequence[Any]) -> dict[str, float]:
         """How right answers are, given the examples."""
-        raise NotImplementedError
 
     # --- what is the same for all: see `minibloom.training.Task` ---
 

@@ -17,6 +17,7 @@ biases, a thousandth of the numbers, stay float32. There is no backward: `model.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from types import ModuleType
 from typing import Any
 
@@ -40,7 +41,7 @@ def to_bfloat16(values: numpy.ndarray) -> numpy.ndarray:
     return numpy.where(numpy.isnan(values), 0x7FC0, rounded).astype("<u2")
 
 
-class SmallWeight:
+class SmallWeight(ABC):
     """A matrix `[O, I]` in fewer bits. `stored` holds its numbers, as the file has them."""
 
     dtype: str  # "bfloat16", "float16" or "int8"
@@ -71,9 +72,9 @@ class SmallWeight:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({list(self.shape)}, {self.nbytes:,} bytes)"
 
+    @abstractmethod
     def widen(self, rows: Any = slice(None)) -> Array:
         """The rows `rows` (a slice, or an array of row numbers) as a new float32 array."""
-        raise NotImplementedError
 
     def __getitem__(self, rows: Any) -> Array:
         return self.widen(rows)
@@ -111,9 +112,9 @@ class _Halves(SmallWeight):
         return block
 
     @staticmethod
+    @abstractmethod
     def split(words: Array, bits: Array, numbers: Array) -> None:
         """Write both halves of `words [R, J]` as float32 into `numbers [2, R, J]`, of which `bits` is a view."""
-        raise NotImplementedError
 
 
 class BFloat16Weight(_Halves):
