@@ -12,8 +12,8 @@ Measured on 2 cores of an AMD EPYC (Zen 3), medians of 21 in turns, microseconds
     16                230  217     247  245     760  734      757  617     1986  1608     3374  2676    10320   7506
     32                256  248     355  352    1019 1035     1052  994     3675  2865     3503  3389    14623  11201
 
-From 16 rows on little is won for small weights, and of 64 rows 1473 becomes 1692. Tried and left: 32 of the weight's
-rows at a time, slower; 128, alike; rows far apart, as in `one_row.py`, a tenth faster for small weights and slower for
+With more rows BLAS's own order wins: 64 on 1024 x 1024 take 1473 and 1692. Tried and left: 32 of the weight's rows at
+a time, slower; 128, alike; rows far apart, as in `one_row.py`, a tenth faster for small weights and slower for
 large ones; each row of x by itself (alike for 2 and 3, slower for more); the transposed weight, a second copy.
 """
 
