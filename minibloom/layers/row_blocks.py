@@ -8,7 +8,7 @@ Measured on 2 cores of an AMD EPYC (Zen 3), shared and noisy:
 
     a token of bloom-560m's shape, the quietest 17 of 44 in turns: float32 156 ms, int8 140, bfloat16 232, float16 323
     one core, ns of its time a weight: float32 0.26 (waiting for memory), int8 0.27 (0.15 is widening), bfloat16 0.41
-    int8 on 16384 x 1024, ms, 2 / 3 / 4 rows: 64 of the weight's rows at a time 5.7 / 5.5 / 5.0, each row 4.1 / 3.9 / 4.6
+    int8, 16384 x 1024, ms for 2, 3, 4 rows: 64 of the weight's rows at a time 5.7, 5.5, 5.0, each row 4.1, 3.9, 4.6
 
 So int8 is a quarter of the memory for the same time or a little less: NumPy computes with it about as long as it waits
 for float32. Smaller blocks cost more (int8 on both cores: 0.44 ns with 2^17 numbers, 0.17 with 2^20), as between two
