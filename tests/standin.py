@@ -14,6 +14,10 @@ would fail, or silently cost time, on a GPU that is not there when the tests run
 - What CuPy 14.2 lacks: names, arguments (`argsort(kind="quicksort")`), `errstate`, `__array_namespace__`. Products of
   stacks of matrices in other dtypes than float32 and float64, for which it has no fast path, are refused as well.
 - More memory than there is, within `memory(free)`: an array that is larger is CuPy's OutOfMemoryError.
+- While a stream is captured, all but launches of kernels (`RawModule`); those wait for `graph.launch()`. CuPy allows
+  some more, but no matrix products, and no array that is made then may be used later.
+
+Kernels in CUDA are compiled for the CPU, where there is a compiler: see `cuda_emulator.py`.
 
 Reductions and single numbers are arrays without dimensions, as there. What it does not have is a device's speed, its
 rounding, and its silence about an index out of bounds, which CuPy wraps around and NumPy refuses.
@@ -29,6 +33,8 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy
+
+from . import cuda_emulator
 
 IMPLICIT = (
     "Implicit conversion to a NumPy array is not allowed. Please use `.get()` to construct a NumPy array explicitly."
@@ -49,6 +55,7 @@ class Device:
     silent_allowed: bool = True
     copies_left: int | None = None  # None: any number
     free: int = TOTAL  # bytes
+    captured: list[Callable[[], None]] | None = None  # launches, while a stream is captured
 
     def sync(self, what: str) -> None:
         if not self.silent_allowed:
@@ -117,6 +124,8 @@ def to_device(y: Any) -> Any:
         return y
     if y.nbytes > device.free and getattr(y, "base", None) is None:
         raise OutOfMemoryError(y.nbytes, TOTAL - device.free)
+    if device.captured is not None:
+        raise RuntimeError("operation not permitted when stream is capturing: only kernels are captured here.")
     made = ndarray.__new__(ndarray)
     made._host = numpy.asarray(y)
     return made
@@ -482,6 +491,46 @@ class Event:
         device.copy()
 
 
+class Stream:
+    """An order of work. All of the stand-in's work is done at once, but for what is captured."""
+
+    def __init__(self, null: bool = False, non_blocking: bool = False) -> None:
+        self._may_capture = non_blocking and not null
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        pass
+
+    def begin_capture(self, mode: Any = None) -> None:
+        if not self._may_capture or device.captured is not None:
+            raise RuntimeError("cannot capture: expected a stream made with non_blocking=True, and no other capture.")
+        device.captured = []
+        cuda_emulator.RawKernel.on_launch = device.captured.append
+
+    def end_capture(self) -> Graph:
+        if device.captured is None:
+            raise RuntimeError("there is no capture to end.")
+        launches, device.captured = device.captured, None
+        cuda_emulator.RawKernel.on_launch = None
+        return Graph(launches)
+
+    def synchronize(self) -> None:
+        device.copy()
+
+
+class Graph:
+    """Launches that were captured, to be done as one."""
+
+    def __init__(self, launches: list[Callable[[], None]]) -> None:
+        self._launches = launches
+
+    def launch(self, stream: Any = None) -> None:
+        for launch in self._launches:
+            launch()
+
+
 cupy.random = SimpleNamespace(default_rng=Generator, Philox4x3210=lambda seed=None: seed)
 cupy.cuda = SimpleNamespace(
     is_available=lambda: True,
@@ -494,6 +543,9 @@ cupy.cuda = SimpleNamespace(
         deviceSynchronize=_nothing,
     ),
     Event=Event,
+    Stream=Stream,
     get_elapsed_time=lambda start, end: 1e3 * (end.seconds - start.seconds),  # milliseconds
 )
 cupy.__version__ = "a stand-in"
+if cuda_emulator.compiler():
+    cupy.RawModule = cuda_emulator.RawModule

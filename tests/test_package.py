@@ -29,6 +29,7 @@ FLOORS = [
     ["byte_pair", "encoding"],
     ["vocabulary"],
     ["tokenizer"],
+    ["cuda"],
     ["layers"],
     ["losses", "cache"],
     ["outputs", "trace", "chunked_loss", "window_cache"],
@@ -121,7 +122,7 @@ def test_a_module_imports_only_from_floors_below(path):
         assert FLOOR[other] < FLOOR[own] or (own, other) in UPWARD, f"{own} imports {other}, which stands above it"
 
 
-@pytest.mark.parametrize("folder", ["layers", "generation"])
+@pytest.mark.parametrize("folder", ["cuda", "layers", "generation"])
 def test_no_file_of_a_folder_imports_one_that_imports_it(folder):
     graph = {
         path.stem: {n for level, n in imports(ast.parse(path.read_text(encoding="utf-8"))) if level == 1}

@@ -1,0 +1,35 @@
+"""Kernels are found by name, compiled once, and share the sums and conversions of `numbers.cu`."""
+
+from __future__ import annotations
+
+import numpy
+import pytest
+
+from minibloom.cuda import kernels
+
+from .. import cuda_emulator, standin
+
+pytestmark = pytest.mark.skipif(cuda_emulator.compiler() is None, reason="kernels are emulated with g++")
+cupy = standin.cupy
+NUMBERS = """
+extern "C" __global__ void sums(const T* x, float* sums, float* maxima, T* copy) {
+    __shared__ float parts[32];
+    float value = widen(x[threadIdx.x]);
+    sums[threadIdx.x] = block_sum(value, parts);
+    maxima[threadIdx.x] = block_max(value, parts);
+    store(&copy[threadIdx.x], value);
+}
+"""
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("threads", [32, 96, 1024])
+def test_every_thread_is_given_the_sum_and_the_largest_of_its_block(dtype: str, threads: int) -> None:
+    x = numpy.random.default_rng(threads).integers(-9, -1, threads).astype(dtype)
+    sums, maxima, copy = (cupy.zeros(threads, kind) for kind in ("float32", "float32", dtype))
+    source = kernels.resources.files("minibloom.cuda").joinpath("numbers.cu").read_text(encoding="utf-8") + NUMBERS
+    module = cupy.RawModule(code=source, options=(f"-DT={kernels.C_TYPES[dtype]}",))
+    kernels.launch(module.get_function("sums"), 1, threads, cupy.asarray(x), sums, maxima, copy)
+    assert (sums.get() == x.sum(dtype="f4")).all()
+    assert (maxima.get() == x.max()).all()
+    assert (copy.get() == x).all()
