@@ -162,6 +162,7 @@ def test_the_fast_paths_of_the_host_are_not_taken_on_a_device(device, monkeypatc
     monkeypatch.setattr(tiled_attention, "LARGE", 0)
     monkeypatch.setattr(few_rows, "LEAST", 0)
     monkeypatch.setattr(few_rows, "HEIGHT", 1)
+    monkeypatch.setattr(few_rows, "APART", 1)
     host, there = twins(device)
     expected = host(IDS)
     with silent(device):

@@ -1,20 +1,26 @@
-"""The fast path of `linear` for 2 to 16 rows, as decoding a batch consists of: the weight, 64 of its rows at a time.
+"""The fast path of `linear` for 2 to 32 rows, as decoding a batch consists of: the weight, few of its rows at a time.
 
 BLAS copies a matrix into the order that its kernel likes before it multiplies. Where each number is then used hundreds
 of times, that is well spent; for a few rows it costs more than the product, most of all as the copy goes through
-memory. Of 64 rows at a time it stays in the core's own cache. Each number is the same sum, to rounding.
+memory. Of few rows at a time it stays in the core's own cache, and where a product is small enough, OpenBLAS leaves the
+copy out. Each number is the same sum, to rounding.
 
-Measured on 2 cores of an AMD EPYC (Zen 3), medians of 21 in turns, microseconds; one product with all, 64 at a time:
+Rows that are short are taken far apart, as in `one_row.py` and for its reason: neighbours lie in one page of memory,
+and the processor waits at each new one; from 16 pages it fetches ahead at once.
 
-    weight           256 x 768   1024 x 256   4096 x 256   1024 x 1024   3072 x 1024   1024 x 4096   16384 x 1024
-     2 rows           185  164     236  172     861  524      666  402     1476   988     1818  1320     7605   4420
-     8                217  172     260  181     633  584      679  464     2011  1373     2776  1856     9338   5492
-    16                230  217     247  245     760  734      757  617     1986  1608     3374  2676    10320   7506
-    32                256  248     355  352    1019 1035     1052  994     3675  2865     3503  3389    14623  11201
+Measured on 2 cores of an AMD EPYC (Zen 4), weights from memory, medians, microseconds: one product with all, 64
+neighbours at a time on both cores, and as it is done here:
 
-With more rows BLAS's own order wins: 64 on 1024 x 1024 take 1473 and 1692. Tried and left: 32 of the weight's rows at
-a time, slower; 128, alike; rows far apart, as in `one_row.py`, a tenth faster for small weights and slower for
-large ones; each row of x by itself (alike for 2 and 3, slower for more); the transposed weight, a second copy.
+    weight       768 x 256     4096 x 256     1024 x 1024      3072 x 1024       1024 x 4096         16384 x 1024
+     2 rows    201 126  56   1006 326 252    790 247 247    1323  496  499    2132  749  707     7619  2331  2379
+     8         222 125  82    827 354 281    685 368 348    1905  731  727    2814 1340 1164     8436  3189  3094
+    16         247 135  90    748 377 304   1056 427 298    1749 1141  705    2070 1505 1601     9391  4997  3312
+    32         297 192 144    916 630 492    772 703 553    4560 3438 2365    5461 4505 5308    24632 15629 11829
+
+With OpenBLAS's kernels for older processors, which always copy, the order of the three is the same. With 64 rows BLAS's
+own order wins. A second thread is worth its waking only for large weights (768 x 256, 8 rows: 109 on one, 139 on two).
+Tried and left: 32 or 64 short rows far apart, slower; long ones far apart, alike; each row of x by itself, alike for 2
+and 3 and slower for more; the transposed weight, a second copy.
 """
 
 from __future__ import annotations
@@ -22,11 +28,14 @@ from __future__ import annotations
 import numpy
 
 from ..backend import Array
-from ..threads import each, parts, threads
+from ..threads import SMALL_WEIGHT, each, parts, threads
 
-HEIGHT = 64  # rows of the weight at a time
-MOST = 16  # rows of x
-LEAST = 2**17  # numbers in the weight: of fewer, BLAS's copy is cheap, and another thread costs more than it gives
+HEIGHT = 64  # rows of the weight at a time, and less
+UNCOPIED = 10**6  # multiplications of a product that OpenBLAS does without a copy
+APART = 16  # rows of the weight that are taken far apart, where they are
+SHORT = 512  # numbers in a row that is
+MOST = 32  # rows of x
+LEAST = 2**16  # numbers in the weight: of fewer, BLAS's copy is cheap
 
 
 def suits_few_rows(x: Array, weight: Array) -> bool:
@@ -45,15 +54,30 @@ def few_rows(x: Array, weight: Array) -> Array:
     """`x [N, I]`, `weight [O, I]` -> `x Wᵀ [N, O]`."""
     columns = numpy.ascontiguousarray(x.T)  # [N, I] -> [I, N]
     y = numpy.empty((len(x), len(weight)), x.dtype)
+    product = far_apart if weight.shape[1] <= SHORT else at_a_time
 
     def fill(rows: slice) -> None:
-        y[:, rows] = at_a_time(weight[rows], columns).T
+        y[:, rows] = product(weight[rows], columns).T
 
-    each(fill, parts(len(weight), threads(), HEIGHT))
+    if weight.size >= SMALL_WEIGHT:
+        each(fill, parts(len(weight), threads(), HEIGHT))
+    else:
+        fill(slice(len(weight)))
     return y
 
 
 def at_a_time(weight: Array, columns: Array) -> Array:
-    """`weight [R, I]`, R a multiple of 64, `columns [I, N]` -> `[R, N]`."""
-    stack = weight.reshape(-1, HEIGHT, weight.shape[1])  # [R, I] -> [R/64, 64, I]
-    return (stack @ columns).reshape(len(weight), -1)  # -> [R/64, 64, N] -> [R, N]
+    """`weight [R, I]`, R a multiple of 64, `columns [I, N]` -> `[R, N]`, of so many neighbouring rows at a time."""
+    height = HEIGHT
+    while height > 16 and height * columns.size > UNCOPIED:
+        height //= 2
+    return (weight.reshape(-1, height, len(columns)) @ columns).reshape(len(weight), -1)  # [R/h, h, I] [I, N] -> [R, N]
+
+
+def far_apart(weight: Array, columns: Array) -> Array:
+    """The same, of 16 rows at a time, one from each 16th of the weight."""
+    I, N = columns.shape  # noqa: E741
+    y = numpy.empty((len(weight), N), weight.dtype)
+    rows, sums = weight.reshape(APART, -1, I), y.reshape(APART, -1, N)  # [R, ...] -> [16, R/16, ...]
+    numpy.matmul(rows.swapaxes(0, 1), columns, out=sums.swapaxes(0, 1))  # [R/16, 16, I] [I, N] -> [R/16, 16, N]
+    return y

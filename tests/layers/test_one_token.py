@@ -1,4 +1,4 @@
-"""A block for one token: that of `block`, to the bit, and only where nobody asks for more."""
+"""A block for one token a row: that of `block`, to the bit, and only where nobody asks for more."""
 
 from __future__ import annotations
 
@@ -13,16 +13,18 @@ from minibloom import BloomConfig, BloomForCausalLM, Trace
 from minibloom.cache import Cache
 from minibloom.layers import one_token as module
 from minibloom.layers import transformer
+from minibloom.layers.few_rows import MOST
 from minibloom.layers.linear import linear
 from minibloom.layers.one_token import suits_one_token
 from minibloom.layers.run import Run
 from minibloom.layers.small_weights import Int8Weight, row_scales, to_int8
+from minibloom.window_cache import WindowCache
 
 from ..strategies import seeds, some
 
 
-def decoded(model, prompt, rows, plain):
-    """The logits of a few tokens, one after another; and whether the block for one token computed them."""
+def decoded(model, prompt, rows, plain, mask=None, cache=None):
+    """The logits of a few tokens a row, one after another; and whether the block for one token computed them."""
     real, chosen = transformer.suits_one_token, []
 
     def choose(x, run):
@@ -31,16 +33,20 @@ def decoded(model, prompt, rows, plain):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(transformer, "suits_one_token", choose)
-        cache = model(prompt, use_cache=True).past_key_values
-        outs = [model(one, past_key_values=cache).logits for one in rows.T[:, :, None]]
+        masks = [None] * 9 if mask is None else [mask[:, : prompt.shape[1] + i] for i in range(9)]
+        cache = model(prompt, past_key_values=cache, attention_mask=masks[0], use_cache=True).past_key_values
+        outs = [
+            model(one, past_key_values=cache, attention_mask=mask).logits
+            for one, mask in zip(rows.T[:, :, None], masks[1:], strict=False)
+        ]
     assert chosen == [False] + [not plain] * len(outs)
     return outs
 
 
 @pytest.mark.parametrize("weights", ["float32", "float64", "int8"])
 @some
-@given(st.integers(1, 4), st.sampled_from([1, 2, 4, 8]), st.integers(2, 9), seeds)
-def test_it_is_the_block_to_the_bit(weights, width, heads, length, seed):
+@given(st.integers(1, 4), st.sampled_from([1, 2, 4, 8]), st.integers(2, 9), st.integers(1, 3), st.booleans(), seeds)
+def test_it_is_the_block_to_the_bit(weights, width, heads, length, batch, padded, seed):
     rng = numpy.random.default_rng(seed)
     config = BloomConfig(vocab_size=31, hidden_size=256 + 8 * width, n_layer=2, n_head=heads)
     model = BloomForCausalLM(config, seed=seed, dtype="float64" if weights == "float64" else "float32")
@@ -49,8 +55,16 @@ def test_it_is_the_block_to_the_bit(weights, width, heads, length, seed):
         if weights == "int8" and name.endswith("dense_h_to_4h.weight"):
             scales = row_scales(p)
             model.params[name] = Int8Weight(to_int8(p, scales), scales)
-    ids, rows = rng.integers(0, 31, (1, length)), rng.integers(0, 31, (1, 3))
-    ours, theirs = (decoded(model, ids, rows, plain) for plain in (False, True))
+    ids, rows = rng.integers(0, 31, (batch, length)), rng.integers(0, 31, (batch, 3))
+    mask = numpy.arange(length + 3) >= rng.integers(0, length, (batch, 1)) if padded else None
+    ours, theirs = (decoded(model, ids, rows, plain, mask) for plain in (False, True))
+    numpy.testing.assert_array_equal(ours, theirs)
+
+
+def test_it_sees_through_a_window_what_the_block_sees():
+    model = BloomForCausalLM(BloomConfig(vocab_size=31, hidden_size=256, n_layer=2, n_head=4))
+    ids = numpy.random.default_rng(0).integers(0, 31, (2, 9))
+    ours, theirs = (decoded(model, ids[:, :6], ids[:, 6:], plain, cache=WindowCache(2, 3)) for plain in (False, True))
     numpy.testing.assert_array_equal(ours, theirs)
 
 
@@ -59,7 +73,7 @@ def test_what_is_asked_beyond_the_result_takes_the_block():
     x, mask = numpy.zeros((1, 1, 256), "float32"), numpy.ones((1, 2), "int64")
     run = Run(config=config, new=1, mask=mask, alibi=None, cache=Cache(1))
     assert suits_one_token(x, run)
-    for other in (numpy.zeros((2, 1, 256)), numpy.zeros((1, 1, 260)), numpy.zeros((1, 1, 128))):
+    for other in (numpy.zeros((MOST + 1, 1, 256)), numpy.zeros((1, 1, 260)), numpy.zeros((1, 1, 128))):
         assert not suits_one_token(other, run)
     for change in (
         {"new": 2},
@@ -68,8 +82,6 @@ def test_what_is_asked_beyond_the_result_takes_the_block():
         {"rng": numpy.random.default_rng(0)},
         {"head_mask": numpy.ones((1, 2))},
         {"mask": numpy.ones((1, 2**16), "int64")},
-        {"mask": mask * [0, 1]},
-        {"window": 1},
         {"config": config.replace(slow_but_exact=True, pretraining_tp=2)},
         {"config": config.replace(apply_residual_connection_post_layernorm=True)},
     ):
