@@ -41,7 +41,7 @@ def decode(job: Job) -> Iterator[Array]:
             u = job.rng.random(count)[rows]  # one for every row, ended or not: so no draw depends on other rows
             ids, values = filtered(scores, job.filters)
             chosen = pick(values, xp.asarray(u))
-            chosen = chosen if ids is None else xp.take_along_axis(ids, chosen[:, None], axis=1)[:, 0]
+            chosen = chosen if ids is None else ids[xp.arange(len(ids)), chosen]
             scores = spread(ids, values, scores.shape[-1]) if s.output_scores or job.stopping.own else scores
         else:
             for step in job.filters:  # greedy, only to make log-probabilities of them

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy
 
 from ..backend import Array, namespace
 from ..layers.softmax import softmax
+from .likeliest import likeliest, suits_groups
 from .settings import GenerationConfig
 
 Filter = Callable[[Array], Array]  # [B, V] -> [B, V]
@@ -141,12 +143,22 @@ def _unless_likeliest(logits: Array, out: Array, keep: int) -> Array:
 # --- All of them ---
 
 
+@dataclass(frozen=True)
+class TopK:
+    """`keep_top_k` as a step. By its type `filtered` knows it: of its many tokens few are left, and soon found."""
+
+    k: int
+
+    def __call__(self, logits: Array) -> Array:
+        return keep_top_k(logits, self.k)
+
+
 def filters(s: GenerationConfig, keep: int = 1) -> list[Filter]:
     """The filters that the settings ask for, in transformers' order."""
     table: list[tuple[bool, Filter]] = [
         (s.temperature != 1, lambda x: warm(x, s.temperature)),
         (s.top_h is not None, lambda x: keep_top_h(x, s.top_h)),
-        (s.top_k > 0, lambda x: keep_top_k(x, s.top_k, keep)),
+        (s.top_k > 0, TopK(max(s.top_k, keep))),
         (s.top_p < 1, lambda x: keep_top_p(x, s.top_p, keep)),
         (s.min_p is not None, lambda x: keep_min_p(x, s.min_p, keep)),
         (s.typical_p < 1, lambda x: keep_typical(x, s.typical_p, keep)),
@@ -183,9 +195,13 @@ def filtered(logits: Array, steps: list[Filter]) -> tuple[Array | None, Array]:
     """Ids `[B, N]` and logits `[B, N]` of what all filters leave, as `compressed` has them."""
     ids = None
     for step in steps:
-        logits = step(logits)
+        found = None
+        if ids is None and isinstance(step, TopK) and suits_groups(logits, step.k):
+            found = likeliest(logits, step.k)
         if ids is None:
-            ids, logits = compressed(logits)
+            ids, logits = found or compressed(step(logits))
+        else:
+            logits = step(logits)
     return ids, logits
 
 
