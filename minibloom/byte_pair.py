@@ -8,7 +8,7 @@
 
     "How are you?"  ->  "How", "Ġare", "Ġyou", "?"  ->  7572, 1306, 1152, 34      (the real BLOOM's ids)
 
-All 256 bytes have a token, so every text can be encoded, and decoding gives back exactly that text.
+Every byte that UTF-8 has a use for is a token, so every text can be encoded, and decoding gives back exactly that text.
 
 The steps run in the `tokenizers` library; here they are put together, learned and read from files. Source: the
 pipeline in the tokenizer.json of bigscience/bloom.

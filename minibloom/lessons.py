@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -64,8 +65,12 @@ def open_lessons(folder: str | Path) -> int:
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH")]))
     first = min(path.name for path in source().glob("*.ipynb"))
     process = subprocess.Popen([sys.executable, "-m", "jupyterlab", first], cwd=folder, env=environment)
-    while True:
-        try:
-            return process.wait()
-        except KeyboardInterrupt:  # which JupyterLab is told too, and asks about
-            continue
+    before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())  # else JupyterLab would run on alone
+    try:
+        while True:
+            try:
+                return process.wait()
+            except KeyboardInterrupt:  # which JupyterLab is told too, and asks about
+                continue
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -142,6 +142,17 @@ def test_jupyterlab_starts_in_the_copy_at_the_first_lesson_and_is_asked_when_to_
     assert (process.returncode, out, err) == (7, b"", b"")
 
 
+def test_a_command_that_is_ended_does_not_leave_jupyterlab_behind(tmp_path):
+    write(tmp_path / "modules", {"jupyterlab/__init__.py": "", "jupyterlab/__main__.py": STAND_IN})
+    paths = [str(tmp_path / "modules"), tiny.ENVIRONMENT["PYTHONPATH"]]
+    process = tiny.start("lessons", tmp_path / "mine", PYTHONPATH=":".join(paths))
+    for _ in range(4):
+        process.stdout.readline()
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)  # waits until nobody holds its output: JupyterLab has it too
+    assert process.returncode == 256 - signal.SIGTERM  # how JupyterLab ended, in this case by the signal
+
+
 def test_a_checkout_that_is_not_installed_lends_itself_to_the_lessons(shipped, tmp_path, monkeypatch):
     """Their kernels run in the copy, from where `import minibloom` would not find it."""
     started = {}
