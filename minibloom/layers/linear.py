@@ -13,7 +13,7 @@ import numpy
 from ..backend import Array, namespace
 from ..threads import each, matmul
 from .few_rows import few_rows, suits_few_rows
-from .one_row import one_row, suits_streams
+from .one_row import one_row, suits_one_row
 from .row_blocks import blocked_linear
 from .small_weights import SmallWeight
 
@@ -26,7 +26,7 @@ def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
     rows = x.reshape(-1, x.shape[-1])  # [..., I] -> [N, I]
     if isinstance(weight, SmallWeight):
         y = blocked_linear(rows, weight)  # [N, I] -> [N, O], in all four cases
-    elif suits_streams(rows, weight):
+    elif suits_one_row(rows, weight):
         y = one_row(rows, weight)
     elif suits_few_rows(rows, weight):
         y = few_rows(rows, weight)

@@ -27,7 +27,7 @@ from . import tiled_attention as tiles
 from .few_rows import MOST
 from .linear import linear
 from .mlp import A, C
-from .one_row import LEAST, STREAMS
+from .one_row import LEAST
 from .run import Run, Unwatched
 
 
@@ -38,7 +38,6 @@ def suits_one_token(x: Array, run: Run) -> bool:
         run.new == 1
         and len(x) <= MOST
         and E * E >= LEAST
-        and E % STREAMS == 0
         and run.cache is not None
         and len(x) * run.config.n_head * run.mask.shape[1] < tiles.LARGE  # longer ones are for tiles
         and type(run.watch) is Unwatched
@@ -119,8 +118,6 @@ def _linear(x: Array, weight: Array, bias: Array) -> Array:
     """`linear` of `x [B, I]`, and where it is `one_row` that stays on this thread, that written out."""
     if len(x) > 1 or type(weight) is not numpy.ndarray or weight.size > SMALL_WEIGHT:
         return linear(x, weight, bias)
-    O, I = weight.shape  # noqa: E741
-    y = numpy.empty((1, O), x.dtype)
-    numpy.matmul(weight.reshape(STREAMS, -1, I).swapaxes(0, 1), x[0], out=y.reshape(STREAMS, -1).T)
+    y = numpy.vecdot(weight, x)  # [O, I] [1, I] -> [O]
     y += bias
-    return y
+    return y[None]

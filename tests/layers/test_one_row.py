@@ -1,4 +1,4 @@
-"""One row times a weight, read in eight streams: the plain product, whatever the shape."""
+"""One row times a weight, by a scalar product with each of its rows: the plain product, whatever the shape."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from threadpoolctl import threadpool_limits
 from minibloom import threads
 from minibloom.layers import one_row as module
 from minibloom.layers.linear import linear
-from minibloom.layers.one_row import STREAMS, one_row, suits_streams
+from minibloom.layers.one_row import one_row, suits_one_row
 from minibloom.threads import shared_out
 
 from ..strategies import normal, seeds, some
 
 
 @some
-@given(st.integers(1, 30), st.integers(1, 300), st.sampled_from(["float32", "float64"]), seeds)
-def test_it_is_the_plain_product(eighth, width, dtype, seed):
-    x, weight = normal(seed, 1, width).astype(dtype), normal(seed + 1, STREAMS * eighth, width).astype(dtype)
+@given(st.integers(1, 200), st.integers(1, 300), st.sampled_from(["float32", "float64"]), seeds)
+def test_it_is_the_plain_product(height, width, dtype, seed):
+    x, weight = normal(seed, 1, width).astype(dtype), normal(seed + 1, height, width).astype(dtype)
     expected, rounding = x @ weight.T, 1e-5 if dtype == "float32" else 1e-13
     numpy.testing.assert_allclose(one_row(x, weight), expected, rtol=0, atol=rounding * numpy.sqrt(width))
 
@@ -28,8 +28,9 @@ def test_it_is_the_plain_product(eighth, width, dtype, seed):
 def test_threads_share_the_rows(monkeypatch):
     monkeypatch.setattr(threads, "SMALL_WEIGHT", 0)
     monkeypatch.setattr(module, "SMALL_WEIGHT", 0)
-    x, weight = normal(1, 1, 5), normal(2, 7 * STREAMS, 5)
+    x, weight = normal(1, 1, 5), normal(2, 56, 5)
     with threadpool_limits(3, "blas"), shared_out():
+        assert one_row(x, weight).shape == (1, 56)
         numpy.testing.assert_allclose(one_row(x, weight), x @ weight.T, atol=1e-13)
 
 
@@ -39,11 +40,11 @@ def test_threads_share_the_rows(monkeypatch):
         (normal(0, 1, 256), normal(0, 256, 256), True),
         (normal(0, 2, 256), normal(0, 256, 256), False),  # BLAS has a product for several rows
         (normal(0, 1, 8), normal(0, 8, 8), False),
-        (normal(0, 1, 256), normal(0, 259, 256), False),  # no eighths
+        (normal(0, 1, 257), normal(0, 259, 257), True),
         (normal(0, 1, 256), normal(0, 256, 256).T, False),  # its columns, not its rows, lie in a row
         (normal(0, 1, 256).astype("float32"), normal(0, 256, 256), False),
     ],
 )
 def test_what_suits_it(x, weight, suits):
-    assert suits_streams(x, weight) is suits
+    assert suits_one_row(x, weight) is suits
     numpy.testing.assert_allclose(linear(x, weight), x @ weight.T, atol=1e-4)
