@@ -28,6 +28,7 @@ from minibloom import (
     InputError,
     Trace,
     bench,
+    bench_cost,
     golden,
     tensor_file,
 )
@@ -651,25 +652,45 @@ def on_a_gpu(device: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     if device is standin.cupy:
         (tmp_path / "cupy.py").write_text("import sys\nfrom tests.standin import cupy\nsys.modules[__name__] = cupy\n")
         root = Path(__file__).parent.parent
-        monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(root)]))
+        already = filter(None, [os.environ.get("PYTHONPATH")])
+        monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(root), *already]))
     monkeypatch.setitem(bench.SHAPES, "tiny", {"vocab_size": 64, "hidden_size": 16, "n_layer": 1, "n_head": 2})
     for kind in ("prefill", "decode", "train", "generate"):
         monkeypatch.setitem(bench.WORK, f"tiny-{kind}", ("tiny", kind, 1, 8))
 
 
 def test_the_bench_measures_a_gpu_beside_its_limits(on_a_gpu, tmp_path, capsys):
+    pytest.importorskip("ml_dtypes", reason="bfloat16 needs the extra `test`")
     file, works = tmp_path / "figures.json", ["tiny-prefill", "tiny-decode", "tiny-train", "tiny-generate"]
-    words = [*works, "--peers", "minibloom,machine", "--repeats", "1", "--threads", "1"]
+    ours = ["minibloom", "minibloom float16", "minibloom bfloat16"]
+    words = [*works, "--peers", ",".join([*ours, "machine"]), "--repeats", "1", "--threads", "1"]
     assert main(["bench", *words, "--backend", "cupy", "--json", str(file)]) == 0
     report = json.loads(file.read_text())
-    assert [figure["work"] for figure in report["figures"]] == works
-    prefill, decode, train, generate = (figure["limit"] for figure in report["figures"])
+    assert [(figure["work"], figure["peer"]) for figure in report["figures"]] == [
+        (work, peer) for work in works for peer in (ours[:1] if "train" in work else ours)
+    ]
+    prefill, decode, train, generate = (f["limit"] for f in report["figures"] if f["peer"] == "minibloom")
     assert prefill == train == "multiplying" and decode in ("multiplying", "reading")
     assert generate == "multiplying, then decoding"
     assert all(
         figure["median"] > 0 and figure["share"] > 0 and figure["memory_above"] >= 0 for figure in report["figures"]
     )
     assert "CuPy" in report["machine"] and "driver" in report["machine"]
+
+
+def test_cost_is_measured_on_a_gpu_in_each_precision(on_a_gpu, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("ml_dtypes", reason="bfloat16 needs the extra `test`")
+    monkeypatch.setitem(bench.SHAPES, "bloom-560m", bench.SHAPES["tiny"])
+    monkeypatch.setattr(bench_cost, "BATCHES", (2,))
+    monkeypatch.setattr(bench_cost, "LENGTHS_ON_A_GPU", (8,))
+    file, words = tmp_path / "cost.json", ["--cost", "--repeats", "1", "--threads", "1"]
+    assert main(["bench", *words, "--backend", "cupy", "--json", str(file)]) == 0
+    figures = json.loads(file.read_text())["figures"]
+    ours = ["minibloom", "minibloom float16", "minibloom bfloat16"]
+    assert [(f["peer"], f["work"]) for f in figures] == [
+        (peer, f"{work} 2x8") for peer in ours for work in ("prefill", "decode")
+    ]
+    assert figures[0]["tokens_a_byte"] < figures[2]["tokens_a_byte"] == figures[4]["tokens_a_byte"]
 
 
 def test_on_a_gpu_only_what_runs_there_is_measured(on_a_gpu, capsys):
