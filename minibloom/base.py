@@ -30,6 +30,7 @@ from .layers.alibi import alibi_bias
 from .layers.block import block
 from .layers.run import Run, Unwatched, Watch
 from .layers.small_weights import KINDS, SmallWeight
+from .layers.tensor_cores import bfloat16
 from .layers.transformer import transformer, transformer_backward
 from .losses import IGNORE
 from .memory import check_room, what_fits
@@ -72,7 +73,7 @@ class PreTrainedModel:
         hf_compat: bool = False,
     ) -> None:
         xp, dtype = backends.load(backend), checked_dtype(dtype)
-        check_room(xp, sum(map(math.prod, self.shapes(config).values())), dtype, f"this {type(self).__name__}")
+        check_room(xp, self.shapes(config).values(), dtype, f"this {type(self).__name__}")
         self._assign(config, initial_params(self.shapes(config), config, seed, dtype, xp), dtype, hf_compat)
 
     def _assign(self, config: BloomConfig, params: Any, dtype: str, hf_compat: bool) -> None:
@@ -111,7 +112,8 @@ class PreTrainedModel:
         weights: keep matrices in memory as "bfloat16", "float16" or "int8" and widen them while they are used (see
             `layers/small_weights.py`); "float32" or "float64", the same as `dtype`, as arrays. If not given: as
             arrays, but those that are int8 in the file as int8. Such a model runs, and cannot be trained before it is
-            `widened()`.
+            `widened()`. On a GPU, 16 bits are also what products are computed in (see `layers/tensor_cores.py`), and
+            there is no int8.
         stream: leave blocks in the file, and read each, as it is stored, while the one before it computes: the memory
             of two blocks and the embedding (see `streaming.py`). With `hold_embedding=False`, of two blocks alone.
 
@@ -131,7 +133,7 @@ class PreTrainedModel:
                 "leave dtype, backend and weights out."
             )
         config, matched = find_params(place, cls.shapes, revision, config_changes)
-        check_room(xp, sum(map(math.prod, cls.shapes(config).values())), dtype, str(place))
+        check_room(xp, cls.shapes(config).values(), dtype, str(place), weights)
         params: Any = StreamedParams(matched, hold_embedding) if stream else read_tensors(matched, dtype, xp, weights)
         shapes = cls.shapes(config)
         new = {name: shape for name, shape in shapes.items() if name not in params}
@@ -518,7 +520,7 @@ def checked_dtype(dtype: Any) -> str:
 
 
 def small_weights_run(dtype: str, backend: str) -> bool:
-    """Whether small weights can be computed with: in float32 and with NumPy. Elsewhere all weights are arrays."""
+    """Whether all small weights can be computed with: in float32 and with NumPy. A GPU knows only those of 16 bits."""
     return (dtype, backend) == ("float32", "numpy")
 
 
@@ -529,11 +531,15 @@ def checked_weights(weights: str | None, dtype: str, backend: str) -> str | None
     known = (dtype, *KINDS)
     if weights not in known:
         raise InputError(f"weights={weights!r} is unknown, expected one of {known}.{suggest(str(weights), known)}")
-    if weights != dtype and not small_weights_run(dtype, backend):
+    halves = weights in ("float16", "bfloat16")
+    if weights != dtype and not small_weights_run(dtype, "numpy" if halves else backend):
+        place = "" if halves else " and backend='numpy'"
         raise InputError(
-            f"weights={weights!r} needs dtype='float32' and backend='numpy', got {dtype!r} and {backend!r}: "
-            "elsewhere all weights are arrays of the precision that is computed in. Leave weights out."
+            f"weights={weights!r} needs dtype='float32'{place}, got {dtype!r} and {backend!r}: elsewhere all weights "
+            "are arrays of the precision that is computed in. Leave weights out."
         )
+    if (weights, backend) == ("bfloat16", "cupy"):
+        bfloat16()  # said here if it is missing, before a model is read
     return weights
 
 

@@ -5,8 +5,9 @@ that slows down slows all of them. A figure is the median of the repeats, with t
 One contestant is no library but the machine itself: how fast it multiplies matrices and how fast it reads memory, so
 that each figure is also a share of what can be had at all.
 
-`--backend cupy` measures on a GPU: minibloom there, transformers there, and how fast the GPU multiplies and copies. Its
-clock stops when the GPU is done, and memory is the GPU's: what a library has taken from it.
+`--backend cupy` measures on a GPU: minibloom there, transformers there, each with weights in float32, float16 and
+bfloat16, and how fast the GPU multiplies in each precision, reads and copies. Its clock stops when the GPU is done, and
+memory is the GPU's: what a library has taken from it. `--cost` is about minibloom alone: see `bench_cost.py`.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ from statistics import median
 from typing import Any
 
 from . import backend as backends
-from .bench_notes import notes
+from .bench_cost import HALVES, bytes_moved, cells, cost_table, keys_seen, precision
+from .bench_notes import notes, partner
 from .errors import InputError
 from .files import replacing
 from .memory import free_and_total, size
@@ -59,10 +61,14 @@ WORK = {  # name -> shape, kind, batch, length; training last, as what it frees 
 ALONE = ("prefill-8192", "prefill-16384")  # measured of minibloom only: the others need minutes, or more memory
 FOR_A_GPU = ("decode-32x128", "train-8x512")  # on a CPU only if they are named: they take minutes
 ON_A_GPU = ("prefill-512", "prefill-2048", "decode-128", "decode-1024", *FOR_A_GPU, "generate", "generate-8")
-NEEDS = {  # peer -> modules that must be installed
+NEEDS: dict[str, tuple[str, ...]] = {  # peer -> modules that must be installed
     "minibloom": (),
     "minibloom int8": (),
+    "minibloom float16": (),
+    "minibloom bfloat16": ("ml_dtypes",),
     "transformers": ("torch", "transformers"),
+    "transformers float16": ("torch", "transformers"),
+    "transformers bfloat16": ("torch", "transformers"),
     "transformers compiled": ("torch", "transformers"),
     "CTranslate2": ("torch", "transformers", "ctranslate2"),
     "CTranslate2 int8": ("torch", "transformers", "ctranslate2"),
@@ -74,7 +80,9 @@ OVERHEADS = {  # name -> shape, batch, whether tokens are drawn
     "small-overhead-8": ("small", 8, False),
     "small-overhead-sampling": ("small", 1, True),
 }
-PEERS_ON_A_GPU = ("minibloom", "transformers", "machine")
+LIBRARIES = ("minibloom", "transformers")
+PEERS_ON_A_GPU = (*LIBRARIES, *(f"{name} {kind}" for kind in HALVES for name in LIBRARIES), "machine")
+PEERS_ON_A_CPU = tuple(peer for peer in NEEDS if precision(peer) not in HALVES)
 PROCESSES = ("import", "first-token", "load", "lookup", *OVERHEADS)  # measured from outside, as whole processes
 IMPORTS = {
     "minibloom": "import minibloom",
@@ -94,6 +102,7 @@ class Figure:
     memory_above: int | None = None  # bytes at the peak, above the process with its model loaded
     limit: str = ""  # what bounds this work: "multiplying", "reading", or in generation both in turn
     share: float | None = None  # of that limit
+    tokens_a_byte: float | None = None  # that a pass has to move; see bench_cost.py
 
     @property
     def median(self) -> float:
@@ -103,11 +112,18 @@ class Figure:
 def add_arguments(sub: argparse.ArgumentParser) -> None:
     names = [*WORK, *PROCESSES]
     sub.add_argument("work", nargs="*", metavar="WORK", help=f"what to measure, all if not given: {', '.join(names)}")
-    sub.add_argument("--repeats", type=int, default=5, help="measurements of each (default 5)")
+    sub.add_argument("--repeats", type=int, help="measurements of each (default 5; of --cost on the CPU 1)")
     sub.add_argument("--threads", type=int, default=os.cpu_count(), help="for every contestant (default: all cores)")
-    sub.add_argument("--peers", help=f"contestants, with commas between (default: all installed of {', '.join(NEEDS)})")
+    known = ", ".join(PEERS_ON_A_CPU)
+    sub.add_argument("--peers", help=f"contestants, with commas between (default: all installed of {known})")
     sub.add_argument("--backend", default="numpy", help="numpy (default), on the CPU; or cupy, on a GPU")
-    sub.add_argument("--growth", action="store_true", help="measure instead how time and memory of minibloom grow")
+    instead = sub.add_mutually_exclusive_group()
+    instead.add_argument("--growth", action="store_true", help="measure instead how time and memory of minibloom grow")
+    instead.add_argument(
+        "--cost",
+        action="store_true",
+        help="measure instead tokens a second of minibloom, and tokens for each byte moved, by batch and length",
+    )
     sub.add_argument("--json", metavar="FILE", help="write the figures there too")
 
 
@@ -121,38 +137,42 @@ def run(a: argparse.Namespace) -> None:
             raise InputError(f"there is no work {name!r}, expected some of {', '.join([*WORK, *PROCESSES])}.")
         if on_gpu and (name in PROCESSES or a.growth):
             raise InputError(f"{'--growth' if a.growth else name} is measured on the CPU alone: leave --backend out.")
-    if a.repeats < 1 or a.threads < 1:
-        raise InputError(f"repeats is {a.repeats} and threads {a.threads}, expected at least 1 of each.")
-    peers = chosen_peers(a.peers, PEERS_ON_A_GPU if on_gpu else tuple(NEEDS))
+    repeats = (1 if a.cost and not on_gpu else 5) if a.repeats is None else a.repeats
+    if repeats < 1 or a.threads < 1:
+        raise InputError(f"repeats is {repeats} and threads {a.threads}, expected at least 1 of each.")
+    peers = chosen_peers(a.peers, PEERS_ON_A_GPU if on_gpu else PEERS_ON_A_CPU)
     if "transformers" not in peers and not a.peers:
         print("transformers is not installed: minibloom is measured alone. (pip install 'minibloom[parity]')")
     described = machine(a.threads, a.backend)
     print(described, flush=True)
     figures: list[Figure] = []
     if a.growth:
-        figures, chosen = growth(a.repeats, a.threads), []
+        figures, chosen = growth(repeats, a.threads), []
+    if a.cost:
+        ours = [peer for peer in peers if peer.startswith("minibloom")] if a.peers or on_gpu else ["minibloom"]
+        figures, chosen = cost(ours, repeats, a.threads, a.backend), []
     for shape in SHAPES:
         names = [name for name in chosen if name in WORK and WORK[name][0] == shape]
         if names:
-            figures += in_turns(peers, shape, names, a.repeats, a.threads, a.backend)
+            figures += in_turns(peers, shape, names, repeats, a.threads, a.backend)
     for name in (name for name in chosen if name in PROCESSES):
         if name in OVERHEADS or name == "lookup":
-            figures += generation(name, a.repeats, a.threads)
+            figures += generation(name, repeats, a.threads)
         else:
-            figures += {"import": imports, "first-token": first_token, "load": load}[name](peers, a.repeats, a.threads)
-    print(table(figures))
-    for note in notes(figures):
+            figures += {"import": imports, "first-token": first_token, "load": load}[name](peers, repeats, a.threads)
+    print(cost_table(figures) if a.cost else table(figures))
+    for note in notes(figures, on_gpu):
         print(note)
     if a.growth:
         print(exponents(figures))
     if a.json:
         measured = [asdict(f) | {"median": f.median} for f in figures]
-        report = {"machine": described, "figures": measured, "notes": notes(figures)}
+        report = {"machine": described, "figures": measured, "notes": notes(figures, on_gpu)}
         with replacing(a.json) as path:
             path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
-def chosen_peers(named: str | None, known: Sequence[str] = tuple(NEEDS)) -> list[str]:
+def chosen_peers(named: str | None, known: Sequence[str]) -> list[str]:
     """The contestants that are named, or all of those known that are installed."""
     missing = {peer: [m for m in NEEDS[peer] if not find_spec(m)] for peer in known}
     if named is None:
@@ -199,12 +219,14 @@ def in_turns(
     peers: Sequence[str], shape: str, names: Sequence[str], repeats: int, threads: int, backend: str = "numpy"
 ) -> Iterator[Figure]:
     """All contestants on one shape, one measurement of each after another, once before that counts."""
+    on_gpu = backend == "cupy"
     started = {peer: _start(peer, SHAPES[shape], threads, backend) for peer in peers}
     workers = {peer: worker for peer, worker in started.items() if worker is not None}
     try:
         for name in names:
             _, work, batch, length = WORK[name]
-            kinds = {peer: [work] for peer in workers} | {"machine": ["gemm", "read"]}
+            limiting = ["gemm", "read", *(f"gemm_{kind}" for kind in HALVES if on_gpu)]
+            kinds = {peer: [work] for peer in workers} | {"machine": limiting}
             figures: dict[tuple[str, str], Figure] = {}
             for repeat in range(repeats + 1):
                 for peer, worker in workers.items():
@@ -222,7 +244,7 @@ def in_turns(
             limits = {kind: measured.pop(("machine", kind)).median for kind in kinds["machine"] if "machine" in workers}
             for figure in measured.values():
                 if limits:
-                    _compare_with_limit(figure, limits)
+                    _compare_with_limit(figure, limits, on_gpu)
             print(table(list(measured.values())), flush=True)
             yield from measured.values()
     finally:
@@ -231,24 +253,29 @@ def in_turns(
             worker.wait()
 
 
-def _compare_with_limit(figure: Figure, limits: dict[str, float]) -> None:
-    """What share of the machine's limit a figure reaches: of multiplying or of reading, whichever takes longer."""
+def _compare_with_limit(figure: Figure, limits: dict[str, float], on_gpu: bool = False) -> None:
+    """What share of the machine's limit a figure reaches: of multiplying or of reading, whichever takes longer.
+
+    A machine multiplies as fast as it does in the precision of the contestant's weights.
+    """
     from .bench_worker import NEW
 
     shape, work, batch, length = WORK[figure.work]
     c = SHAPES[shape]
     E, L, V = c["hidden_size"], c["n_layer"], c["vocab_size"]
     in_blocks = 12 * E * E * L  # weights that each token is multiplied with; 2 E more in attention, for each key
-    width = 1 if figure.peer.endswith("int8") else 4  # bytes
+    gemm = f"gemm_{precision(figure.peer)}" if precision(figure.peer) in HALVES else "gemm"
+    if gemm not in limits:  # what the machine could not do
+        return
 
     def least(new: int, keys: float, logits: int) -> dict[str, float]:
         """Seconds of a pass over `new` tokens a row, each of which sees about `keys`, with so many rows of logits."""
         products = batch * new * (in_blocks + 2 * L * E * keys) + V * E * logits
-        read = width * (in_blocks + V * E) + 4 * 2 * L * E * keys * batch  # embedding as head; keys and values
-        return {"multiplying": limits["gemm"] * products, "reading": limits["read"] * read}
+        read = bytes_moved(figure.peer, c, batch, keys, 0)
+        return {"multiplying": limits[gemm] * products, "reading": limits["read"] * read}
 
     if work == "decode":
-        times = least(1, length, batch)
+        times = least(1, keys_seen(length, on_gpu), batch)
     elif work == "generate":
         one = max(least(1, length + NEW / 2, batch).values())
         times = {"multiplying, then decoding": least(length, length / 2, batch)["multiplying"] + (NEW - 1) * one}
@@ -285,6 +312,32 @@ def growth(repeats: int, threads: int) -> list[Figure]:
             worker.kill()
             worker.wait()
             figures.append(figure)
+    return figures
+
+
+def cost(peers: Sequence[str], repeats: int, threads: int, backend: str) -> list[Figure]:
+    """Tokens a second, and for each byte moved, of prefill and of decoding, for bloom-560m's shape."""
+    shape, on_gpu = SHAPES["bloom-560m"], backend == "cupy"
+    figures: list[Figure] = []
+    for peer in peers:
+        worker = _start(peer, shape, threads, backend)
+        if worker is None:
+            continue
+        _ask(worker, {"work": "decode", "batch": 1, "length": 128})  # warms up
+        for work, batch, length in cells(on_gpu):
+            figure = Figure(f"{work} {batch}x{length}", peer, "tokens/s", [])
+            past, new = (0, length) if work == "prefill" else (keys_seen(length, on_gpu), 1)
+            for _ in range(repeats):
+                answer = _ask(worker, {"work": work, "batch": batch, "length": length})
+                if "error" in answer:  # as where a GPU's memory does not suffice: said, and left out
+                    break
+                figure.values.append(batch * new / answer["seconds"])
+                figure.memory_above = max(figure.memory_above or 0, answer["memory_above"])
+            if figure.values:
+                figure.tokens_a_byte = batch * new / bytes_moved(peer, shape, batch, past, new)
+                figures.append(figure)
+        worker.kill()
+        worker.wait()
     return figures
 
 
@@ -392,17 +445,17 @@ def generation(name: str, repeats: int, threads: int) -> list[Figure]:
 
 
 def table(figures: Sequence[Figure]) -> str:
-    """A row for each figure; contestants on the same work are compared with transformers."""
-    reference = {f.work: f.median for f in figures if f.peer == "transformers"}
+    """A row for each figure; contestants on the same work are compared with transformers in the same precision."""
+    reference = {(f.work, f.peer): f.median for f in figures}
     rows = [("work", "contestant", "median", "lowest to highest", "against transformers", "memory", "of the limit")]
     for f in figures:
-        ratio = reference.get(f.work)
+        ratio = reference.get((f.work, partner(f.peer)))
         rows.append((
             f.work,
             f.peer,
             f"{f.median:.4g} {f.unit}",
             f"{min(f.values):.4g} to {max(f.values):.4g}",
-            f"{ratio / f.median:.2f}x as fast" if ratio and f.peer != "transformers" else "",
+            f"{ratio / f.median:.2f}x as fast" if ratio and f.peer != partner(f.peer) else "",
             f"{f.memory_above / 1e6:,.0f} MB" if f.memory_above is not None else "",
             f"{f.share:.0%} of {f.limit}" if f.share else "",
         ))  # fmt: skip

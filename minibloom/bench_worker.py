@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from .memory import free_and_total
 
 STEPS = 8  # tokens that are decoded in one measurement
 NEW = 32  # tokens that are generated in one measurement
+SHORT, LONG = 8, 72  # tokens that are generated on a GPU, to know what those between them take
 
 
 def memory_peak() -> int:
@@ -51,6 +53,8 @@ def tokens(vocabulary: int, batch: int, length: int) -> numpy.ndarray:
 class Peer:
     """A library that runs one model, on the host or on a GPU (`backend="cupy"`). A measurement returns seconds."""
 
+    gpu: Any = None  # what waits for it, on a GPU
+
     def wait(self) -> None:
         """Until all is computed: on the host, it is when a call returns."""
 
@@ -75,7 +79,16 @@ class Peer:
         return self.timed(lambda: self.pass_over(ids, None))
 
     def decode(self, ids: numpy.ndarray) -> float:
-        """One more token, with the keys and values of `ids` kept."""
+        """One more token, with the keys and values of `ids` kept: by passes, and on a GPU by the library's own loop.
+
+        There a pass that is called by itself says little: a library may join all that a token takes into one launch,
+        and it is how it generates that a user waits for. So it generates twice, greedily, `SHORT` tokens and `LONG`,
+        and a token's time is the difference of both over that of their numbers: the prompt, and what is set up once,
+        are in both and count for nothing, while choosing a token and handing it over count.
+        """
+        if self.gpu:
+            short = self.timed(lambda: self.go_on(ids, SHORT))
+            return (self.timed(lambda: self.go_on(ids, LONG)) - short) / (LONG - SHORT)
         cache, one = self.pass_over(ids, None), ids[:, :1]
         cache = self.pass_over(one, cache)  # the first step may move the cache to a larger place
 
@@ -92,7 +105,7 @@ class Peer:
 
     def generate(self, ids: numpy.ndarray) -> float:
         """`NEW` tokens behind each row, greedily, by the library's own loop."""
-        return self.timed(lambda: self.go_on(ids))
+        return self.timed(lambda: self.go_on(ids, NEW))
 
     def pass_over(self, ids: numpy.ndarray, cache: Any) -> Any:
         """A pass over `ids` behind `cache`, which it returns, extended."""
@@ -102,8 +115,8 @@ class Peer:
         """Every gradient of the loss of `ids`."""
         raise TypeError(f"{type(self).__name__} does not train.")
 
-    def go_on(self, ids: numpy.ndarray) -> None:
-        """`NEW` tokens behind each row."""
+    def go_on(self, ids: numpy.ndarray, count: int) -> None:
+        """`count` tokens behind each row, greedily."""
         raise TypeError(f"{type(self).__name__} does not generate.")
 
 
@@ -115,7 +128,7 @@ class Minibloom(Peer):
         from .models import BloomForCausalLM
 
         self.model = BloomForCausalLM(BloomConfig(**config), backend=backend)
-        self.gpu: Any = None if backend == "numpy" else self.model.xp
+        self.gpu = None if backend == "numpy" else self.model.xp
 
     def wait(self) -> None:
         if self.gpu:
@@ -136,30 +149,40 @@ class Minibloom(Peer):
     def gradients(self, ids: numpy.ndarray) -> None:
         self.model.value_and_grad(ids, labels=ids, output_logits=False)
 
-    def go_on(self, ids: numpy.ndarray) -> None:
-        self.model.generate(ids, max_new_tokens=NEW, eos_token_id=[])
+    def go_on(self, ids: numpy.ndarray, count: int) -> None:
+        self.model.generate(ids, max_new_tokens=count, eos_token_id=[])
 
 
-class MinibloomInt8(Minibloom):
-    """This library, its matrices in int8 with a scale for each row."""
+class MinibloomSmall(Minibloom):
+    """This library, its matrices in int8 with a scale for each row, or in 16 bits."""
 
-    def __init__(self, config: dict[str, Any], threads: int, backend: str) -> None:
-        from .layers.small_weights import Int8Weight, row_scales, to_int8
-
+    def __init__(self, config: dict[str, Any], threads: int, backend: str, kind: str) -> None:
         super().__init__(config, threads, backend)
+        self.kind = kind
         for name, array in self.model.params.items():
             if array.ndim == 2:
-                scales = row_scales(array)
-                self.model.params[name] = Int8Weight(to_int8(array, scales), scales)
+                self.model.params[name] = self.small(backends.to_numpy(array))
+
+    def small(self, matrix: numpy.ndarray) -> Any:
+        """The small weight nearest to `matrix`."""
+        from .layers.small_weights import BFloat16Weight, Float16Weight, Int8Weight, row_scales, to_bfloat16, to_int8
+
+        if self.kind == "int8":
+            scales = row_scales(matrix)
+            return Int8Weight(to_int8(matrix, scales), scales)
+        move = self.model.xp.asarray
+        if self.kind == "bfloat16":
+            return BFloat16Weight(move(to_bfloat16(matrix)))
+        return Float16Weight(move(matrix.astype("float16")))
 
     def gradients(self, ids: numpy.ndarray) -> None:
-        raise TypeError("int8 weights are not trained.")
+        raise TypeError(f"{self.kind} weights are not trained.")
 
 
 class Transformers(Peer):
     """transformers in eager mode: what minibloom explains."""
 
-    def __init__(self, config: dict[str, Any], threads: int, backend: str) -> None:
+    def __init__(self, config: dict[str, Any], threads: int, backend: str, dtype: str = "float32") -> None:
         import torch
         from transformers import BloomConfig, BloomForCausalLM
 
@@ -168,7 +191,7 @@ class Transformers(Peer):
         self.gpu = torch.cuda if backend == "cupy" else None
         self.place = "cuda" if self.gpu else "cpu"
         model: Any = BloomForCausalLM(BloomConfig(**config))
-        self.model: Any = model.to(self.place)  # an error where torch sees no GPU
+        self.model: Any = model.to(self.place, getattr(torch, dtype))  # an error where torch sees no GPU
         self.model.generation_config.eos_token_id = None  # nothing ends a row
         self.model.eval()
 
@@ -193,14 +216,16 @@ class Transformers(Peer):
             ).past_key_values
 
     def gradients(self, ids: numpy.ndarray) -> None:
+        if self.model.dtype != self.torch.float32:
+            raise TypeError("training is measured in float32 alone, as minibloom trains in it.")
         rows = self.torch.tensor(ids, device=self.place)
         self.model(rows, labels=rows, use_cache=False).loss.backward()
         self.model.zero_grad()
 
-    def go_on(self, ids: numpy.ndarray) -> None:
+    def go_on(self, ids: numpy.ndarray, count: int) -> None:
         rows = self.torch.tensor(ids, device=self.place)
         options = {"attention_mask": self.torch.ones_like(rows), "do_sample": False, "pad_token_id": 3}
-        self.model.generate(rows, max_new_tokens=NEW, **options)
+        self.model.generate(rows, max_new_tokens=count, **options)
 
 
 class TransformersCompiled(Transformers):
@@ -280,11 +305,12 @@ class Limits(Peer):
 
 
 class LimitsOfGPU(Peer):
-    """No library but the GPU: how fast it multiplies in float32, and how fast it copies."""
+    """No library but the GPU: how fast it multiplies in each precision, and how fast it reads or copies."""
 
     def __init__(self, config: dict[str, Any], threads: int, backend: str) -> None:
         self.xp, E = backends.load(backend), config["hidden_size"]
-        self.a, self.b = self.xp.ones((8192, E), dtype="float32"), self.xp.ones((4 * E, E), dtype="float32")
+        rng = numpy.random.default_rng(0)
+        self.a, self.b = (self.xp.asarray(rng.random((rows, E), dtype="float32")) for rows in (8192, 4 * E))
         free, _ = free_and_total(self.xp)
         self.large = self.xp.ones(min(2**28, free // 64), dtype="float32")  # 1 GB, where it fits: no cache holds it
 
@@ -292,18 +318,36 @@ class LimitsOfGPU(Peer):
         self.xp.cuda.runtime.deviceSynchronize()
 
     def gemm(self, ids: numpy.ndarray) -> float:
-        """Seconds a multiplication and addition, in a product of the model's width with rows enough for all units."""
-        return self.timed(lambda: [self.a @ self.b.T for _ in range(8)]) / (8 * self.a.size * len(self.b))
+        """Seconds a multiplication and addition, in a product of the model's width with rows enough for all units.
+
+        In float32 itself: neither CuPy nor torch shortens it to TF32 unless it is told to.
+        """
+        return self._product(self.a, self.b)
+
+    def gemm_float16(self, ids: numpy.ndarray) -> float:
+        """The same in float16, summed in float32."""
+        return self._product(self.a.astype("float16"), self.b.astype("float16"))
+
+    def gemm_bfloat16(self, ids: numpy.ndarray) -> float:
+        """The same in bfloat16, summed in float32."""
+        from .layers.tensor_cores import bfloat16
+
+        return self._product(self.a.astype(bfloat16()), self.b.astype(bfloat16()))
+
+    def _product(self, a: backends.Array, b: backends.Array) -> float:
+        return self.timed(lambda: [a @ b.T for _ in range(32)]) / (32 * a.size * len(b))
 
     def read(self, ids: numpy.ndarray) -> float:
-        """Seconds a byte, half of them read and half of them written."""
-        return self.timed(lambda: [self.large.copy() for _ in range(4)]) / (4 * 2 * self.large.nbytes)
+        """Seconds a byte: of a sum, which reads, or of a copy, which reads and writes, whichever is faster."""
+        added = self.timed(lambda: [self.large.sum() for _ in range(8)]) / (8 * self.large.nbytes)
+        return min(added, self.timed(lambda: [self.large.copy() for _ in range(4)]) / (4 * 2 * self.large.nbytes))
 
 
 PEERS: dict[str, Callable[[dict[str, Any], int, str], Any]] = {
     "minibloom": Minibloom,
-    "minibloom int8": MinibloomInt8,
+    **{f"minibloom {kind}": partial(MinibloomSmall, kind=kind) for kind in ("int8", "float16", "bfloat16")},
     "transformers": Transformers,
+    **{f"transformers {kind}": partial(Transformers, dtype=kind) for kind in ("float16", "bfloat16")},
     "transformers compiled": TransformersCompiled,
     "CTranslate2": lambda config, threads, _: CTranslate2(config, threads, "float32"),
     "CTranslate2 int8": lambda config, threads, _: CTranslate2(config, threads, "int8"),

@@ -87,8 +87,8 @@ def parser() -> argparse.ArgumentParser:
         sub.add_argument(
             "--weights",
             metavar="KIND",
-            help="keep matrices as bfloat16, float16 or int8, widened while they are used (default: int8 as int8, "
-            "all others as --dtype)",
+            help="keep matrices as bfloat16, float16 or, on the CPU, int8, widened while they are used (default: int8 "
+            "as int8, all others as --dtype)",
         )
         sub.add_argument(
             "--stream-weights",

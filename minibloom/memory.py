@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import ModuleType
 from typing import Any
 
@@ -29,16 +29,25 @@ def free_and_total(xp: ModuleType) -> tuple[int, int]:
     return free + xp.get_default_memory_pool().free_bytes(), total
 
 
-def check_room(xp: ModuleType, numbers: int, dtype: str, what: str) -> None:
-    """An error, before any work, if a device has no room for `numbers` parameters of `dtype`; `what` has them."""
+def check_room(
+    xp: ModuleType, shapes: Iterable[tuple[int, ...]], dtype: str, what: str, weights: str | None = None
+) -> None:
+    """An error, before any work, if a device has no room for parameters of `shapes`; `what` has them.
+
+    They are of `dtype`, matrices of `weights` if that is given; "float16" and "bfloat16" are 2 bytes a number.
+    """
     if xp is numpy:
         return
-    (free, total), each = free_and_total(xp), numpy.dtype(dtype).itemsize
-    if numbers * each > free:
+    free, total = free_and_total(xp)
+    width = numpy.dtype(dtype).itemsize
+    in_matrix = 2 if weights in ("float16", "bfloat16") else width
+    sizes = [(math.prod(shape), in_matrix if len(shape) == 2 else width) for shape in shapes]
+    numbers, needed = sum(count for count, _ in sizes), sum(count * each for count, each in sizes)
+    if needed > free:
         raise OutOfMemory(
-            f"{what} has {numbers:,} parameters and needs {size(numbers * each)} for them in {dtype}; {size(free)} of "
-            f"the GPU's {size(total)} are free. {free // each:,} parameters would fit. backend='numpy' keeps them in "
-            "the host's memory."
+            f"{what} has {numbers:,} parameters and needs {size(needed)} for them in {weights or dtype}; {size(free)} "
+            f"of the GPU's {size(total)} are free. {free * numbers // needed:,} parameters would fit. backend='numpy' "
+            "keeps them in the host's memory."
         )
 
 

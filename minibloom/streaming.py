@@ -28,6 +28,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from types import ModuleType
 from typing import Any
 
 import numpy
@@ -50,6 +51,9 @@ class FileWeight(SmallWeight):
         self.entry, self.dtype = entry, entry.kind
         self.scale = None if entry.scale is None else read_tensor(entry.scale)
         self._first = read_as_stored(self._rows(0, 1))
+
+    def __array_namespace__(self) -> ModuleType:
+        return numpy
 
     @property
     def shape(self) -> Shape:

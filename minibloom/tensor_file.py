@@ -155,7 +155,7 @@ def read_tensor(
     """Return one tensor; arguments as for `read_tensors`. What needs no conversion is read into what `empty` gives."""
     small = (entry.kind if entry.scale else dtype) if weights is None else weights
     if len(entry.shape) == 2 and small in KINDS:
-        return _read_small(entry, small, empty)
+        return _read_small(entry, small, xp, empty)
     if xp is numpy and entry.kind == dtype:  # as it is, without a copy
         return read_raw(entry, empty)
     array = xp.empty(entry.shape, dtype)
@@ -166,22 +166,26 @@ def read_tensor(
     return array
 
 
-def _read_small(entry: TensorEntry, kind: str, empty: Empty) -> SmallWeight:
-    """A matrix as `kind`: as it is where the file has it so, converted block by block where not."""
+def _read_small(entry: TensorEntry, kind: str, xp: Any, empty: Empty) -> SmallWeight:
+    """A matrix as `kind`: as it is where the file has it so, converted where not; to a device block by block."""
     O, I = entry.shape  # noqa: E741
     scale = numpy.empty(O, "<f4")
-    if entry.kind == kind:
+    if entry.kind == kind and xp is numpy:
         return small_weight(entry, read_raw(entry, empty), read_raw(entry.scale) if entry.scale else scale)
-    stored, start = numpy.empty(entry.shape, STORED[CODES[kind]]), 0
-    for block in blocks(entry, max(1, BLOCK // I) * I):
+    stored, start = xp.empty(entry.shape, STORED[CODES[kind]]), 0
+    height = max(1, (BLOCK if xp is numpy else DEVICE_BLOCK) // I)
+    for block in (raw_blocks if entry.kind == kind else blocks)(entry, height * I):
         rows = block.reshape(-1, I)
         part = slice(start, start + len(rows))
-        check_range(entry.name, rows, kind)
-        if kind == INT8:
-            scale[part] = row_scales(rows)
-            stored[part] = to_int8(rows, scale[part])
+        if entry.kind == kind:
+            stored[part] = xp.asarray(rows)
         else:
-            stored[part] = _narrow(rows, kind)
+            check_range(entry.name, rows, kind)
+            if kind == INT8:
+                scale[part] = row_scales(rows)
+                stored[part] = to_int8(rows, scale[part])
+            else:
+                stored[part] = xp.asarray(_narrow(rows, kind))
         start = part.stop
     return small_weight(entry._replace(dtype=CODES[kind]), stored, scale)
 

@@ -12,7 +12,8 @@ would fail, or silently cost time, on a GPU that is not there when the tests run
   depends on values (`nonzero`, `unique`, a mask as an index), and going through single numbers. An explicit `get` is
   not silent; `no_sync(copies=0)` refuses it too.
 - What CuPy 14.2 lacks: names, arguments (`argsort(kind="quicksort")`), `errstate`, `__array_namespace__`. Products of
-  stacks of matrices in other dtypes than float32 and float64, for which it has no fast path, are refused as well.
+  stacks of matrices in other dtypes than float32 and float64, for which it has no fast path, are refused as well; of
+  two matrices of 16-bit numbers, the sum is rounded once.
 - More memory than there is, within `memory(free)`: an array that is larger is CuPy's OutOfMemoryError.
 - While a stream is captured, all but launches of kernels (`RawModule`); those wait for `graph.launch()`. CuPy allows
   some more, but no matrix products, and no array that is made then may be used later.
@@ -418,11 +419,23 @@ def asnumpy(a: Any) -> numpy.ndarray:
 @provided
 def matmul(x1: Any, x2: Any, out: Any = None) -> ndarray:
     a, b = to_host(x1), to_host(x2)
-    kinds = {x.dtype.name for x in (a, b) if x.ndim > 2}
-    if kinds - {"float32", "float64"}:
+    kinds = {x.dtype.name for x in (a, b)}
+    if kinds & {"float16", "bfloat16"}:
+        if a.ndim != 2 or b.ndim != 2 or len(kinds) > 1 or out is not None:
+            raise TypeError(f"this product of {', '.join(kinds)} is slow, or fails: compute it in float32.")
+        return to_device(half_product(a, b))
+    if max(a.ndim, b.ndim) > 2 and kinds - {"float32", "float64"}:
         raise TypeError(f"a product of stacks of {kinds.pop()} is slow, or fails: compute it in float32.")
     result = to_device(numpy.matmul(a, b, out=to_host(out)))
     return result if out is None else out
+
+
+def half_product(a: numpy.ndarray, b: numpy.ndarray) -> numpy.ndarray:
+    """Two matrices of 16-bit numbers: summed in float32 and rounded once; of a single number, each product too."""
+    wide, other = a.astype("f4"), b.astype("f4")
+    if len(a) == b.shape[1] == 1:
+        return (wide * other.T).astype(a.dtype).astype("f4").sum(keepdims=True).astype(a.dtype)
+    return (wide @ other).astype(a.dtype)
 
 
 @provided

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from minibloom import bench
+from minibloom import bench, bench_cost
 from minibloom.bench import Figure, exponents, in_turns, table
 from minibloom.bench_generation import lookup_passes
-from minibloom.bench_notes import TARGETS, TRIED, notes
+from minibloom.bench_notes import SHARES_ON_A_GPU, TARGETS, TARGETS_ON_A_GPU, TRIED, notes
+from minibloom.bench_worker import LONG, PEERS, SHORT, Peer, tokens
 from minibloom.cli import main
 
 TINY = {"vocab_size": 64, "hidden_size": 16, "n_layer": 1, "n_head": 2}
@@ -80,6 +81,7 @@ def test_json_holds_every_measurement(tiny, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
+        (["--cost", "--repeats", "0"], "repeats is 0"),
         (["prefil-512"], "prefill-512"),
         (["import", "--repeats", "0"], "repeats"),
         (["import", "--threads", "0"], "threads"),
@@ -146,5 +148,132 @@ def test_a_missed_target_is_noted_with_what_the_machine_s_limit_leaves():
 
 def test_targets_are_of_work_that_is_there_and_what_was_tried_too():
     assert set(TARGETS) <= set(bench.WORK)
+    assert {*TARGETS_ON_A_GPU, *SHARES_ON_A_GPU} <= set(bench.ON_A_GPU)
     for files in TRIED.values():
         assert all((Path(bench.__file__).parent / name).exists() for name in files.split(", "))
+
+
+# --- on a GPU, precision by precision ---
+
+
+class Clock(Peer):
+    """A library whose tokens take 2 seconds each, its prompt 5, and a pass by itself 100, by a clock of its own."""
+
+    def __init__(self, gpu):
+        self.gpu, self.time = gpu, 0.0
+
+    def timed(self, work):
+        before = self.time
+        work()
+        return self.time - before
+
+    def pass_over(self, ids, cache):
+        self.time += 100
+
+    def go_on(self, ids, count):
+        self.time += 5 + 2 * count
+
+
+def test_decoding_on_a_gpu_is_a_token_of_the_library_s_own_loop_without_its_prompt():
+    assert Clock(gpu=True).decode(tokens(64, 1, 8)) == 2
+    assert Clock(gpu=None).decode(tokens(64, 1, 8)) == 100
+    assert LONG > SHORT > 1
+
+
+def test_what_has_16_bits_is_compared_with_transformers_in_the_same_and_its_limit_is_the_machine_s_in_the_same(tiny):
+    peers = ["minibloom", "transformers", "minibloom float16", "transformers float16", "minibloom int8"]
+    figures = [Figure("tiny-prefill", peer, "s", [float(i)]) for i, peer in enumerate(peers, start=1)]
+    limits = {"gemm": 1e-6, "read": 0.0, "gemm_float16": 1e-9}
+    for figure in figures:
+        bench._compare_with_limit(figure, limits, on_gpu=True)
+    full, _, half, _, int8 = figures
+    assert full.share == pytest.approx(1e3 * half.share * half.median) and int8.share == full.share / 5
+    rows = table(figures).splitlines()[1:]
+    said = [row.split("s  ")[-1] if "as fast" in row else "" for row in rows]
+    assert ["2.00x" in said[0], said[1], "1.33x" in said[2], said[3], "0.40x" in said[4]] == [True, "", True, "", True]
+    other = Figure("tiny-prefill", "minibloom bfloat16", "s", [1.0])
+    bench._compare_with_limit(other, limits, on_gpu=True)
+    assert other.share is None  # the machine could not be asked
+
+
+def test_a_token_in_16_bits_reads_half_the_weights_behind_what_was_generated(tiny, monkeypatch):
+    monkeypatch.setitem(bench.WORK, "it", ("tiny", "decode", 1, 4))
+    shares = {}
+    for peer in ("minibloom", "minibloom bfloat16", "transformers bfloat16"):
+        figure = Figure("it", peer, "s", [1.0])
+        bench._compare_with_limit(figure, {"read": 1.0, "gemm": 0.0, "gemm_bfloat16": 0.0}, on_gpu=True)
+        shares[peer] = figure.share
+    keys = 4 + (SHORT + LONG) / 2
+    assert shares == {
+        "minibloom": 4 * 4096 + 4 * 32 * keys,
+        "minibloom bfloat16": 2 * 4096 + 4 * 32 * keys,  # minibloom keeps keys and values in float32
+        "transformers bfloat16": 2 * 4096 + 2 * 32 * keys,
+    }
+
+
+def test_targets_on_a_gpu_are_noted_precision_by_precision():
+    def of(precision, ours, theirs, share):
+        times = {"minibloom": ours, "transformers": theirs}
+        found = [Figure("decode-128", f"{name}{precision}", "s", [time]) for name, time in times.items()]
+        for figure in found:
+            figure.limit, figure.share = "reading", share * theirs / figure.median
+        return found
+
+    assert notes(of("", 1.0, 6.0, 0.1), on_gpu=True) == []  # 6x, and 60% of the limit
+    slow, short = notes(of(" float16", 1.0, 4.0, 0.1), on_gpu=True)
+    assert slow.startswith("decode-128: 5x as fast as transformers float16 is wanted, 4.00x was measured. transformers")
+    assert "minibloom float16 40%" in slow and slow.endswith("at most 10.00x is possible.")
+    assert short == "decode-128: 50% of what this machine can do in reading is wanted, minibloom float16 reaches 40%."
+    mixed = [of("", 1.0, 6.0, 0.1)[0], of(" float16", 1.0, 2.0, 0.1)[1]]
+    assert notes(mixed, on_gpu=True) == []  # of different precision: nothing to compare
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_transformers_is_a_contestant_in_16_bits_that_generates_and_does_not_train(dtype):
+    pytest.importorskip("transformers")
+    peer, ids = PEERS[f"transformers {dtype}"](TINY, 1, "numpy"), tokens(64, 2, 8)
+    assert str(peer.model.dtype) == f"torch.{dtype}" and peer.prefill(ids) > 0
+    grown = []
+    peer.model.register_forward_hook(lambda *_: grown.append(1))
+    peer.go_on(ids, 5)
+    assert len(grown) == 5
+    with pytest.raises(TypeError, match="float32 alone"):
+        peer.train(ids)
+
+
+# --- what a pass costs ---
+
+
+def test_the_bytes_of_a_pass_are_weights_once_keys_and_values_read_and_written():
+    # 3,072 weights in the block and 1,024 in the head; a position has 16 numbers of keys and 16 of values
+    assert bench_cost.bytes_moved("minibloom", TINY, 2, 10, 1) == 4 * 4096 + 4 * 32 * 2 * 11
+    assert bench_cost.bytes_moved("minibloom int8", TINY, 2, 10, 1) == 4096 + 4 * 32 * 2 * 11
+    assert bench_cost.bytes_moved("minibloom float16", TINY, 1, 0, 128) == 2 * 4096 + 4 * 32 * 128
+    assert bench_cost.bytes_moved("transformers float16", TINY, 1, 0, 128) == 2 * 4096 + 2 * 32 * 128
+
+
+def test_cost_is_tokens_a_second_and_for_each_byte_by_batch_and_length(tiny, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(bench.SHAPES, "bloom-560m", TINY)
+    for name, value in (("BATCHES", (1, 2)), ("LENGTHS", (4, 8)), ("MOST", 8)):
+        monkeypatch.setattr(bench_cost, name, value)
+    file = tmp_path / "cost.json"
+    assert main(["bench", "--cost", "--threads", "1", "--json", str(file)]) == 0
+    figures = json.loads(file.read_text())["figures"]
+    works = [f"{work} {size}" for work in ("prefill", "decode") for size in ("1x4", "2x4", "1x8")]  # 2 x 8 are too many
+    assert [(f["work"], f["peer"], f["unit"], len(f["values"])) for f in figures] == [
+        (work, "minibloom", "tokens/s", 1) for work in works
+    ]
+    assert figures[1]["tokens_a_byte"] == 8 / (4 * 4096 + 4 * 32 * 2 * 4)
+    assert figures[4]["tokens_a_byte"] == 2 / (4 * 4096 + 4 * 32 * 2 * 5)
+    shown = capsys.readouterr().out.splitlines()[-6:]
+    assert [line.split("  ")[0] for line in shown] == works
+    assert f"{1e9 * figures[0]['tokens_a_byte']:.4g}" in shown[0] and f"{figures[0]['median']:.4g}" in shown[0]
+
+
+def test_tokens_a_second_are_those_of_all_rows(tiny, monkeypatch):
+    monkeypatch.setitem(bench.SHAPES, "bloom-560m", TINY)
+    for name, value in (("BATCHES", (3,)), ("LENGTHS", (8,))):
+        monkeypatch.setattr(bench_cost, name, value)
+    monkeypatch.setattr(bench, "_ask", lambda *_: {"seconds": 2.0, "memory_above": 7})
+    prefill, decode = bench.cost(["minibloom int8"], 2, 1, "numpy")
+    assert (prefill.values, decode.values) == ([12.0, 12.0], [1.5, 1.5]) and decode.memory_above == 7

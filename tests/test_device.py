@@ -28,6 +28,7 @@ from minibloom import (
     InputError,
     Trace,
     bench,
+    bench_cost,
     golden,
     tensor_file,
 )
@@ -51,8 +52,10 @@ from minibloom.training import train
 
 from . import standin, tiny
 from .bridge import silent
+from .layers.test_small_weights import small
 from .strategies import random_params, seeds, some
 
+BOTH = ("numpy", "cupy")
 CONFIG = BloomConfig(vocab_size=23, hidden_size=12, n_layer=2, n_head=3, pad_token_id=1)
 IDS = numpy.random.default_rng(0).integers(2, 23, (2, 7))
 MASK = numpy.array([[0, 0, 0, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1, 1]])
@@ -406,6 +409,128 @@ def test_what_a_device_has_trained_is_written_as_the_host_writes_it(device, tmp_
     assert files[0] == files[1]
 
 
+# --- weights in 16 bits ---
+
+HALVES = ("float16", "bfloat16")
+STEP = {"float16": 2.0**-11, "bfloat16": 2.0**-8}  # what rounding a number to 16 bits changes at most, of the number
+
+
+@pytest.fixture
+def in_16_bits(device: Any, tmp_path: Path) -> dict[str, Path]:
+    """The same model in files of every precision."""
+    pytest.importorskip("ml_dtypes", reason="bfloat16 needs the extra `test`")
+    host, _ = twins(device, dtype="float32", vocab_size=512, hidden_size=24)
+    for kind in ("float32", *HALVES, "int8"):
+        host.save_pretrained(tmp_path / kind, dtype=kind)
+    return {kind: tmp_path / kind for kind in ("float32", *HALVES, "int8")}
+
+
+@pytest.mark.parametrize("source", ["float32", *HALVES, "int8"])
+@pytest.mark.parametrize("kind", HALVES)
+def test_16_bit_weights_go_to_the_device_as_they_are_read(device, in_16_bits, monkeypatch, kind, source):
+    """The host holds one block at a time; what is on the device is the file's float32 rounded, as with NumPy."""
+    moved = []
+
+    class Watched:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(device, name)
+
+        def asarray(self, x: Any) -> Any:
+            moved.append(x.size)
+            return device.asarray(x)
+
+    monkeypatch.setattr(tensor_file, "DEVICE_BLOCK", 100)
+    host = BloomForCausalLM.from_pretrained(in_16_bits[source], weights=kind)
+    wide = BloomForCausalLM.from_pretrained(in_16_bits[source], weights="float32").params
+    entries = tensor_file.read_header(in_16_bits["float32"] / "model.safetensors")
+    tensor_file.read_tensors(entries, "float32", Watched(), kind)
+    assert max(moved) <= 100 and sum(moved) == sum(x.size for x in host.params.values())
+    with silent(device):
+        there = BloomForCausalLM.from_pretrained(in_16_bits[source], weights=kind, backend="cupy")
+    assert (there.weights, there.backend) == (kind, "cupy") and f"from {kind} weights, cupy" in repr(there)
+    for name, p in host.params.items():
+        ours = there.params[name]
+        assert namespace(ours) is device and ours.nbytes == p.nbytes
+        if p.ndim == 2:
+            rounded = small(kind, wide[name]).stored.tobytes()
+            assert type(ours) is type(p) and ours.stored.get().tobytes() == p.stored.tobytes() == rounded
+        else:
+            same(p, ours)
+
+
+@pytest.mark.parametrize("kind", HALVES)
+def test_a_model_of_16_bit_weights_computes_as_that_of_the_host_to_their_precision(device, in_16_bits, kind):
+    """Logits, the loss in chunks too, a cache, and text; activations, norms, softmax and loss stay in float32."""
+    host, there = (BloomForCausalLM.from_pretrained(in_16_bits["float32"], weights=kind, backend=b) for b in BOTH)
+    trace = Trace()
+    with silent(device):
+        out = there(IDS, attention_mask=MASK, labels=IDS, trace=trace)
+        in_chunks = there(IDS, attention_mask=MASK, labels=IDS, output_logits=False)
+        cached = there(IDS[:, -1:], attention_mask=MASK, past_key_values=there(IDS[:, :-1]).past_key_values)
+        steps = there.generate(IDS, max_new_tokens=4)
+    expected = host(IDS, attention_mask=MASK, labels=IDS)
+    scale = numpy.abs(expected.logits).max()
+    off = numpy.abs(to_numpy(out.logits) - expected.logits).max()
+    assert STEP[kind] * scale / 50 < off < 10 * STEP[kind] * scale  # it does round
+    numpy.testing.assert_allclose(to_numpy(out.loss), expected.loss, rtol=10 * STEP[kind])
+    numpy.testing.assert_allclose(to_numpy(in_chunks.loss), to_numpy(out.loss), rtol=1e-5)
+    off = numpy.abs(to_numpy(cached.logits) - host(IDS, attention_mask=MASK).logits[:, -1:])[1].max()
+    assert off < 10 * STEP[kind] * scale
+    assert {x.dtype.name for x in trace.values() if x.dtype.kind != "i"} == {"float32"}
+    assert steps.shape == (2, 11)
+
+
+@pytest.mark.parametrize("kind", HALVES)
+def test_16_bit_weights_are_written_as_the_host_writes_them_and_trained_widened(device, in_16_bits, tmp_path, kind):
+    host, there = (BloomForCausalLM.from_pretrained(in_16_bits["float32"], weights=kind, backend=b) for b in BOTH)
+    for dtype in (None, "float32"):
+        for model in (host, there):
+            model.save_pretrained(tmp_path / model.backend, dtype=dtype)
+        files = [(tmp_path / backend / "model.safetensors").read_bytes() for backend in BOTH]
+        assert files[0] == files[1]
+    with pytest.raises(InputError, match=f"as {kind}, for reading only. Train model.widened"):
+        there.value_and_grad(IDS, labels=IDS)
+    (out, grads), (expected, wanted) = (m.widened().value_and_grad(IDS, labels=IDS) for m in (there, host))
+    assert there.widened().weights == "float32" and namespace(grads["ln_f.weight"]) is device
+    numpy.testing.assert_allclose(to_numpy(out.loss), expected.loss, rtol=1e-5)
+    assert grads.keys() == wanted.keys()
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"weights": "int8"}, "weights='int8' needs dtype='float32' and backend='numpy', got 'float32' and 'cupy'"),
+        ({"weights": "float16", "dtype": "float64"}, "weights='float16' needs dtype='float32', got 'float64'"),
+        ({"weights": "flaot16"}, "is unknown.*Did you mean 'float16'"),
+        ({"stream": True}, "stream=True computes in float32 with NumPy"),
+    ],
+)
+def test_weights_that_a_device_does_not_take(device, in_16_bits, options, says):
+    with pytest.raises(InputError, match=says):
+        BloomForCausalLM.from_pretrained(in_16_bits["float32"], backend="cupy", **options)
+
+
+def test_bfloat16_without_ml_dtypes_is_an_error_before_anything_is_read(device, in_16_bits, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ml_dtypes", None)  # importing it now fails
+    with pytest.raises(InputError, match="needs ml_dtypes"):
+        BloomModel.from_pretrained("no such folder", weights="bfloat16", backend="cupy")
+    BloomForCausalLM.from_pretrained(in_16_bits["float32"], weights="float16", backend="cupy")
+    BloomForCausalLM.from_pretrained(in_16_bits["float32"], weights="bfloat16")
+
+
+def test_room_is_asked_for_by_the_size_of_the_weights(device, in_16_bits):
+    if device is not standin.cupy:
+        pytest.skip("would need a model larger than the GPU")
+    there = BloomForCausalLM.from_pretrained(in_16_bits["float32"], weights="float16", backend="cupy")
+    needed = sum(p.nbytes for p in there.params.values())
+    with standin.memory(free=needed):
+        BloomForCausalLM.from_pretrained(in_16_bits["float32"], weights="float16", backend="cupy")
+        with pytest.raises(OutOfMemory, match=r"for them in float32; .*parameters would fit"):
+            BloomForCausalLM.from_pretrained(in_16_bits["float32"], backend="cupy")
+    with standin.memory(free=needed - 1), pytest.raises(OutOfMemory, match="for them in float16"):
+        BloomForCausalLM.from_pretrained(in_16_bits["float32"], weights="float16", backend="cupy")
+
+
 # --- memory ---
 
 
@@ -475,6 +600,7 @@ def commands(checkpoint: Path, folder: Path) -> dict[str, list[str]]:
     task = [folder / "examples.jsonl", "--task", "text-classification"]
     words: dict[str, list[Any]] = {
         "generate": ["generate", "the cat", *model, "--max-new-tokens", "3"],
+        "in 16 bits": ["generate", "the cat", *model, "--max-new-tokens", "3", "--weights", "float16"],
         "assisted": ["generate", "the cat", *model, "--max-new-tokens", "3", "--assistant", checkpoint],
         "walk": ["walk", "the cat", *model],
         "parity": ["parity", checkpoint, "--write", folder / "steps.safetensors", "--gradients"],
@@ -527,25 +653,45 @@ def on_a_gpu(device: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     if device is standin.cupy:
         (tmp_path / "cupy.py").write_text("import sys\nfrom tests.standin import cupy\nsys.modules[__name__] = cupy\n")
         root = Path(__file__).parent.parent
-        monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(root)]))
+        already = filter(None, [os.environ.get("PYTHONPATH")])
+        monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(root), *already]))
     monkeypatch.setitem(bench.SHAPES, "tiny", {"vocab_size": 64, "hidden_size": 16, "n_layer": 1, "n_head": 2})
     for kind in ("prefill", "decode", "train", "generate"):
         monkeypatch.setitem(bench.WORK, f"tiny-{kind}", ("tiny", kind, 1, 8))
 
 
 def test_the_bench_measures_a_gpu_beside_its_limits(on_a_gpu, tmp_path, capsys):
+    pytest.importorskip("ml_dtypes", reason="bfloat16 needs the extra `test`")
     file, works = tmp_path / "figures.json", ["tiny-prefill", "tiny-decode", "tiny-train", "tiny-generate"]
-    words = [*works, "--peers", "minibloom,machine", "--repeats", "1", "--threads", "1"]
+    ours = ["minibloom", "minibloom float16", "minibloom bfloat16"]
+    words = [*works, "--peers", ",".join([*ours, "machine"]), "--repeats", "1", "--threads", "1"]
     assert main(["bench", *words, "--backend", "cupy", "--json", str(file)]) == 0
     report = json.loads(file.read_text())
-    assert [figure["work"] for figure in report["figures"]] == works
-    prefill, decode, train, generate = (figure["limit"] for figure in report["figures"])
+    assert [(figure["work"], figure["peer"]) for figure in report["figures"]] == [
+        (work, peer) for work in works for peer in (ours[:1] if "train" in work else ours)
+    ]
+    prefill, decode, train, generate = (f["limit"] for f in report["figures"] if f["peer"] == "minibloom")
     assert prefill == train == "multiplying" and decode in ("multiplying", "reading")
     assert generate == "multiplying, then decoding"
     assert all(
         figure["median"] > 0 and figure["share"] > 0 and figure["memory_above"] >= 0 for figure in report["figures"]
     )
     assert "CuPy" in report["machine"] and "driver" in report["machine"]
+
+
+def test_cost_is_measured_on_a_gpu_in_each_precision(on_a_gpu, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("ml_dtypes", reason="bfloat16 needs the extra `test`")
+    monkeypatch.setitem(bench.SHAPES, "bloom-560m", bench.SHAPES["tiny"])
+    monkeypatch.setattr(bench_cost, "BATCHES", (2,))
+    monkeypatch.setattr(bench_cost, "LENGTHS_ON_A_GPU", (8,))
+    file, words = tmp_path / "cost.json", ["--cost", "--repeats", "1", "--threads", "1"]
+    assert main(["bench", *words, "--backend", "cupy", "--json", str(file)]) == 0
+    figures = json.loads(file.read_text())["figures"]
+    ours = ["minibloom", "minibloom float16", "minibloom bfloat16"]
+    assert [(f["peer"], f["work"]) for f in figures] == [
+        (peer, f"{work} 2x8") for peer in ours for work in ("prefill", "decode")
+    ]
+    assert figures[0]["tokens_a_byte"] < figures[2]["tokens_a_byte"] == figures[4]["tokens_a_byte"]
 
 
 def test_on_a_gpu_only_what_runs_there_is_measured(on_a_gpu, capsys):

@@ -50,6 +50,7 @@ FLOORS = [
     ["parity"],
     ["quantize"],
     ["bench_worker"],
+    ["bench_cost"],
     ["bench_generation", "bench_notes"],
     ["bench"],
     ["cli_generate"],

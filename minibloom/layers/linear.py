@@ -16,6 +16,7 @@ from .few_rows import few_rows, suits_few_rows
 from .one_row import one_row, suits_one_row
 from .row_blocks import blocked_linear
 from .small_weights import SmallWeight
+from .tensor_cores import half_product, suits_tensor_cores
 
 ROWS = 1024  # of a weight's gradient at a time
 
@@ -25,7 +26,8 @@ def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
     # One product of two matrices: a batched product would read the whole weight once per batch row.
     rows = x.reshape(-1, x.shape[-1])  # [..., I] -> [N, I]
     if isinstance(weight, SmallWeight):
-        y = blocked_linear(rows, weight)  # [N, I] -> [N, O], in all four cases
+        # [N, I] -> [N, O], in all five cases
+        y = half_product(rows, weight) if suits_tensor_cores(weight) else blocked_linear(rows, weight)
     elif suits_one_row(rows, weight):
         y = one_row(rows, weight)
     elif suits_few_rows(rows, weight):

@@ -12,6 +12,8 @@ checkpoint name, in place of the array:
 `weight.widen(rows)` is the definition: those rows as float32. `weight[ids]` is the same, so the embedding looks rows up
 as it does in an array. `part` and `fill` are what `row_blocks.py` computes with. Only matrices are kept so; norms and
 biases, a thousandth of the numbers, stay float32. There is no backward: `model.widened()` has arrays again.
+
+On a GPU, 16-bit weights are kept as they are here, and `tensor_cores.py` computes with them; int8 is for the CPU.
 """
 
 from __future__ import annotations
@@ -23,13 +25,13 @@ from typing import Any
 
 import numpy
 
-from ..backend import Array
+from ..backend import Array, namespace, number
 from ..errors import InputError
 
 Shape = tuple[int, ...]
 
 
-def from_bfloat16(bits: numpy.ndarray) -> numpy.ndarray:
+def from_bfloat16(bits: Array) -> Array:
     """Return bfloat16 numbers, given as uint16, as float32: bfloat16 is the upper half of a float32."""
     return (bits.astype("<u4") << 16).view("<f4")
 
@@ -67,7 +69,7 @@ class SmallWeight(ABC):
         return self.shape[0]
 
     def __array_namespace__(self) -> ModuleType:
-        return numpy
+        return namespace(self.stored)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({list(self.shape)}, {self.nbytes:,} bytes)"
@@ -143,7 +145,7 @@ class Float16Weight(_Halves):
 
     def __init__(self, stored: Array) -> None:
         bits = stored.view("<u2")
-        if stored.size and (bits.max() >= 0xFC00 or bits.view("<i2").max() >= 0x7C00):
+        if stored.size and (number(bits.max()) >= 0xFC00 or number(bits.view("<i2").max()) >= 0x7C00):
             raise InputError("a float16 weight holds NaN or infinity, expected finite numbers.")
         super().__init__(stored)
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy
 
 from minibloom import Cache
+from minibloom.backend import to_numpy
 
 TOLERANCE = {"float32": 1e-5, "float64": 1e-11}  # relative to an array's largest magnitude
 
@@ -38,7 +39,7 @@ def _keys_and_values(cache: Any) -> Sequence[tuple[Any, Any]]:
 def array(x: Any) -> numpy.ndarray:
     """`x` of either library as NumPy's; bfloat16, which NumPy does not have, as float32."""
     if not hasattr(x, "detach"):
-        return numpy.asarray(x)
+        return to_numpy(x)
     x = x.detach()
     return (x.float() if str(x.dtype) == "torch.bfloat16" else x).numpy()
 
