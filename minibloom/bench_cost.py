@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from .bench_worker import LONG, SHORT
+from .bench_worker import LONG, SHORT, STEPS
 
 BATCHES = (1, 8, 32)
 LENGTHS, LENGTHS_ON_A_GPU = (128, 1024), (128, 1024, 4096)
@@ -41,7 +41,7 @@ def bytes_moved(peer: str, c: Mapping[str, int], batch: int, past: float, new: i
 
 def keys_seen(length: int, on_gpu: bool) -> float:
     """How many keys a decoded token finds, in the mean of those that are timed; see `bench_worker.Peer.decode`."""
-    return length + (SHORT + LONG) / 2 if on_gpu else length
+    return length + ((SHORT + LONG) if on_gpu else STEPS) / 2
 
 
 def cells(on_gpu: bool) -> Iterator[tuple[str, int, int]]:

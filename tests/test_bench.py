@@ -103,9 +103,9 @@ def test_the_machine_s_own_limits_are_measured_beside_and_a_figure_is_a_share_of
     ("work", "batch", "read", "gemm", "limit", "seconds"),
     [
         # 3,072 weights in the block and 1,024 in the head; a key costs 16 x 2 products, and 16 x 8 bytes
-        ("decode", 2, 1, 0, "reading", 4 * (3072 + 1024) + 2 * 128 * 4),
-        ("decode", 2, 0, 1, "multiplying", 2 * (3072 + 32 * 4) + 2 * 1024),
-        ("decode", 2, 1, 5, "multiplying", 5 * (2 * (3072 + 32 * 4) + 2 * 1024)),  # the slower of both
+        ("decode", 2, 1, 0, "reading", 4 * (3072 + 1024) + 2 * 128 * 20),  # 32 tokens see 20 keys, in the mean
+        ("decode", 2, 0, 1, "multiplying", 2 * (3072 + 32 * 20) + 2 * 1024),
+        ("decode", 2, 1, 5, "multiplying", 5 * (2 * (3072 + 32 * 20) + 2 * 1024)),  # the slower of both
         ("prefill", 2, 1, 1, "multiplying", 2 * 4 * (3072 + 32 * 2) + 2 * 1024),  # half of the keys on average
         ("train", 1, 1, 1, "multiplying", 3 * (4 * (3072 + 32 * 2) + 4 * 1024)),
         ("generate", 1, 0, 1, "then", 4 * (3072 + 32 * 2) + 1024 + 31 * (3072 + 32 * 20 + 1024)),
@@ -264,7 +264,7 @@ def test_cost_is_tokens_a_second_and_for_each_byte_by_batch_and_length(tiny, tmp
         (work, "minibloom", "tokens/s", 1) for work in works
     ]
     assert figures[1]["tokens_a_byte"] == 8 / (4 * 4096 + 4 * 32 * 2 * 4)
-    assert figures[4]["tokens_a_byte"] == 2 / (4 * 4096 + 4 * 32 * 2 * 5)
+    assert figures[4]["tokens_a_byte"] == 2 / (4 * 4096 + 4 * 32 * 2 * 21)
     shown = capsys.readouterr().out.splitlines()[-6:]
     assert [line.split("  ")[0] for line in shown] == works
     assert f"{1e9 * figures[0]['tokens_a_byte']:.4g}" in shown[0] and f"{figures[0]['median']:.4g}" in shown[0]
