@@ -17,8 +17,8 @@ import numpy
 
 from ..backend import Array, namespace
 from ..layers.softmax import softmax
-from .likeliest import likeliest, suits_groups
 from .settings import GenerationConfig
+from .top_k import suits_groups, top_k
 
 Filter = Callable[[Array], Array]  # [B, V] -> [B, V]
 SORTED = 128  # tokens that are sorted to begin with
@@ -197,7 +197,7 @@ def filtered(logits: Array, steps: list[Filter]) -> tuple[Array | None, Array]:
     for step in steps:
         found = None
         if ids is None and isinstance(step, TopK) and suits_groups(logits, step.k):
-            found = likeliest(logits, step.k)
+            found = top_k(logits, step.k)
         if ids is None:
             ids, logits = found or compressed(step(logits))
         else:

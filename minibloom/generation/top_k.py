@@ -28,7 +28,7 @@ def suits_groups(logits: Array, k: int) -> bool:
     return type(logits) is numpy.ndarray and k * GROUPS * WIDTH <= logits.shape[1]
 
 
-def likeliest(logits: Array, k: int) -> tuple[Array, Array] | None:
+def top_k(logits: Array, k: int) -> tuple[Array, Array] | None:
     """Ids and logits of the k likeliest of `logits [B, V]` and what equals the k-th, as `compressed` has them.
 
     None where a row has fewer than k numbers above -inf, or NaN: then it takes the plain path.

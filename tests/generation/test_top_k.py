@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from minibloom.generation import filters as module
 from minibloom.generation.filters import TopK, compressed, filtered, keep_top_k, spread
-from minibloom.generation.likeliest import GROUPS, WIDTH, likeliest, suits_groups
+from minibloom.generation.top_k import GROUPS, WIDTH, suits_groups, top_k
 
 from ..strategies import normal, seeds, some
 
@@ -34,7 +34,7 @@ def test_they_are_those_of_the_plain_way(rows, k, more, steps, dtype, seed):
     logits = (logits * steps).round().astype(dtype)  # with few steps, many are equal
     logits[normal(seed + 1, *logits.shape) > 1.5] = -numpy.inf  # and some are ruled out
     assert suits_groups(logits, k)
-    found = likeliest(logits, k)
+    found = top_k(logits, k)
     assert found is not None
     same(found, logits, k)
 
@@ -43,13 +43,13 @@ def test_they_are_those_of_the_plain_way(rows, k, more, steps, dtype, seed):
 def test_numbers_that_have_no_order_take_the_plain_way(value):
     logits = numpy.full((2, 4096), value, "float32")
     logits[:, [5, 7]] = 1, 2
-    assert likeliest(logits, 3) is None
+    assert top_k(logits, 3) is None
     same(filtered(logits, [TopK(3)]), logits, 3)
 
 
 def test_it_is_chosen_for_large_vocabularies_as_the_first_that_leaves_few(monkeypatch):
     seen = []
-    monkeypatch.setattr(module, "likeliest", lambda logits, k: seen.append(logits.shape) or likeliest(logits, k))
+    monkeypatch.setattr(module, "top_k", lambda logits, k: seen.append(logits.shape) or top_k(logits, k))
     logits = normal(0, 2, 4096)
     same(filtered(logits, [lambda x: x / 2, TopK(50)]), logits / 2, 50)
     filtered(logits, [TopK(50), TopK(5)])
