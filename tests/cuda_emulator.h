@@ -40,7 +40,7 @@ struct Fiber {
 static std::vector<Fiber> fibers;
 static ucontext_t scheduler;
 static unsigned current;
-static uint64_t slots[1024];  // what threads hand each other within a warp
+static uint64_t slots[1024];  // what threads hand each other
 static void (*kernel)(void**);
 static void** arguments;
 static const char* failure;
@@ -136,6 +136,17 @@ extern "C" const char* emulator_launch(void (*function)(void**), void** given, c
 
 inline void __syncthreads() { emulator::wait(emulator::AT_BLOCK_BARRIER); }
 inline void __syncwarp(unsigned = 0xffffffffu) { emulator::wait(emulator::AT_WARP_BARRIER); }
+// A barrier at which all threads of the block learn how many of them said yes.
+inline int __syncthreads_count(int yes) {
+    emulator::slots[emulator::current] = yes != 0;
+    __syncthreads();
+    int count = 0;
+    for (unsigned i = 0; i < blockDim.x * blockDim.y * blockDim.z; i++) count += emulator::slots[i];
+    __syncthreads();
+    return count;
+}
+inline int __syncthreads_or(int yes) { return __syncthreads_count(yes) > 0; }
+inline int __syncthreads_and(int yes) { return __syncthreads_count(!yes) == 0; }
 
 template <class T>
 T exchange(unsigned mask, T value, unsigned lane, bool own) {
