@@ -14,6 +14,7 @@ at all), and C counts them: J + 1. Where that holds for all of them, those keys 
 are not read. A kernel before finds N_J and alibi_J once for each head. Queries of padding, which see no key, give the
 mean of all values, as equal weights do in the plain path.
 
+`tiles.cu` has what the kernels share, `attention.cu` the forward's and `attention_backward.cu` those of the gradients.
 The products are float32's own, not those of tensor cores, which round what they multiply to 10 or 11 bits.
 
 Backward computes the probabilities again, from what a first kernel finds of each query (its largest score, and the sum
@@ -39,7 +40,7 @@ import numpy
 from ..backend import Array, namespace
 from .kernels import LOWEST, can_launch, kernel, launch
 
-DEEPEST = 128  # the largest head size: a thread keeps a fourth of so many numbers for each query
+DEEPEST = 128  # the largest head size: a thread keeps a 32nd of so many numbers for each of its queries
 SHARED = 48 * 1024  # bytes of shared memory that a block may have
 SHAPES = ((16, 4), (8, 4), (4, 4), (4, 2))  # rows of a warp and warps of a block, of which the first that fits is taken
 LEAST = math.log(2.0**-23 / 4)  # of the logarithm of a share that may not be skipped
