@@ -132,6 +132,20 @@ def test_a_missing_barrier_shows() -> None:
     assert not (y.get() == numpy.arange(256)[::-1]).all()
 
 
+def test_a_warp_may_be_ahead_of_another() -> None:
+    """Whoever writes over what others still read needs a barrier between, though all of them come to it soon."""
+    y = cupy.zeros((50, 64), "float32")
+    body = """
+    __shared__ float s[64];
+    s[threadIdx.x] = 1; __syncthreads(); __syncwarp(); float x = s[63 - threadIdx.x]; __syncwarp();
+    {} s[threadIdx.x] = 2; y[blockIdx.x * 64 + threadIdx.x] = x;
+    """
+    kernel(body.format("__syncthreads();"))((50,), (64,), (y,))
+    assert (y.get() == 1).all()
+    kernel(body.format(""))((50,), (64,), (y,))
+    assert (y.get() == 2).any()
+
+
 ARGUMENTS = {
     "too few": ((), "0 arguments"),
     "an array of the host": ((numpy.zeros(4, "f4"), numpy.int32(1)), "array of the device"),

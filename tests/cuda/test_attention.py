@@ -119,6 +119,31 @@ def test_no_adversary_hides_a_key_that_counts(distance, slope, sharpness, many, 
     assert difference <= resolution / 4 + (16 * resolution + scores) * expected  # skipped altogether, or rounded
 
 
+@pytest.mark.parametrize("biases", [(-14.0, -14.0, 0.0), (-10.0, -40.0, 0.0), (-40.0, -12.0, 0.0)])
+def test_a_far_tile_that_counts_a_little_is_not_skipped(biases):
+    """Not even where a nearer one may be: of no tile before it is known less than of those it stands behind."""
+    alibi = numpy.repeat(numpy.array(biases, "f4"), 32)[None, None, None]
+    zeros, far = numpy.zeros((1, 1, 96, 4), "f4"), numpy.arange(96) < 64
+    given = {"q": zeros[:, :, :1], "k": zeros, "v": zeros + far[:, None].astype("f4")}
+    given |= {"alibi": alibi, "mask": numpy.ones((1, 96), int)}
+    expected = plain(**wide(given))[0]
+    assert expected.min() > numpy.finfo("f4").eps
+    numpy.testing.assert_allclose(kernels.attention(**there(given)).get(), expected, rtol=1e-5)
+
+
+def test_queries_of_padding_weigh_all_keys_alike_and_those_have_their_gradients():
+    """Later keys too, of tiles and blocks that no other query sees."""
+    rng = numpy.random.default_rng(0)
+    q, k, v, d = (rng.standard_normal((1, 1, 40, 4)).astype("f4") for _ in range(4))
+    mask = (numpy.arange(40) >= 37)[None].astype("int64")
+    given = {"q": q, "k": k, "v": v, "alibi": alibi_bias(mask, 1, "float32"), "mask": mask}
+    out = kernels.attention(**there(given))
+    assert_as_near(out, plain(**given)[0], plain(**wide(given))[0])
+    got = kernels.attention_backward(there(d[0]), out, **there(given))
+    for one, of_32, of_64 in zip(got, backward(d[0], **given), backward(wide(d[0]), **wide(given)), strict=True):
+        assert_as_near(one, of_32, of_64)
+
+
 def test_far_keys_of_a_steep_head_are_not_computed():
     """Keys and values that are skipped may hold anything: even NaN is not seen. A flat head sees it."""
     T, ones = 96, numpy.ones((1, 2, 96, 4), "f4")
