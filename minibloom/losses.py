@@ -17,6 +17,7 @@ the label:
 from __future__ import annotations
 
 from .backend import Array, namespace
+from .cuda import cross_entropy as kernels
 from .threads import chunks, each
 
 IGNORE = -100  # a label that does not count
@@ -39,8 +40,11 @@ def cross_entropy(logits: Array, labels: Array, count: int | Array | None = None
     xp = namespace(logits, labels)
     z, y = logits.reshape(-1, logits.shape[-1]), labels.reshape(-1)  # [N, V], [N]
     counts = y != IGNORE
-    y = xp.where(counts, y, 0)
     total_count = counts.sum() if count is None else xp.asarray(count)
+    if kernels.suits_cross_entropy(z, y):
+        total, dz = kernels.cross_entropy(z, y, total_count, IGNORE)
+        return xp.where(total_count > 0, total, xp.nan), dz.reshape(logits.shape)
+    y = xp.where(counts, y, 0)
     share = (counts / xp.maximum(total_count, 1)).astype(z.dtype)  # [N], what each row adds to the mean
 
     dz, surprise = xp.empty_like(z), xp.empty_like(share)  # [N, V], [N]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping, MutableMapping
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy
 
 from .backend import Array, namespace, number
+from .cuda import adamw as kernels
 from .settings import TrainingSettings
 from .threads import each, on_all_cores
 
@@ -25,10 +27,14 @@ def learning_rate(step: int, s: TrainingSettings) -> float:
 
 def clip_gradients(grads: Mapping[str, Array], limit: float) -> float:
     """Scale all gradients, in place, so that their norm together is at most `limit`. Returns the norm before."""
-    squares = [namespace(g).vdot(g, g).astype("float64") for g in grads.values()]
-    norm = math.sqrt(number(sum(squares)))  # the one time that the host waits for a device
-    if norm > limit:
-        for g in grads.values():
+    arrays = list(grads.values())
+    at_once = kernels.suits_all(*arrays)
+    squares = kernels.squares(arrays) if at_once else sum(namespace(g).vdot(g, g).astype("float64") for g in arrays)
+    norm = math.sqrt(number(squares))  # the one time that the host waits for a device
+    if norm > limit and at_once:
+        kernels.scale(arrays, limit / norm)
+    elif norm > limit:
+        for g in arrays:
             g *= limit / norm
     return norm
 
@@ -61,6 +67,11 @@ class AdamW:
         """Update `params` in place."""
         self.t += 1
         m_scale, v_scale = 1 / (1 - self.beta1**self.t), 1 / (1 - self.beta2**self.t)
+        together = [(p, grads[name], self.m[name], self.v[name]) for name, p in params.items()]
+        if kernels.suits_all(*itertools.chain(*together)):
+            numbers = self.beta1, self.beta2, v_scale, self.eps, rate * m_scale, 1 - rate * weight_decay
+            kernels.adamw(together, *numbers)
+            return
 
         def update(part: tuple[str, slice]) -> None:
             name, rows = part

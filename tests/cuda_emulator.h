@@ -40,7 +40,7 @@ struct Fiber {
 static std::vector<Fiber> fibers;
 static ucontext_t scheduler;
 static unsigned current;
-static uint64_t slots[1024];  // what threads hand each other within a warp
+static uint64_t slots[1024];  // what threads hand each other
 static void (*kernel)(void**);
 static void** arguments;
 static const char* failure;
@@ -84,19 +84,21 @@ static void run_block(unsigned threads) {
     }
     while (!failure) {
         shuffle(order);
+        unsigned held = draw(4) ? 0 : draw(~0u);  // warps that rest for now: others come further than they
         for (unsigned i : order) {
-            if (fibers[i].state != READY) continue;
+            if (fibers[i].state != READY || held >> i / 32 & 1) continue;
             current = i;
             threadIdx = {i % blockDim.x, i / blockDim.x % blockDim.y, i / (blockDim.x * blockDim.y)};
             swapcontext(&scheduler, &fibers[i].context);
             if (failure) return;
         }
-        unsigned done = 0, at_block = 0;
+        unsigned done = 0, at_block = 0, ready = 0;
         bool released = false;
         for (unsigned first = 0; first < threads; first += 32) {
             unsigned end = std::min(first + 32, threads), at_warp = 0;
             for (unsigned i = first; i < end; i++) {
                 done += fibers[i].state == DONE;
+                ready += fibers[i].state == READY;
                 at_block += fibers[i].state == AT_BLOCK_BARRIER;
                 at_warp += fibers[i].state == AT_WARP_BARRIER;
             }
@@ -108,7 +110,7 @@ static void run_block(unsigned threads) {
             }
         }
         if (failure || done == threads) return;
-        if (released) continue;
+        if (released || ready) continue;
         if (at_block < threads) {
             failure = "some threads of a block have ended while others wait in __syncthreads()";
             return;
@@ -136,6 +138,17 @@ extern "C" const char* emulator_launch(void (*function)(void**), void** given, c
 
 inline void __syncthreads() { emulator::wait(emulator::AT_BLOCK_BARRIER); }
 inline void __syncwarp(unsigned = 0xffffffffu) { emulator::wait(emulator::AT_WARP_BARRIER); }
+// A barrier at which all threads of the block learn how many of them said yes.
+inline int __syncthreads_count(int yes) {
+    emulator::slots[emulator::current] = yes != 0;
+    __syncthreads();
+    int count = 0;
+    for (unsigned i = 0; i < blockDim.x * blockDim.y * blockDim.z; i++) count += emulator::slots[i];
+    __syncthreads();
+    return count;
+}
+inline int __syncthreads_or(int yes) { return __syncthreads_count(yes) > 0; }
+inline int __syncthreads_and(int yes) { return __syncthreads_count(!yes) == 0; }
 
 template <class T>
 T exchange(unsigned mask, T value, unsigned lane, bool own) {

@@ -6,7 +6,8 @@ which mistakes of a kernel show. `RawModule` plays CuPy's part and is stricter t
 - What a kernel is launched with is held against its declaration: how many arguments, and for each its type. CuPy hands
   over the bytes and looks at nothing.
 - Numbers must have a NumPy dtype: CuPy turns Python's into 64 bits, whatever the kernel reads.
-- Arrays lie between guards while a kernel runs. What it writes there is an error, and what it reads there is NaN.
+- Arrays lie between guards while a kernel runs. What it writes there is an error, and what it reads there is NaN. Only
+  those among the arguments: what a table of `array.data.ptr` points to is the array itself, without guards.
 
 It tells nothing about speed, about memory that two blocks write at once, or about how a GPU rounds.
 """
@@ -35,6 +36,7 @@ DTYPES = {  # C's type -> NumPy's
     "long long": "int64", "unsigned long long": "uint64",
 }  # fmt: skip
 GUARD = 4096  # bytes before and behind an array
+SHARED = 48 * 1024  # bytes of shared memory that a block has
 
 
 def compiler() -> str | None:
@@ -97,8 +99,12 @@ class RawKernel:
     def _run(self, sizes: list[tuple[int, ...]], args: list[Any]) -> None:
         # What several arguments are views of is guarded once, so that what one writes the other reads.
         owners = {id(o): o for o in (_owner(a._host) for a in args if hasattr(a, "_host"))}
-        guarded = {key: numpy.full(o.nbytes + 2 * GUARD, 0xFF, "u1") for key, o in owners.items()}
-        for key, owner in owners.items():
+        guarded, guards = {}, {}
+        for i, (key, owner) in enumerate(owners.items()):
+            # NaN, and another one for each array: what is read behind one and written behind another shows.
+            size = owner.nbytes + 2 * GUARD
+            guards[key] = numpy.full(-(-size // 2), 0xFFFF - i, "u2").view("u1")[:size]
+            guarded[key] = guards[key].copy()
             guarded[key][GUARD:-GUARD] = _bytes(owner)
         places = []
         for value in args:
@@ -115,8 +121,8 @@ class RawKernel:
         if failure:
             raise LaunchError(f"{self.name}: {failure.decode()}")
         for key, owner in owners.items():
-            memory = guarded[key]
-            if not (memory[:GUARD] == 0xFF).all() or not (memory[-GUARD:] == 0xFF).all():
+            memory, guard = guarded[key], guards[key]
+            if (memory[:GUARD] != guard[:GUARD]).any() or (memory[-GUARD:] != guard[-GUARD:]).any():
                 raise LaunchError(f"{self.name} wrote outside of an array of shape {owner.shape}")
             _bytes(owner)[:] = memory[GUARD:-GUARD]
 
@@ -159,9 +165,21 @@ def _compiled(code: str, options: tuple[str, ...]) -> ctypes.CDLL:
             if done.returncode:
                 raise CompileException(done.stderr)
             Path(made, "kernels.so").replace(library)
+    _check_shared(library)
     loaded = ctypes.CDLL(str(library))
     loaded.emulator_launch.restype = ctypes.c_char_p
     return loaded
+
+
+def _check_shared(library: Path) -> None:
+    """An error where a kernel declares more shared memory than a block has, without being asked for more."""
+    sizes: dict[str, int] = {}
+    symbols = subprocess.run(["nm", "-S", str(library)], capture_output=True, text=True, check=True).stdout
+    for size, name in re.findall(r"^\w+ (\w+) [bd] _ZZ\d+([a-z]\w*?)E\d", symbols, re.MULTILINE | re.IGNORECASE):
+        sizes[name] = sizes.get(name, 0) + int(size, 16)
+    for name, size in sizes.items():
+        if size > SHARED:
+            raise CompileException(f"{name} uses too much shared memory: {size} bytes, of {SHARED}")
 
 
 def _owner(array: numpy.ndarray) -> numpy.ndarray:
@@ -172,6 +190,5 @@ def _owner(array: numpy.ndarray) -> numpy.ndarray:
 
 
 def _bytes(array: numpy.ndarray) -> numpy.ndarray:
-    """The memory of an array that owns it."""
-    order = "F" if array.flags.f_contiguous and not array.flags.c_contiguous else "C"
-    return array.reshape(-1, order=order).view("u1")
+    """The memory of an array that owns it, whatever the order of its axes."""
+    return numpy.frombuffer((ctypes.c_ubyte * array.nbytes).from_address(array.ctypes.data), "u1")

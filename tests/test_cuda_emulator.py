@@ -68,6 +68,33 @@ def test_views_of_one_array_are_one_memory() -> None:
     assert x.get().tolist() == [[2, 2, 2, 2], [1, 1, 1, 1]]
 
 
+def test_an_array_may_have_its_axes_in_any_order_in_memory() -> None:
+    x = cupy.asarray(numpy.arange(24.0, dtype="f4").reshape(2, 3, 4))
+    moved = x.transpose(1, 0, 2).copy(order="K")  # laid out as x is
+    assert not moved.flags.c_contiguous and not moved.flags.f_contiguous
+    kernel("y[threadIdx.x] += 1;")((1,), (24,), (moved,))
+    assert (moved.get() == (x + 1).transpose(1, 0, 2).get()).all()
+
+
+def test_a_block_votes() -> None:
+    y = cupy.zeros((3, 64), "float32")
+    body = """
+    y[threadIdx.x] = __syncthreads_or(threadIdx.x == n);
+    y[64 + threadIdx.x] = __syncthreads_and(threadIdx.x != n);
+    y[128 + threadIdx.x] = __syncthreads_count(threadIdx.x > n);
+    """
+    for n, expected in ((5, (1, 0, 58)), (99, (0, 1, 0))):
+        kernel(body, "float* y, int n")((1,), (64,), (y, numpy.int32(n)))
+        assert (y.get() == numpy.float32(expected)[:, None]).all()
+
+
+def test_what_a_table_of_pointers_points_to_is_the_array_itself() -> None:
+    x, table = cupy.zeros((2, 4), "float32"), cupy.zeros(1, "uint64")
+    table[0] = x[1].data.ptr
+    kernel("((float*)y[0])[threadIdx.x] = threadIdx.x;", "const unsigned long long* y")((1,), (4,), (table,))
+    assert x.get().tolist() == [[0, 0, 0, 0], [0, 1, 2, 3]]
+
+
 MISTAKES = {
     "a barrier that some do not reach": ("if (threadIdx.x < 7) return; __syncthreads(); y[0] = 1;", "have ended"),
     "an exchange that some do not come to": (
@@ -75,6 +102,7 @@ MISTAKES = {
     ),
     "an exchange of a part of a warp": ("y[0] = __shfl_xor_sync(0xffff, 1.0f, 1);", "a part of a warp"),
     "a number behind the array": ("y[64 + threadIdx.x] = 1;", "outside of an array"),
+    "what was read behind another array": ("y[64 + threadIdx.x] = z[64 + threadIdx.x];", "outside of an array"),
     "a number before the array": ("y[-1] = 1;", "outside of an array"),
 }  # fmt: skip
 
@@ -83,7 +111,8 @@ MISTAKES = {
 def test_a_mistake_is_an_error(mistake: str) -> None:
     body, said = MISTAKES[mistake]
     with pytest.raises(cuda_emulator.LaunchError, match=said):
-        kernel(body)((1,), (64,), (cupy.zeros(64, "float32"),))
+        arrays = cupy.zeros(64, "float32"), cupy.zeros(64, "float32")
+        kernel(body, "float* y, const float* z")((1,), (64,), arrays)
 
 
 def test_what_was_never_written_is_nan() -> None:
@@ -103,6 +132,20 @@ def test_a_missing_barrier_shows() -> None:
     assert not (y.get() == numpy.arange(256)[::-1]).all()
 
 
+def test_a_warp_may_be_ahead_of_another() -> None:
+    """Whoever writes over what others still read needs a barrier between, though all of them come to it soon."""
+    y = cupy.zeros((50, 64), "float32")
+    body = """
+    __shared__ float s[64];
+    s[threadIdx.x] = 1; __syncthreads(); __syncwarp(); float x = s[63 - threadIdx.x]; __syncwarp();
+    {} s[threadIdx.x] = 2; y[blockIdx.x * 64 + threadIdx.x] = x;
+    """
+    kernel(body.format("__syncthreads();"))((50,), (64,), (y,))
+    assert (y.get() == 1).all()
+    kernel(body.format(""))((50,), (64,), (y,))
+    assert (y.get() == 2).any()
+
+
 ARGUMENTS = {
     "too few": ((), "0 arguments"),
     "an array of the host": ((numpy.zeros(4, "f4"), numpy.int32(1)), "array of the device"),
@@ -117,6 +160,13 @@ def test_arguments_are_held_against_the_declaration(what: str) -> None:
     args, said = ARGUMENTS[what]
     with pytest.raises(cuda_emulator.LaunchError, match=said):
         kernel("y[threadIdx.x] = n;", "float* y, int n")((1,), (4,), args)
+
+
+def test_more_shared_memory_than_a_block_has_is_an_error() -> None:
+    body = "__shared__ float4 s[{}]; s[threadIdx.x].x = y[0]; y[0] = s[0].x;"
+    kernel(body.format(3072))
+    with pytest.raises(cuda_emulator.CompileException, match="of_test uses too much shared memory: 49168 bytes"):
+        kernel(body.format(3073))
 
 
 def test_what_is_no_cuda_is_an_error() -> None:

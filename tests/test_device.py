@@ -553,18 +553,18 @@ def test_a_model_that_does_not_fit_says_so_before_it_is_read(device, tmp_path):
     ("free", "more", "says"),
     [
         (
-            150_000,
+            300_000,
             {},
-            r"150\.0 kB of its 268\.4 MB were free, and then 172\.8 kB .* one row of 60 tokens",
+            r"300\.0 kB of its 268\.4 MB were free, and then 345\.6 kB .* one row of 60 tokens",
         ),
-        (3_000, {}, r"one row of \d+ tokens would fit, of 4 x 60"),
-        (60_000, {"grad": True}, "with recompute=True"),
+        (6_000, {}, r"one row of \d+ tokens would fit, of 4 x 60"),
+        (120_000, {"grad": True}, "with recompute=True"),
     ],
 )
 def test_a_pass_that_does_not_fit_says_what_would(device, free, more, says):
     if device is not standin.cupy:
         pytest.skip("would fill the GPU's memory")
-    _, model = twins(device, dtype="float32")
+    _, model = twins(device)
     ids = numpy.full((4, 60), 2)
     with standin.memory(free), pytest.raises(OutOfMemory, match=says) as error:
         model.value_and_grad(ids, labels=ids) if more else model(ids, use_cache=False)

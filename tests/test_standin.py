@@ -24,8 +24,8 @@ A = numpy.arange(6.0).reshape(2, 3)
 def model(monkeypatch: pytest.MonkeyPatch) -> BloomForCausalLM:
     monkeypatch.setitem(sys.modules, "cupy", cupy)
     config = BloomConfig(vocab_size=13, hidden_size=12, n_layer=2, n_head=3)
-    model = BloomForCausalLM(config, backend="cupy")
-    model.params = {n: cupy.asarray(x) for n, x in random_params(model.shapes(config), 0, "float32").items()}
+    model = BloomForCausalLM(config, dtype="float64", backend="cupy")  # for which there are no kernels
+    model.params = {n: cupy.asarray(x) for n, x in random_params(model.shapes(config), 0).items()}
     return model
 
 

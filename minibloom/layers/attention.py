@@ -26,6 +26,7 @@ from collections.abc import Mapping, MutableMapping
 import numpy
 
 from ..backend import Array, namespace
+from ..cuda import attention as kernels
 from ..threads import matmul
 from . import tiled_attention as tiles
 from .dropout import dropout_factors
@@ -64,10 +65,13 @@ def plain_attention(q: Array, k: Array, v: Array, layer: int, run: Run) -> Array
 
 
 def in_tiles(q: Array, k: Array, layer: int, run: Run) -> bool:
-    """Whether the fast path may stand in for the plain one: nothing between scores and context is asked for."""
+    """Whether tiles on the host are to stand in for the plain path: many scores, and no step between is asked for."""
     (B, H, S, _), T = q.shape, k.shape[2]
-    if B * H * S * T < tiles.LARGE or namespace(q) is not numpy:
-        return False
+    return B * H * S * T >= tiles.LARGE and namespace(q) is numpy and nothing_between(layer, run)
+
+
+def nothing_between(layer: int, run: Run) -> bool:
+    """Whether nobody asks for what stands between scores and context, or changes it."""
     if run.window is not None or run.head_mask is not None:
         return False
     if run.rng is not None and run.config.attention_dropout > 0:
@@ -85,7 +89,9 @@ def self_attention(x: Array, params: Mapping[str, Array], layer: int, run: Run) 
         k, v = run.cache.update(layer, k, v)  # [B, H, S, D] -> [B, H, T, D]
     q, k, v = watch(f"{name}.query", q), watch(f"{name}.key", k), watch(f"{name}.value", v)
 
-    if in_tiles(q, k, layer, run):
+    if kernels.suits_attention(q, k, v, run.alibi, run.mask) and nothing_between(layer, run):
+        context = kernels.attention(q, k, v, run.alibi, run.mask)
+    elif in_tiles(q, k, layer, run):
         norms = None if run.cache is None else functools.partial(run.cache.key_norms, layer, k)
         context = tiled_attention(q, k, v, run.alibi, run.mask, norms)
     else:
@@ -124,8 +130,10 @@ def self_attention_backward(
         dscores *= 1.0 / math.sqrt(D)
         dq = matmul(dscores, k)  # [B, H, S, D]
         dk = matmul(dscores.swapaxes(-1, -2), q)  # [B, H, T, D]
-    else:
+    elif namespace(q) is numpy:
         dq, dk, dv = tiled_attention_backward(d, q, k, v, tape["alibi"], tape["attention_mask"])
+    else:
+        dq, dk, dv = kernels.attention_backward(d, context, q, k, v, tape["alibi"], tape["attention_mask"])
 
     past = k.shape[2] - S  # keys and values that came from a cache are constants
     dfused = namespace(dq).stack([dq, dk[:, :, past:], dv[:, :, past:]], axis=3)  # [B, H, S, 3, D]

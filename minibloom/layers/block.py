@@ -15,7 +15,7 @@ from typing import Any
 from ..backend import Array
 from .attention import self_attention, self_attention_backward
 from .dropout import dropout_factors
-from .layer_norm import layer_norm, layer_norm_backward
+from .layer_norm import add_and_norm, layer_norm, layer_norm_backward
 from .mlp import mlp, mlp_backward
 from .run import Run
 
@@ -27,21 +27,21 @@ def block(x: Array, params: Mapping[str, Array], layer: int, run: Run) -> Array:
 
     norm = f"{name}.input_layernorm"
     a = watch(norm, layer_norm(x, params[f"{norm}.weight"], params[f"{norm}.bias"], eps))
-    attended = self_attention(a, params, layer, run)
-    x = add(a if after_norm else x, attended, f"{name}.self_attention.hidden_dropout", run)
-    x = watch(f"{name}.attention_residual", x)
-
+    attended = dropout(self_attention(a, params, layer, run), f"{name}.self_attention.hidden_dropout", run)
     norm = f"{name}.post_attention_layernorm"
-    m = watch(norm, layer_norm(x, params[f"{norm}.weight"], params[f"{norm}.bias"], eps))
-    x = add(m if after_norm else x, mlp(m, params, layer, run), f"{name}.mlp.hidden_dropout", run)
+    weight, bias = params[f"{norm}.weight"], params[f"{norm}.bias"]
+    x, m = add_and_norm(a if after_norm else x, attended, weight, bias, eps, f"{name}.attention_residual", run)
+    m = watch(norm, m)
+
+    x = (m if after_norm else x) + dropout(mlp(m, params, layer, run), f"{name}.mlp.hidden_dropout", run)
     return watch(name, x)
 
 
-def add(residual: Array, update: Array, name: str, run: Run) -> Array:
-    """The residual stream `[B, S, E]` plus a layer's update, which dropout `name` thins out in training."""
+def dropout(update: Array, name: str, run: Run) -> Array:
+    """What a layer adds to the residual stream, `[B, S, E]`, which dropout `name` thins out in training."""
     if run.rng is not None and run.config.hidden_dropout:
         update = update * run.watch(name, dropout_factors(update, run.config.hidden_dropout, run.rng))
-    return residual + update
+    return update
 
 
 def block_backward(

@@ -15,7 +15,9 @@ and through the variance:
 from __future__ import annotations
 
 from ..backend import Array, namespace
+from ..cuda import layer_norm as kernels
 from ..threads import over_rows
+from .run import Run
 
 
 def normalise(x: Array, eps: float) -> tuple[Array, Array]:
@@ -30,6 +32,8 @@ def normalise(x: Array, eps: float) -> tuple[Array, Array]:
 
 def layer_norm(x: Array, weight: Array, bias: Array, eps: float) -> Array:
     """`x [..., E]`, `weight [E]`, `bias [E]` -> `[..., E]`."""
+    if kernels.suits_norm(x, weight, bias):
+        return kernels.layer_norm(x, weight, bias, eps)
 
     def of_rows(x: Array) -> Array:
         y, _ = normalise(x, eps)
@@ -40,8 +44,21 @@ def layer_norm(x: Array, weight: Array, bias: Array, eps: float) -> Array:
     return over_rows(of_rows, x)
 
 
+def add_and_norm(
+    x: Array, update: Array, weight: Array, bias: Array, eps: float, step: str, run: Run
+) -> tuple[Array, Array]:
+    """The residual stream `x [..., E]` with `update [..., E]` added, which is the step called `step`, and its norm."""
+    if kernels.suits_norm(x, update, weight, bias) and not run.watch.wants(step):
+        x, y = kernels.add_and_norm(x, update, weight, bias, eps)
+        return run.watch(step, x), y
+    x = run.watch(step, x + update)
+    return x, layer_norm(x, weight, bias, eps)
+
+
 def layer_norm_backward(dy: Array, x: Array, weight: Array, eps: float) -> tuple[Array, Array, Array]:
     """Upstream `dy [..., E]` and the forward's `x`, `weight` -> `dx [..., E]`, `dweight [E]`, `dbias [E]`."""
+    if kernels.suits_norm(dy, x, weight):
+        return kernels.layer_norm_backward(dy, x, weight, eps)
     width = x.shape[-1]
 
     def of_rows(dy: Array, x: Array) -> Array:

@@ -16,9 +16,10 @@ from __future__ import annotations
 from collections.abc import Mapping, MutableMapping
 
 from ..backend import Array, namespace
+from ..cuda import gelu as kernels
 from ..threads import over_rows
 from .linear import linear, linear_backward, sliced_linear
-from .run import Run
+from .run import Run, Unwatched
 
 C = 0.79788456  # √(2/π), with as many digits as the reference has
 A = 0.044715
@@ -39,6 +40,8 @@ def gate(x: Array) -> Array:
 
 def gelu(x: Array) -> Array:
     """`x` of any shape -> gelu(x), elementwise."""
+    if kernels.suits_gelu(x):
+        return kernels.gelu(x)
     y = gate(x)
     y *= x
     return y
@@ -46,6 +49,8 @@ def gelu(x: Array) -> Array:
 
 def gelu_backward(dy: Array, x: Array) -> Array:
     """Upstream `dy` and the forward's `x` -> `dx`, elementwise."""
+    if kernels.suits_gelu(dy, x):
+        return kernels.gelu_backward(dy, x)
     g = gate(x)
     slope = x * x  # grows into x/2 (1 - tanh²) u'  =  2 x g (1 - g) u'
     slope *= 3.0 * A * C
@@ -62,9 +67,15 @@ def gelu_backward(dy: Array, x: Array) -> Array:
 def mlp(x: Array, params: Mapping[str, Array], layer: int, run: Run) -> Array:
     """`x [B, S, E]` -> `[B, S, E]`."""
     name, watch = f"h.{layer}.mlp", run.watch
-    up = linear(x, params[f"{name}.dense_h_to_4h.weight"], params[f"{name}.dense_h_to_4h.bias"])
-    up = watch(f"{name}.dense_h_to_4h", up)  # [B, S, 4E]
-    act = watch(f"{name}.gelu", over_rows(gelu, up))  # [B, S, 4E]
+    step, weight, bias = (f"{name}.dense_h_to_4h{kind}" for kind in ("", ".weight", ".bias"))
+    if kernels.suits_gelu(x, params[bias]) and not watch.wants(step):
+        up = linear(x, params[weight])
+        act = kernels.bias_gelu(up, params[bias], keep=type(watch) is not Unwatched)
+        watch(step, up)
+    else:
+        up = watch(step, linear(x, params[weight], params[bias]))  # [B, S, 4E]
+        act = over_rows(gelu, up)
+    act = watch(f"{name}.gelu", act)  # [B, S, 4E]
     weight, bias = params[f"{name}.dense_4h_to_h.weight"], params[f"{name}.dense_4h_to_h.bias"]
     down = linear(act, weight, bias) if run.slices == 1 else sliced_linear(act, weight, bias, run.slices)
     return watch(f"{name}.dense_4h_to_h", down)  # [B, S, E]

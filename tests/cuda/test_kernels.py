@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib import resources
+
 import numpy
 import pytest
 
@@ -27,7 +29,7 @@ extern "C" __global__ void sums(const T* x, float* sums, float* maxima, T* copy)
 def test_every_thread_is_given_the_sum_and_the_largest_of_its_block(dtype: str, threads: int) -> None:
     x = numpy.random.default_rng(threads).integers(-9, -1, threads).astype(dtype)
     sums, maxima, copy = (cupy.zeros(threads, kind) for kind in ("float32", "float32", dtype))
-    source = kernels.resources.files("minibloom.cuda").joinpath("numbers.cu").read_text(encoding="utf-8") + NUMBERS
+    source = resources.files("minibloom.cuda").joinpath("numbers.cu").read_text(encoding="utf-8") + NUMBERS
     module = cupy.RawModule(code=source, options=(f"-DT={kernels.C_TYPES[dtype]}",))
     kernels.launch(module.get_function("sums"), 1, threads, cupy.asarray(x), sums, maxima, copy)
     assert (sums.get() == x.sum(dtype="f4")).all()
