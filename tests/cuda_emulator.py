@@ -54,6 +54,7 @@ class RawModule:
     """CuPy's: the kernels of a source text."""
 
     def __init__(self, *, code: str, options: Sequence[str] = (), backend: str = "nvrtc") -> None:
+        code = re.sub(r"//[^\n]*", "", code)  # comments, which may stand among parameters
         defined = dict(re.findall(r"-D(\w+)=([^\n]+)", "\n".join(options)))
         self._parameters = {name: _parameters(text, defined) for name, text in KERNEL.findall(code)}
         self._library = _compiled(code, tuple(option for option in options if option.startswith("-D")))

@@ -119,6 +119,14 @@ def test_arguments_are_held_against_the_declaration(what: str) -> None:
         kernel("y[threadIdx.x] = n;", "float* y, int n")((1,), (4,), args)
 
 
+def test_parameters_may_have_comments() -> None:
+    x = cupy.zeros(4, "float32")
+    kernel("x[threadIdx.x] = y;", "float* x,  // [N], a comment (of which nothing is read)\n float y")(
+        (1,), (4,), (x, numpy.float32(3))
+    )
+    assert (x.get() == 3).all()
+
+
 def test_what_is_no_cuda_is_an_error() -> None:
     with pytest.raises(cuda_emulator.CompileException):
         kernel("y[0] = nobody_knows;")

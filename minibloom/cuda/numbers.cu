@@ -1,6 +1,9 @@
 // What all kernels share: numbers in 16 bits, and sums over a warp and over a block.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
+#ifndef INFINITY  // CuPy compiles without C's headers
+#define INFINITY __int_as_float(0x7f800000)
+#endif
 
 // Kernels compute in float32; what is kept in 16 bits is widened when it is read, and rounded when it is written.
 __device__ __forceinline__ float widen(float x) { return x; }
