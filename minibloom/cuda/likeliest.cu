@@ -1,7 +1,6 @@
 // The place of the largest number of each row, the first of equals; NaN counts as the largest. See likeliest.py.
 //
 // Each row is cut into pieces, a block for each. The last block of a row to end compares what all have found.
-#define THREADS 256
 
 struct Found {
     float value;

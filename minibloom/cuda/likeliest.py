@@ -14,7 +14,7 @@ import numpy
 from ..backend import Array, namespace
 from .kernels import kernel, launch
 
-THREADS = 256  # as in likeliest.cu
+THREADS = 256  # of a block
 PIECE, MOST = 2048, 128  # logits for a block at least, and blocks for a row at most
 
 
@@ -30,5 +30,5 @@ def likeliest(logits: Array, found: tuple[Array, Array], arrived: Array, lengths
     of zeros.
     """
     B, V = logits.shape
-    run = kernel(namespace(logits), "likeliest", "likeliest")
+    run = kernel(namespace(logits), "likeliest", "likeliest", THREADS=THREADS)
     launch(run, (found[0].shape[1], B), THREADS, logits, *found, arrived, lengths, tokens, numpy.int32(V))

@@ -2,8 +2,7 @@
 //
 // A warp computes OUT columns of y for all rows. Its lanes go along the rows of W, 16 bytes each at a time, so that a
 // weight is read once, whatever the number of rows; x, which all warps read, stays in the caches.
-#define WARPS 4
-#define OUT (ROWS < 4 ? 1 : ROWS < 8 ? 2 : 4)  // with more rows, more uses of each x that is read
+constexpr int AHEAD = ROWS == 1 ? 4 : 1;  // with one row, more loads under way
 
 template <class T>
 struct alignas(sizeof(T) * WIDE > 16 ? 16 : sizeof(T) * WIDE) Pack {  // what one load brings
@@ -36,7 +35,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) matvec(
 #endif
 
     float sums[OUT][ROWS] = {};
-#pragma unroll(ROWS == 1 ? 4 : 1)
+#pragma unroll AHEAD
     for (int i = lane * WIDE; i < I; i += 32 * WIDE) {
         Pack<WEIGHT> w[OUT];
 #pragma unroll

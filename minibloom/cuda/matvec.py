@@ -18,7 +18,7 @@ from ..backend import Array, namespace
 from .kernels import C_TYPES, kernel, launch
 
 MOST = 32  # rows: one for each lane of a warp
-WARPS = 4  # as in matvec.cu
+WARPS = 4  # of a block
 
 
 def stored(weight: Any) -> tuple[Array, str]:
@@ -44,15 +44,16 @@ def matvec(
     N, (array, dtype) = len(x), stored(weight)
     O, I = array.shape  # noqa: E741
     rows = 1 << (N - 1).bit_length()  # few numbers of rows to compile for
-    together = 16 // array.itemsize
+    columns = 1 if rows < 4 else 4 if 8 <= rows <= 16 else 2  # of y for each warp: more uses of x, and more registers
+    together = 16 // array.itemsize  # weights in one load
     run = kernel(
-        namespace(x), "matvec", "matvec", WEIGHT=C_TYPES[dtype], ROWS=rows, WIDE=together if I % together == 0 else 1,
-        NORM=int(norm is not None), BIAS=int(bias is not None), GELU=int(gelu), RESIDUAL=int(residual is not None),
+        namespace(x), "matvec", "matvec", WEIGHT=C_TYPES[dtype], WIDE=together if I % together == 0 else 1,
+        ROWS=rows, OUT=columns, WARPS=WARPS, NORM=int(norm is not None), BIAS=int(bias is not None), GELU=int(gelu),
+        RESIDUAL=int(residual is not None),
     )  # fmt: skip
     scale, shift, eps = norm or (x, x, 0.0)  # what is not asked for is not read
-    columns = WARPS * (1 if rows < 4 else 2 if rows < 8 else 4)  # of a block
     launch(
-        run, -(-O // columns), 32 * WARPS, x, array, x if bias is None else bias, scale, shift,
+        run, -(-O // (columns * WARPS)), 32 * WARPS, x, array, x if bias is None else bias, scale, shift,
         y if residual is None else residual, y, numpy.int32(N), numpy.int32(I), numpy.int32(O), numpy.float32(eps),
     )  # fmt: skip
     return y

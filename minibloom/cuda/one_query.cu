@@ -3,7 +3,6 @@
 // Each row and head has `splits` blocks of WARPS warps, which share its keys, 32 of them (a tile) at a time. A lane takes
 // a key for the score, and every 32nd number of a value for the sum. How many keys there are is read here, as the grid
 // is fixed once it is captured: blocks that get none leave. The last of the others to end joins what all have summed up.
-#define WARPS 4
 #define EACH ((DIM + 31) / 32)  // numbers of a value that a lane sums up
 #define PART (DIM + 2)          // what a sum consists of: DIM numbers, their total weight, and the score it is relative to
 

@@ -23,7 +23,7 @@ from ..backend import Array, namespace
 from .kernels import kernel, launch
 
 MOST = 128  # head size: a thread for each number of the sum
-WARPS, TILE, SPLITS = 4, 32, 16  # as in one_query.cu; blocks for a head at most
+WARPS, TILE, SPLITS = 4, 32, 16  # of a block, keys for a warp at a time, and blocks for a head at most
 
 
 def splits(room: int) -> int:
@@ -43,7 +43,7 @@ def one_query(
     which is kept up to date. parts: `[B, H, splits(room), D + 2]`, to work on; arrived: `[B, H]` int32, of zeros.
     """
     B, H, room, D = keys.shape
-    run = kernel(namespace(fused), "one_query", "one_query", DIM=D)
+    run = kernel(namespace(fused), "one_query", "one_query", DIM=D, WARPS=WARPS)
     launch(
         run, (parts.shape[2], H, B), 32 * WARPS, fused, keys, values, places, lengths, slopes, longest, parts, arrived,
         context, numpy.int32(room),

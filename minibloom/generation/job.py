@@ -76,6 +76,8 @@ class Job:
             return logits
         for process in self.processors:
             logits = process(ids, logits)
+        if len(self.processors) == 1 and self.settings.suppress_tokens and self.xp is not numpy:
+            return logits  # `_forbidden` has seen that tokens are left, and to look makes the host wait for the device
         if not backends.number((logits.max(-1) > -numpy.inf).all()):
             raise InputError("the settings leave no token to choose at this place: every one is ruled out.")
         return logits

@@ -17,7 +17,7 @@ from minibloom.generation import graph as module
 from minibloom.generation.graph import DecodeGraph, suits_graph
 from minibloom.generation.job import prepare
 
-from .. import standin
+from .. import standin, tiny
 from ..bridge import silent
 from ..cuda.against_float64 import as_near
 from ..cuda.test_matvec import WEIGHTS, launching, weight
@@ -146,6 +146,18 @@ def test_a_step_copies_to_the_host_once(device, captured, options, mask):
         pytest.skip("CuPy cannot tell reliably when it waits")
     steps = generate_steps(twins(device)[1], IDS, attention_mask=mask, max_new_tokens=6, eos_token_id=[], **options)
     for _ in range(6):
+        with standin.no_sync(copies=1):
+            next(steps)
+    assert len(captured) == 1
+
+
+def test_ids_without_a_token_are_left_out_without_another_copy(device, captured):
+    if device is not standin.cupy:
+        pytest.skip("CuPy cannot tell reliably when it waits")
+    model, tokenizer = BloomForCausalLM(tiny.config(), backend="cupy"), tiny.tokenizer()
+    assert model.config.vocab_size > len(tokenizer)
+    steps = generate_steps(model, "the cat", tokenizer=tokenizer, max_new_tokens=4, eos_token_id=[])
+    for _ in range(4):
         with standin.no_sync(copies=1):
             next(steps)
     assert len(captured) == 1
