@@ -253,6 +253,7 @@ class ndarray:
     itemsize = property(lambda self: self._host.itemsize)
     strides = property(lambda self: self._host.strides)
     flags = property(lambda self: self._host.flags)
+    data = property(lambda self: SimpleNamespace(ptr=self._host.ctypes.data))  # for kernels that read it in a table
     T = property(lambda self: to_device(self._host.T))
     base = property(lambda self: None if self._host.base is None else to_device(self._host.base))
 

@@ -13,7 +13,8 @@ __device__ bool before(Found a, Found b) {  // whether a is to be chosen, not b
     return a.value > b.value || ((a.value == b.value || a_nan) && a.place < b.place);
 }
 
-// What is to be chosen of what all threads of a block have found, for its first warp. `found` is for one of each warp.
+// What is to be chosen of what all threads of a block have found. `found` has room for one of each warp; between two
+// calls with the same, there must be a barrier.
 __device__ Found of_block(Found mine, Found* found) {
     for (int warps = 0; warps < 2; warps++) {
         for (int bits = 16; bits; bits /= 2) {
@@ -21,7 +22,6 @@ __device__ Found of_block(Found mine, Found* found) {
             if (before(other, mine)) mine = other;
         }
         if (warps) break;
-        __syncthreads();
         if (threadIdx.x % 32 == 0) found[threadIdx.x / 32] = mine;
         __syncthreads();
         mine = found[threadIdx.x % (THREADS / 32)];

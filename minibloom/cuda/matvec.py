@@ -26,6 +26,12 @@ def stored(weight: Any) -> tuple[Array, str]:
     return getattr(weight, "stored", weight), str(weight.dtype)
 
 
+def readable(weight: Any) -> bool:
+    """Whether kernels can read a weight, or a parameter of one axis, as it lies in memory."""
+    array, dtype = stored(weight)
+    return dtype in C_TYPES and array.flags.c_contiguous and array.data.ptr % 16 == 0
+
+
 def matvec(
     x: Array,
     weight: Any,

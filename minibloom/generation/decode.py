@@ -21,7 +21,7 @@ from .stopping import LENGTH
 def decode(job: Job) -> Iterator[Array]:
     """Yield the next id of each row `[B * N]`, until every row has ended. A row that has ended is filled with `pad`.
 
-    A row that has ended leaves the batch, so that it costs nothing more.
+    A row that has ended leaves the batch, so that it costs nothing more, where the reader lets rows leave.
     """
     xp, s, reader = job.xp, job.settings, GraphReader(job) if suits_graph(job) else Reader(job)
     N = s.num_return_sequences

@@ -20,30 +20,33 @@ from typing import Any
 from ..backend import Array
 from ..cache import StaticCache
 from ..cuda.embed import embed
-from ..cuda.kernels import C_TYPES, can_launch
+from ..cuda.kernels import can_launch
 from ..cuda.likeliest import likeliest, pieces
-from ..cuda.matvec import MOST, matvec, stored
+from ..cuda.matvec import MOST, matvec, readable
 from ..cuda.one_query import MOST as LARGEST_HEAD
 from ..cuda.one_query import one_query, splits
 from ..layers.alibi import alibi_slopes
+from ..memory import free_and_total
 from ..outputs import CausalLMOutputWithPast
 from .job import Job, Reader
 
 
 def suits_graph(job: Job) -> bool:
     """Whether the passes over single tokens are to be captured: the one place where that is chosen."""
-    model, c = job.model, job.model.config
+    model, c, rows = job.model, job.model.config, len(job.ids) * job.settings.num_return_sequences
+    room = 2 * 4 * rows * job.length * c.n_layer * c.hidden_size  # bytes of keys and values, if no row ends early
     return (
         can_launch(job.xp)
         and model.dtype == "float32"
-        and len(job.ids) * job.settings.num_return_sequences <= MOST
+        and rows <= MOST
         and c.head_dim <= LARGEST_HEAD
         and not c.apply_residual_connection_post_layernorm
         and not (c.slow_but_exact and c.pretraining_tp > 1)
         and job.trace is None
         and not job.settings.return_dict_in_generate  # nobody wants what is inside of a pass, or all passes' logits
         and type(job.cache) in (type(None), StaticCache)
-        and all(stored(p)[1] in C_TYPES for p in model.params.values())
+        and all(map(readable, model.params.values()))
+        and (job.cache is not None or 2 * room <= free_and_total(job.xp)[0])  # twice, while rows are repeated
     )
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minibloom.cuda.kernels import can_launch
+from minibloom.cuda.kernels import can_launch, kernel
 from minibloom.cuda.matvec import MOST, matvec
 from minibloom.layers.layer_norm import layer_norm
 from minibloom.layers.linear import linear
@@ -55,7 +55,7 @@ def launching(device: Any) -> None:
 @pytest.mark.parametrize("dtype", WEIGHTS)
 @few
 @given(
-    st.sampled_from([1, 2, 3, 5, MOST]), st.sampled_from([1, 7, 8, 40, 264, 300]), st.integers(1, 23),
+    st.sampled_from([1, 3, 9]), st.sampled_from([1, 7, 8, 40, 264, 300]), st.integers(1, 23),
     st.sampled_from(USED), seeds,
 )  # fmt: skip
 def test_it_is_norm_product_bias_gelu_and_residual(device, dtype, N, width, height, options, seed):
@@ -81,9 +81,13 @@ def test_it_is_norm_product_bias_gelu_and_residual(device, dtype, N, width, heig
     as_near(y, plain(*given_as("f4")), plain(*given_as("f8")))
 
 
-def test_rows_that_are_no_power_of_two_are_compiled_with_their_neighbours(device):
-    from minibloom.cuda.kernels import kernel
+def test_each_lane_has_a_row(device):
+    x, w = normal(0, MOST, 40, dtype="f4"), normal(1, 11, 40, dtype="f4")
+    y = matvec(device.asarray(x), device.asarray(w), None, device.empty((MOST, 11), dtype="float32"))
+    as_near(y, x @ w.T, x.astype("f8") @ w.astype("f8").T)
 
+
+def test_rows_that_are_no_power_of_two_are_compiled_with_their_neighbours(device):
     x, w = (device.asarray(normal(0, *shape, dtype="float32")) for shape in ((8, 8), (3, 8)))
     matvec(x[:5], w, None, device.empty((5, 3), dtype="float32"))
     before = kernel.cache_info().misses

@@ -20,7 +20,7 @@ from minibloom.generation.job import prepare
 from .. import standin, tiny
 from ..bridge import silent
 from ..cuda.against_float64 import as_near
-from ..cuda.test_matvec import WEIGHTS, launching, weight
+from ..cuda.test_matvec import launching, weight
 from ..strategies import padding_of, random_params, seeds
 
 __all__ = ["launching"]  # a fixture
@@ -57,10 +57,10 @@ def captured(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 # --- passes ---
 
 
-@pytest.mark.parametrize("dtype", WEIGHTS)
-@settings(max_examples=5)
+@pytest.mark.parametrize(("dtype", "B"), [("float32", 1), ("float32", 3), ("float16", 2), ("bfloat16", 2)])
+@settings(max_examples=4)
 @given(
-    st.sampled_from([1, 2, 3]), st.sampled_from([(12, 3), (16, 1), (40, 8)]), st.booleans(), st.booleans(),
+    st.sampled_from([(12, 3), (40, 5)]), st.booleans(), st.booleans(),
     st.sampled_from(["none", "left", "holes"]), seeds,
 )  # fmt: skip
 def test_its_passes_are_those_of_the_model(device, dtype, B, shape, tied, long, padded, seed):
@@ -210,6 +210,17 @@ def test_what_suits_it(device, monkeypatch):
     assert not suits(trace=Trace())
     assert not suits(return_dict_in_generate=True)
     assert not suits(past_key_values=model(IDS[:, :2]).past_key_values)
+    if device is standin.cupy:
+        with standin.memory(free=10**5):
+            assert suits() and not suits(max_new_tokens=500)  # of which a row may need but few
+    for other in (  # weights that are no rows of float32 numbers, or lie where no 16 bytes can be read at once
+        model.params["word_embeddings.weight"].astype("float64"),
+        device.zeros((12, 23), dtype="float32").T,
+        device.zeros(23 * 12 + 1, dtype="float32")[1:].reshape(23, 12),
+    ):
+        there = twins(device)[1]
+        there.params["word_embeddings.weight"] = other
+        assert not suits_graph(prepare(there, IDS, max_new_tokens=3))
     host = twins(device)[0]
     assert not suits_graph(prepare(host, IDS, max_new_tokens=3))
     monkeypatch.setattr(module, "can_launch", lambda xp: False)
