@@ -14,6 +14,7 @@ from minibloom.backend import to_numpy
 from minibloom.cuda.kernels import can_launch
 from minibloom.generation import generate_steps
 from minibloom.generation import graph as module
+from minibloom.generation.generate import collect
 from minibloom.generation.graph import DecodeGraph, suits_graph
 from minibloom.generation.job import prepare
 
@@ -117,10 +118,12 @@ WAYS: dict[str, dict[str, Any]] = {
 def test_generation_gives_the_ids_of_the_host(device, captured, way, mask):
     host, there = twins(device)
     options = {"max_new_tokens": 9, "eos_token_id": []} | WAYS[way]
+    job = prepare(there, IDS, mask, **options)
     with silent(device):
-        out = there.generate(IDS, attention_mask=mask, **options)
+        out = collect(job)
     expected = host.generate(IDS, attention_mask=mask, **options)
     assert to_numpy(out).tolist() == expected.tolist()
+    assert job.passes == out.shape[1] - IDS.shape[1]
     assert len(captured) == (out.shape[1] - IDS.shape[1] > 2)
     if "eos_token_id" in WAYS[way]:
         assert (expected[:, -1] == CONFIG.pad_token_id).any(), "no row ends early: draw another model"
@@ -186,6 +189,8 @@ def test_parameters_that_are_put_in_the_place_of_others_do_not_disturb_it(device
     found = []
     for i, chosen in enumerate(generate_steps(there, IDS, max_new_tokens=6, eos_token_id=[])):
         found.append(to_numpy(chosen).tolist())
+        if i == 1:  # between the pass that loads kernels and the one that is captured
+            there.params["ln_f.weight"] = 0 * there.params["ln_f.weight"]
         if i == 3:
             there.params = {name: 0 * p for name, p in there.params.items()}
     assert found == expected
