@@ -249,6 +249,12 @@ class StaticCache(Cache):
         self._keys = [xp.zeros(shape, dtype=dtype) for _ in range(layers)]  # [B, H, max_length, D]
         self._values = [xp.zeros(shape, dtype=dtype) for _ in range(layers)]
 
+    def buffers(self, layer: int) -> tuple[Array, Array]:
+        """Block `layer`'s keys and values with all their room, `[B, H, max_length, D]`."""
+        keys, values = self._keys[layer], self._values[layer]
+        assert keys is not None and values is not None  # they are there from the start
+        return keys, values
+
     def _held(self) -> Array | None:
         return self._keys[0]
 

@@ -5,6 +5,7 @@
 // an order goes wrong here. Shared memory is NaN when a block begins. A barrier that some threads of a block never
 // reach, which hangs a GPU or leaves its result to chance, is an error.
 #pragma once
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <cmath>
@@ -32,13 +33,13 @@ static const int warpSize = 32;
 
 namespace emulator {
 enum State { READY, AT_BLOCK_BARRIER, AT_WARP_BARRIER, DONE };
-struct Fiber {
-    ucontext_t context;
+struct Fiber {  // a thread of one block, and then of the next
     std::vector<char> stack;
+    jmp_buf place;
     State state;
 };
 static std::vector<Fiber> fibers;
-static ucontext_t scheduler;
+static jmp_buf scheduler;
 static unsigned current;
 static uint64_t slots[1024];  // what threads hand each other
 static void (*kernel)(void**);
@@ -47,14 +48,29 @@ static const char* failure;
 __attribute__((section("shared_memory"), used)) static char nothing_shared[16];  // so that the section is there
 extern "C" char __start_shared_memory[], __stop_shared_memory[];
 
-static void wait(State state) {
+static void wait(State state) {  // by jumps: contexts ask the system at each switch, which takes 10 times as long
     fibers[current].state = state;
-    swapcontext(&fibers[current].context, &scheduler);
+    if (!_setjmp(fibers[current].place)) _longjmp(scheduler, 1);
 }
 
 static void run_fiber() {
-    kernel(arguments);
-    wait(DONE);
+    while (true) {
+        kernel(arguments);
+        wait(DONE);
+    }
+}
+
+static __attribute__((noinline)) void resume(Fiber& fiber) {
+    if (_setjmp(scheduler)) return;
+    if (!fiber.stack.empty()) _longjmp(fiber.place, 1);
+    fiber.stack.resize(1 << 16);
+    ucontext_t context;
+    getcontext(&context);
+    context.uc_stack.ss_sp = fiber.stack.data();
+    context.uc_stack.ss_size = fiber.stack.size();
+    context.uc_link = nullptr;
+    makecontext(&context, run_fiber, 0);
+    setcontext(&context);
 }
 
 static unsigned draw(unsigned below) {
@@ -72,15 +88,8 @@ static void run_block(unsigned threads) {
     if (fibers.size() < threads) fibers.resize(threads);
     std::vector<unsigned> order(threads);
     for (unsigned i = 0; i < threads; i++) {
-        Fiber& fiber = fibers[i];
         order[i] = i;
-        fiber.stack.resize(1 << 16);
-        getcontext(&fiber.context);
-        fiber.context.uc_stack.ss_sp = fiber.stack.data();
-        fiber.context.uc_stack.ss_size = fiber.stack.size();
-        fiber.context.uc_link = nullptr;
-        makecontext(&fiber.context, run_fiber, 0);
-        fiber.state = READY;
+        fibers[i].state = READY;
     }
     while (!failure) {
         shuffle(order);
@@ -89,7 +98,7 @@ static void run_block(unsigned threads) {
             if (fibers[i].state != READY || held >> i / 32 & 1) continue;
             current = i;
             threadIdx = {i % blockDim.x, i / blockDim.x % blockDim.y, i / (blockDim.x * blockDim.y)};
-            swapcontext(&scheduler, &fibers[i].context);
+            resume(fibers[i]);
             if (failure) return;
         }
         unsigned done = 0, at_block = 0, ready = 0;
@@ -128,7 +137,10 @@ extern "C" const char* emulator_launch(void (*function)(void**), void** given, c
     for (unsigned i : order) {
         blockIdx = {i % grid[0], i / grid[0] % grid[1], i / (grid[0] * grid[1])};
         run_block(block[0] * block[1] * block[2]);
-        if (failure) return failure;
+        if (failure) {
+            fibers.clear();  // which stand in the middle of the kernel
+            return failure;
+        }
     }
     return nullptr;
 }

@@ -56,6 +56,7 @@ class RawModule:
     """CuPy's: the kernels of a source text."""
 
     def __init__(self, *, code: str, options: Sequence[str] = (), backend: str = "nvrtc") -> None:
+        code = re.sub(r"//[^\n]*", "", code)  # comments, which may stand among parameters
         defined = dict(re.findall(r"-D(\w+)=([^\n]+)", "\n".join(options)))
         self._parameters = {name: _parameters(text, defined) for name, text in KERNEL.findall(code)}
         self._library = _compiled(code, tuple(option for option in options if option.startswith("-D")))
@@ -160,7 +161,8 @@ def _compiled(code: str, options: tuple[str, ...]) -> ctypes.CDLL:
         with tempfile.TemporaryDirectory(dir=folder) as made:
             text = Path(made) / "kernels.cpp"
             text.write_text(source)
-            command = ["g++", "-std=c++17", "-O1", "-shared", "-fPIC", "-o", f"{made}/kernels.so", str(text)]
+            options = ["-std=c++17", "-O1", "-shared", "-fPIC", "-U_FORTIFY_SOURCE"]  # which takes fibers for a mistake
+            command = ["g++", *options, "-o", f"{made}/kernels.so", str(text)]
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:
                 raise CompileException(done.stderr)

@@ -169,6 +169,14 @@ def test_more_shared_memory_than_a_block_has_is_an_error() -> None:
         kernel(body.format(3073))
 
 
+def test_parameters_may_have_comments() -> None:
+    x = cupy.zeros(4, "float32")
+    kernel("x[threadIdx.x] = y;", "float* x,  // [N], a comment (of which nothing is read)\n float y")(
+        (1,), (4,), (x, numpy.float32(3))
+    )
+    assert (x.get() == 3).all()
+
+
 def test_what_is_no_cuda_is_an_error() -> None:
     with pytest.raises(cuda_emulator.CompileException):
         kernel("y[0] = nobody_knows;")

@@ -9,6 +9,7 @@ filters.py      which tokens may be drawn, and the draw
 stopping.py     when a row ends
 job.py          the border: prompts and settings become one job
 decode.py       greedy decoding and sampling: begin here
+graph.py        the same on a GPU: a pass that is captured once
 beams.py        beam search, groups of beams, and with constraints.py forced words
 contrastive.py  a likely token that says something new
 speculative.py  several tokens a pass, with the same result

@@ -72,7 +72,7 @@ def contrastive_search(job: Job) -> Iterator[Array]:
         states = xp.concatenate([states, new[at, best][:, None]], axis=1)
         hidden = xp.concatenate([hidden, xp.zeros((n, 1), dtype=bool)], axis=1)
         reader.cache.reorder(xp.repeat(at * k + best, k), reader.read - 1)
-        if job.rows_leave and not left.all():
+        if reader.rows_leave and not left.all():
             rows, places = rows[left], xp.asarray(numpy.flatnonzero(left))
             here, logits, states, hidden = here[places], logits[places], states[places], hidden[places]
             reader.select((places[:, None] * k + xp.arange(k)).reshape(-1))

@@ -13,6 +13,7 @@ import numpy
 
 from ..backend import Array
 from .filters import filtered, pick, spread
+from .graph import GraphReader, suits_graph
 from .job import Job, Reader
 from .stopping import LENGTH
 
@@ -20,9 +21,9 @@ from .stopping import LENGTH
 def decode(job: Job) -> Iterator[Array]:
     """Yield the next id of each row `[B * N]`, until every row has ended. A row that has ended is filled with `pad`.
 
-    A row that has ended leaves the batch, so that it costs nothing more.
+    A row that has ended leaves the batch, so that it costs nothing more, where the reader lets rows leave.
     """
-    xp, s, reader = job.xp, job.settings, Reader(job)
+    xp, s, reader = job.xp, job.settings, GraphReader(job) if suits_graph(job) else Reader(job)
     N = s.num_return_sequences
     count = len(job.ids) * N
     rows = numpy.arange(count)  # which rows of the job are the rows of the batch; on the host, as all that is decided
@@ -46,7 +47,7 @@ def decode(job: Job) -> Iterator[Array]:
         else:
             for step in job.filters:  # greedy, only to make log-probabilities of them
                 scores = step(scores)
-            chosen = scores.argmax(-1)
+            chosen = reader.likeliest(scores)
         _keep(job, out, logits, scores, N if feed is None else 1)
         job.keep_log_probs(logits, here, chosen, count)
 
@@ -67,13 +68,13 @@ def decode(job: Job) -> Iterator[Array]:
         yield full
         if last:
             return
-        if just and job.rows_leave:
+        if just and reader.rows_leave:
             left = numpy.flatnonzero(~ended[rows])
             rows, places = rows[left], xp.asarray(left)
             here, chosen = here[places], chosen[places]
             reader.select(places)
             history.select(places)
-        resting = resting or (bool(just) and not job.rows_leave)
+        resting = resting or (bool(just) and not reader.rows_leave)
         feed = chosen[:, None]  # [B] -> [B, 1]
 
 

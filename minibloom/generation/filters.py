@@ -16,6 +16,7 @@ from typing import Any
 import numpy
 
 from ..backend import Array, namespace
+from ..cuda.pick import picked, suits_pick
 from ..layers.softmax import softmax
 from .settings import GenerationConfig
 from .top_k import suits_groups, top_k
@@ -242,6 +243,8 @@ def pick(logits: Array, u: Array) -> Array:
 
     The probabilities, added up, cut [0, 1) into intervals, one a token.
     """
+    if suits_pick(logits):
+        return picked(logits, u)
     xp = namespace(logits)
     weights = xp.exp((logits - logits.max(-1, keepdims=True)).astype("float64"))  # [B, V]
     bounds = xp.cumsum(weights, axis=-1)

@@ -66,11 +66,6 @@ class Job:
     def xp(self) -> Any:
         return self.model.xp
 
-    @property
-    def rows_leave(self) -> bool:
-        """Whether a row that has ended leaves the batch: not where somebody looks at all rows' arrays."""
-        return self.cache is None and self.trace is None and not self.settings.return_dict_in_generate
-
     def history(self) -> History:
         """The prompts, to be continued."""
         return History(self.ids if self.mask is None else self.xp.where(self.mask == 0, -1, self.ids))
@@ -81,6 +76,8 @@ class Job:
             return logits
         for process in self.processors:
             logits = process(ids, logits)
+        if len(self.processors) == 1 and self.settings.suppress_tokens and self.xp is not numpy:
+            return logits  # `_forbidden` has seen that tokens are left, and to look makes the host wait for the device
         if not backends.number((logits.max(-1) > -numpy.inf).all()):
             raise InputError("the settings leave no token to choose at this place: every one is ruled out.")
         return logits
@@ -167,6 +164,16 @@ class Reader:
             if self.job.settings.return_dict_in_generate:
                 self.job.kept_cache = self.cache
         return out
+
+    @property
+    def rows_leave(self) -> bool:
+        """Whether a row that has ended leaves the batch: not where somebody looks at all rows' arrays."""
+        job = self.job
+        return job.cache is None and job.trace is None and not job.settings.return_dict_in_generate
+
+    def likeliest(self, scores: Array) -> Array:
+        """The likeliest id of each row `[B]`, by the scores `[B, V]` made of the last pass's logits."""
+        return scores.argmax(-1)
 
     def prompt(self, times: int = 1, **more: Any) -> Any:
         """Read what the cache does not hold of the prompts; then repeat each row."""
