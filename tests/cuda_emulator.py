@@ -8,6 +8,8 @@ which mistakes of a kernel show. `RawModule` plays CuPy's part and is stricter t
 - Numbers must have a NumPy dtype: CuPy turns Python's into 64 bits, whatever the kernel reads.
 - Arrays lie between guards while a kernel runs. What it writes there is an error, and what it reads there is NaN. Only
   those among the arguments: what a table of `array.data.ptr` points to is the array itself, without guards.
+- Where CUDA's own compiler is installed (extra `dev`), minibloom's kernels must pass it too, each with all words that
+  it is used with: NVRTC, which CuPy has compile them, and which knows fewer headers than `nvcc`. It needs no GPU.
 
 It tells nothing about speed, about memory that two blocks write at once, or about how a GPU rounds.
 """
@@ -17,6 +19,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
+import importlib.util
 import os
 import re
 import shutil
@@ -37,11 +40,43 @@ DTYPES = {  # C's type -> NumPy's
 }  # fmt: skip
 GUARD = 4096  # bytes before and behind an array
 SHARED = 48 * 1024  # bytes of shared memory that a block has
+ARCHITECTURE = "compute_90"  # that of an H100 or H200
 
 
 def compiler() -> str | None:
     """The C++ compiler there is, or None: then nothing can be emulated."""
     return shutil.which("g++")
+
+
+@functools.cache
+def nvrtc() -> tuple[ctypes.CDLL, Path] | None:
+    """CUDA's own compiler and the folder of its headers, if they are installed as NVIDIA's wheels."""
+    found = importlib.util.find_spec("nvidia")
+    for place in [] if found is None else list(found.submodule_search_locations or []):
+        for library in Path(place).glob("cu*/lib/libnvrtc.so.*"):
+            headers = library.parent.parent / "include"
+            if (headers / "cuda_fp16.h").exists():
+                return ctypes.CDLL(str(library)), headers
+    return None
+
+
+def hold_against_cuda(code: str, options: Sequence[str]) -> None:
+    """A CompileException if CUDA's own compiler, where there is one, refuses `code`."""
+    found = nvrtc()
+    if found is None:
+        return
+    library, headers = found
+    words = [b"-std=c++17", f"--gpu-architecture={ARCHITECTURE}".encode(), f"-I{headers}".encode()]
+    words += [option.encode() for option in options]
+    program, size = ctypes.c_void_p(), ctypes.c_size_t()
+    library.nvrtcCreateProgram(ctypes.byref(program), code.encode(), b"kernels.cu", 0, None, None)
+    refused = library.nvrtcCompileProgram(program, len(words), (ctypes.c_char_p * len(words))(*words))
+    library.nvrtcGetProgramLogSize(program, ctypes.byref(size))
+    said = ctypes.create_string_buffer(size.value)
+    library.nvrtcGetProgramLog(program, said)
+    library.nvrtcDestroyProgram(ctypes.byref(program))
+    if refused:
+        raise CompileException(said.value.decode())
 
 
 class CompileException(Exception):
@@ -153,11 +188,15 @@ def _compiled(code: str, options: tuple[str, ...]) -> ctypes.CDLL:
         f"#define {option[2:].replace('=', ' ', 1)}" for option in options
     ]  # behind the header, which has a T too
     source = "\n".join([f'#include "{HEADER}"', *defines, body, *calls])
-    key = hashlib.sha256((source + HEADER.read_text()).encode()).hexdigest()[:32]
+    ours = "#include" in code  # kernels of the tests alone leave out what the emulator's header has
+    checked = f"{nvrtc() is not None and ours}"
+    key = hashlib.sha256((source + HEADER.read_text() + checked).encode()).hexdigest()[:32]
     folder = Path(tempfile.gettempdir()) / f"minibloom-emulated-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     library = folder / f"{key}.so"
     if not library.exists():
+        if ours:
+            hold_against_cuda(code, options)
         with tempfile.TemporaryDirectory(dir=folder) as made:
             text = Path(made) / "kernels.cpp"
             text.write_text(source)

@@ -182,6 +182,14 @@ def test_what_is_no_cuda_is_an_error() -> None:
         kernel("y[0] = nobody_knows;")
 
 
+@pytest.mark.skipif(cuda_emulator.nvrtc() is None, reason="needs CUDA's own compiler: pip install '.[dev]'")
+def test_what_only_a_compiler_of_c_knows_is_no_cuda() -> None:
+    body = '#include <cuda_fp16.h>\nextern "C" __global__ void of_test(float* y) {{ y[0] = {}(2.0f); }}'
+    kernel(body.format("sqrtf"))
+    with pytest.raises(cuda_emulator.CompileException, match="std"):
+        kernel(body.format("std::sqrt"))
+
+
 def test_a_graph_is_what_was_captured_and_nothing_else_can_be() -> None:
     y, add = cupy.zeros(4, "float32"), kernel("y[threadIdx.x] += 1;")
     with cupy.cuda.Stream(non_blocking=True) as stream:

@@ -14,7 +14,7 @@ from .. import cuda_emulator, standin
 pytestmark = pytest.mark.skipif(cuda_emulator.compiler() is None, reason="kernels are emulated with g++")
 cupy = standin.cupy
 NUMBERS = """
-extern "C" __global__ void sums(const T* x, float* sums, float* maxima, T* copy) {
+extern "C" __global__ void sums(const KIND* x, float* sums, float* maxima, KIND* copy) {
     __shared__ float parts[32];
     float value = widen(x[threadIdx.x]);
     sums[threadIdx.x] = block_sum(value, parts);
@@ -30,7 +30,7 @@ def test_every_thread_is_given_the_sum_and_the_largest_of_its_block(dtype: str, 
     x = numpy.random.default_rng(threads).integers(-9, -1, threads).astype(dtype)
     sums, maxima, copy = (cupy.zeros(threads, kind) for kind in ("float32", "float32", dtype))
     source = resources.files("minibloom.cuda").joinpath("numbers.cu").read_text(encoding="utf-8") + NUMBERS
-    module = cupy.RawModule(code=source, options=(f"-DT={kernels.C_TYPES[dtype]}",))
+    module = cupy.RawModule(code=source, options=(f"-DKIND={kernels.C_TYPES[dtype]}",))
     kernels.launch(module.get_function("sums"), 1, threads, cupy.asarray(x), sums, maxima, copy)
     assert (sums.get() == x.sum(dtype="f4")).all()
     assert (maxima.get() == x.max()).all()
