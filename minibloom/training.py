@@ -5,7 +5,8 @@
 
 The loop is the same for every head. What differs is a task: it makes the batches, and measures the model on what was
 held out. All randomness comes from `settings.seed` and the number of the step, never from what ran before. So a run
-that was stopped and resumed computes the same bits as one that was not.
+that was stopped and resumed computes the same bits as one that was not. (On a GPU, the same to rounding: a token that a
+batch has twice gets its two gradients added in whatever order they arrive.)
 """
 
 from __future__ import annotations
@@ -108,7 +109,7 @@ def train(
     Every `save_every` steps, at the end, and on Ctrl-C, the state is written to `folder`, with the model and the
     tokenizer as a checkpoint that `from_pretrained` loads. What the task holds out is measured every `save_every`
     steps and at the end: the record has figures `validation_...` then. With `resume`, the run in `folder` goes on to
-    the same result as if it had not been stopped: bit for bit, on the same machine with the same number of threads.
+    the same result as if it had not been stopped: bit for bit, on the same CPU with the same number of threads.
     """
     folder, s = Path(folder), settings
     check_run(folder, resume)

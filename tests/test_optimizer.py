@@ -100,3 +100,7 @@ def test_clipping_keeps_the_direction_and_limits_the_norm_of_all_together(seed, 
         numpy.testing.assert_array_equal(after, before)
     else:
         numpy.testing.assert_allclose(after, before * (limit / norm), rtol=1e-12)
+
+
+def test_no_gradients_have_no_norm():
+    assert clip_gradients({}, 1.0) == 0

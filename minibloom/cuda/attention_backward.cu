@@ -6,7 +6,7 @@ __device__ __forceinline__ float again(float score, bool seen, float top, float 
     return inverse == 0 ? 1.0f / T : seen ? expf(score - top) * inverse : 0.0f;
 }
 
-// dq; and for each query, into `kept [3, B, H, S]`: its largest score, 1 / its total, and dcontext · context.
+// dq; and for each query, into `kept [3, B, H, S]`: its largest score, 1 / its total, and the product of dcontext and context.
 extern "C" __global__ void __launch_bounds__(32 * WARPS) attention_dq(
     const float* q, const float* k, const float* v, const float* alibi, const long long* mask, const float* dcontext,
     const float* context, float* dq, float* kept, int S, int T, float scale, long long q_batch, long long q_head,

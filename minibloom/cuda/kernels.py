@@ -22,7 +22,8 @@ def can_launch(xp: ModuleType) -> bool:
 def suits_kernels(*arrays: Array) -> bool:
     """Whether kernels of float32 can compute with `arrays`: on a device, and their numbers side by side in memory."""
     return (
-        type(arrays[0]) is not numpy.ndarray
+        len(arrays) > 0
+        and type(arrays[0]) is not numpy.ndarray
         and can_launch(namespace(*arrays))
         and all(x.size and x.dtype == "float32" and x.flags.c_contiguous for x in arrays)
     )

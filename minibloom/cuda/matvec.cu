@@ -1,4 +1,4 @@
-// y = [residual +] [gelu of] ([layer norm of] x) Wᵀ [+ bias], for `rows` rows of x, at most ROWS. See matvec.py.
+// y = [residual +] [gelu of] ([layer norm of] x) W^T [+ bias], for `rows` rows of x, at most ROWS. See matvec.py.
 //
 // A warp computes OUT columns of y for all rows. Its lanes go along the rows of W, 16 bytes each at a time, so that a
 // weight is read once, whatever the number of rows; x, which all warps read, stays in the caches.

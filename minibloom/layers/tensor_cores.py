@@ -6,6 +6,8 @@ CuPy has no product of 16-bit matrices whose result is float32. Everything else 
 returned differs from the plain product, `x @ weight.widen().T`, by no more than these two roundings:
 `tests/layers/test_tensor_cores.py`.
 
+(Where cuBLAS cuts a long sum in parts, for few rows, it may round each part as well: CuPy leaves that to it.)
+
 CuPy 14 computes so for two matrices (cuBLAS's `gemmEx`, CUBLAS_COMPUTE_32F), and for nothing else: stacks of matrices
 are widened or fail, and of a single number each product is rounded before the sum. float16 ends at 65,504; bfloat16, as
 far as float32. NumPy and CuPy know bfloat16 by the package ml_dtypes. Not measured on a GPU yet.

@@ -24,6 +24,11 @@ extern "C" __global__ void sums(const KIND* x, float* sums, float* maxima, KIND*
 """
 
 
+def test_their_text_is_ascii_as_cupy_may_write_it_to_a_file_in_the_encoding_of_the_system() -> None:
+    for path in resources.files("minibloom.cuda").iterdir():
+        assert not path.name.endswith(".cu") or path.read_bytes().isascii(), path.name
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize("threads", [32, 96, 1024])
 def test_every_thread_is_given_the_sum_and_the_largest_of_its_block(dtype: str, threads: int) -> None:
