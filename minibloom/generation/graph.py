@@ -37,7 +37,6 @@ def suits_graph(job: Job) -> bool:
     room = 2 * 4 * rows * job.length * c.n_layer * c.hidden_size  # bytes of keys and values, if no row ends early
     return (
         can_launch(job.xp)
-        and model.dtype == "float32"
         and rows <= MOST
         and c.head_dim <= LARGEST_HEAD
         and not c.apply_residual_connection_post_layernorm
@@ -45,7 +44,7 @@ def suits_graph(job: Job) -> bool:
         and job.trace is None
         and not job.settings.return_dict_in_generate  # nobody wants what is inside of a pass, or all passes' logits
         and type(job.cache) in (type(None), StaticCache)
-        and all(map(readable, model.params.values()))
+        and all(map(readable, model.params.values()))  # which float64 is not
         and (job.cache is not None or 2 * room <= free_and_total(job.xp)[0])  # twice, while rows are repeated
     )
 
