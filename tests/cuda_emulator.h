@@ -91,12 +91,15 @@ static void run_block(unsigned threads) {
         order[i] = i;
         fibers[i].state = READY;
     }
+    unsigned held = 0;  // warps that rest until the others can do no more without them
+    bool ran = false;
     while (!failure) {
         shuffle(order);
-        unsigned held = draw(4) ? 0 : draw(~0u);  // warps that rest for now: others come further than they
+        if (!ran) held = draw(2) ? 0 : draw(~0u);
+        ran = false;
         for (unsigned i : order) {
             if (fibers[i].state != READY || held >> i / 32 & 1) continue;
-            current = i;
+            current = i, ran = true;
             threadIdx = {i % blockDim.x, i / blockDim.x % blockDim.y, i / (blockDim.x * blockDim.y)};
             resume(fibers[i]);
             if (failure) return;

@@ -137,7 +137,8 @@ def test_a_warp_may_be_ahead_of_another() -> None:
     y = cupy.zeros((50, 64), "float32")
     body = """
     __shared__ float s[64];
-    s[threadIdx.x] = 1; __syncthreads(); __syncwarp(); float x = s[63 - threadIdx.x]; __syncwarp();
+    s[threadIdx.x] = 1; __syncthreads(); float x = s[63 - threadIdx.x];
+    for (int i = 0; i < 20; i++) __syncwarp();
     {} s[threadIdx.x] = 2; y[blockIdx.x * 64 + threadIdx.x] = x;
     """
     kernel(body.format("__syncthreads();"))((50,), (64,), (y,))
