@@ -54,7 +54,8 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) attention(
             bool nothing = true;
 #pragma unroll
             for (int r = 0; r < ROWS; r++)
-                nothing &= own + r >= S || nearest == LOWEST || size[r] * longest + nearest + count - top[r] < LEAST;
+                nothing &= own + r >= S || nearest == LOWEST ||
+                           size[r] * longest + (nearest - alibi[past + own + r]) + count - top[r] < LEAST;
             if (__syncthreads_and(nothing)) break;
         }
         fill<32>(tile, k, k_place, 32 * place, T, 1.0f);
@@ -66,7 +67,8 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) attention(
 #pragma unroll
         for (int r = 0; r < ROWS; r++) {
             bool seen = token && key <= past + own + r;
-            float score = seen ? scores[r] + bias : LOWEST, new_top = fmaxf(top[r], warp_max(score));
+            float score = seen ? scores[r] + (bias - alibi[past + own + r]) : LOWEST;
+            float new_top = fmaxf(top[r], warp_max(score));
             float weight = seen ? expf(score - new_top) : 0.0f, shrink = expf(top[r] - new_top);
             total[r] = total[r] * shrink + weight, top[r] = new_top;
 #pragma unroll

@@ -17,6 +17,9 @@ mean of all values, as equal weights do in the plain path.
 `tiles.cu` has what the kernels share, `attention.cu` the forward's and `attention_backward.cu` those of the gradients.
 The products are float32's own, not those of tensor cores, which round what they multiply to 10 or 11 bits.
 
+Biases are taken relative to that of the query's own place: a softmax does not see the difference, but those of near
+keys are small numbers then, and a sum with them is rounded less than in the plain path.
+
 Backward computes the probabilities again, from what a first kernel finds of each query (its largest score, and the sum
 of exp(score - largest)) on its way to dq:
 

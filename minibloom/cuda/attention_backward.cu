@@ -6,7 +6,7 @@ __device__ __forceinline__ float again(float score, bool seen, float top, float 
     return inverse == 0 ? 1.0f / T : seen ? expf(score - top) * inverse : 0.0f;
 }
 
-// dq; and for each query, into `kept [3, B, H, S]`: its largest score, 1 / its total, and the product of dcontext and context.
+// dq; and for each query, into `kept [3, B, H, S]`: its largest score, 1 / its total, and Sum dcontext * context.
 extern "C" __global__ void __launch_bounds__(32 * WARPS) attention_dq(
     const float* q, const float* k, const float* v, const float* alibi, const long long* mask, const float* dcontext,
     const float* context, float* dq, float* kept, int S, int T, float scale, long long q_batch, long long q_head,
@@ -46,7 +46,8 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) attention_dq(
 #pragma unroll
         for (int r = 0; r < ROWS; r++) {
             bool seen = token && key <= past + own + r;
-            float score = seen ? scores[r] + bias : LOWEST, new_top = fmaxf(top[r], warp_max(score));
+            float score = seen ? scores[r] + (bias - alibi[past + own + r]) : LOWEST;
+            float new_top = fmaxf(top[r], warp_max(score));
             inverse[r] = inverse[r] * expf(top[r] - new_top) + (seen ? expf(score - new_top) : 0.0f);
             top[r] = new_top;
         }
@@ -74,7 +75,8 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) attention_dq(
 #pragma unroll
         for (int r = 0; r < ROWS; r++) {
             bool seen = token && key <= past + own + r;
-            float p = key < T ? again(scores[r] + bias, seen, top[r], inverse[r], T) : 0.0f;
+            float score = seen ? scores[r] + (bias - alibi[past + own + r]) : LOWEST;
+            float p = key < T ? again(score, seen, top[r], inverse[r], T) : 0.0f;
             reinterpret_cast<float*>(weights[warp][r])[lane] = p * (dscores[r] - along[r]);
         }
         __syncwarp();
@@ -123,7 +125,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) attention_dkv(
         for (int r = 0; r < ROWS; r++) {
             int key = own + r;
             bool seen = key < T && key <= past + query && mask[key] == 1;
-            float bias = seen ? alibi[key] : 0.0f;
+            float bias = seen ? alibi[key] - alibi[past + query] : 0.0f;
             scores[r] = there ? again(scores[r] + bias, seen, top, inverse, T) : 0.0f;
             dscores[r] = scores[r] * (dscores[r] - along);
             reinterpret_cast<float*>(weights[warp][r])[lane] = scores[r];

@@ -1,8 +1,8 @@
 // What the kernels of attention share: rows, tiles, and the products of both; see attention.py.
 //
-// A block has BLOCK rows in shared memory, of queries (or, for the gradients of keys and values, of keys), ROWS for each
-// warp, and goes over tiles of 32 of the others. Of the products of rows and tile, a thread has those of one row of the
-// tile; of the sums over the tile, those of one column in 32.
+// A block has BLOCK rows in shared memory, of queries (or, for the gradients of keys and values, of keys), ROWS for
+// each warp, and goes over tiles of 32 of the others. Of the products of rows and tile, a thread has those of one row
+// of the tile; of the sums over the tile, those of one column in 32.
 #define BLOCK (ROWS * WARPS)
 #define QUADS ((DEPTH + 3) / 4)
 #define COLUMNS ((DEPTH + 31) / 32)
@@ -29,10 +29,7 @@ __device__ __forceinline__ void products(const float4 (*rows)[QUADS], const floa
 #pragma unroll
         for (int r = 0; r < ROWS; r++) {
             float4 a = rows[r][i];
-            out[r] += a.x * b.x;
-            out[r] += a.y * b.y;
-            out[r] += a.z * b.z;
-            out[r] += a.w * b.w;
+            out[r] += (a.x * b.x + a.y * b.y) + (a.z * b.z + a.w * b.w);  // rounded less than one by one
         }
     }
 }
