@@ -158,6 +158,15 @@ def test_nothing_waits_for_the_device_in_a_pass_or_on_the_way_back(device):
     assert all(namespace(x) is device for x in trace.values())
 
 
+def test_settings_that_leave_no_token_are_said_on_a_device_too(device):
+    """By a user's own processor; and with one beside those that never rule out all, which are not looked at."""
+    _, model = twins(device, dtype="float32")
+    nothing = {"logits_processor": lambda ids, logits: device.full_like(logits, -numpy.inf), "max_new_tokens": 3}
+    for more in ({}, {"suppress_tokens": [3]}):
+        with pytest.raises(InputError, match="leave no token to choose"):
+            model.generate([[5, 6]], **nothing, **more)
+
+
 # --- dropout ---
 
 

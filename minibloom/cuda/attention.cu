@@ -78,8 +78,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) attention(
         __syncthreads();
         fill<32>(tile, v, k_place, 32 * place, T, 1.0f);
         __syncthreads();
-        add_tile(weights[warp], tile, sums);
-        __syncthreads();
+        add_tile(weights[warp], tile, sums);  // what waits for it to end stands at the start of the next tile
     }
     float mean[COLUMNS];  // of all values: what a query of padding gives, which sees none. Made when there is one
     bool made = false;

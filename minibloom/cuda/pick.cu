@@ -1,7 +1,7 @@
 // Which token of each row a number u falls on, in [0, 1) cut into the tokens' probabilities. See pick.py.
 //
-// Each row is cut into pieces, a block for each, and each piece into runs, a thread for each. The last block of a row to
-// end finds the piece that u falls on, and in it the run, and there the token. Everything is summed up in float64.
+// Each row is cut into pieces, a block for each, and each piece into runs, a thread for each. The last block of a row
+// to end finds the piece that u falls on, and in it the run, and there the token. Everything is summed up in float64.
 
 // Into place t of `sums`, the sum of all x up to thread t's: one after another, so that none is below the one before.
 __device__ void add_up(double x, double* sums) {
@@ -53,7 +53,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) pick(
 
     __threadfence();
     top = block_max(t < pieces ? tops[t] : -INFINITY, parts);
-    double scale = t < pieces && tops[t] != -INFINITY ? exp((double)tops[t] - top) : 0;
+    double scale = t < pieces ? exp((double)tops[t] - top) : 0;
     add_up(t < pieces ? sums[t] * scale : 0, added);
     if (t == 0) part = 0, place = 0, chosen[b] = 0;  // for rows of NaN
     __syncthreads();

@@ -131,6 +131,17 @@ def test_a_far_tile_that_counts_a_little_is_not_skipped(biases):
     numpy.testing.assert_allclose(kernels.attention(**there(given)).get(), expected, rtol=1e-5)
 
 
+def test_far_keys_that_are_nothing_each_count_together():
+    """Each has half of a share that may be skipped; they are 64, and the query sees but one nearer key."""
+    alibi = numpy.repeat(numpy.array([-18.0, -18.0, 0.0], "f4"), 32)[None, None, None]
+    zeros, far = numpy.zeros((1, 1, 96, 4), "f4"), numpy.arange(96) < 64
+    given = {"q": zeros[:, :, :1], "k": zeros, "v": zeros + far[:, None].astype("f4"), "alibi": alibi}
+    given["mask"] = (far | (numpy.arange(96) == 95))[None].astype("int64")
+    expected = plain(**wide(given))[0]
+    assert kernels.LEAST > -18.0 and expected.min() > 8 * numpy.finfo("f4").eps
+    numpy.testing.assert_allclose(kernels.attention(**there(given)).get(), expected, rtol=1e-5)
+
+
 def test_queries_of_padding_weigh_all_keys_alike_and_those_have_their_gradients():
     """Later keys too, of tiles and blocks that no other query sees."""
     rng = numpy.random.default_rng(0)

@@ -41,6 +41,18 @@ def test_it_falls_where_the_plain_path_has_it(device, piece, B, V, size, ruled_o
         assert below - 1e-12 <= numbers[row] <= bounds[row, i] + 1e-12
 
 
+@pytest.mark.parametrize("piece", [2048, 64])
+def test_a_number_on_a_bound_is_the_next_token_s(device, piece, monkeypatch):
+    """512 tokens as likely as each other, whose bounds are exact, behind as many as fill a piece and are ruled out."""
+    monkeypatch.setattr(module, "PIECE", piece)
+    logits = numpy.zeros((32, 64 + 512), "f4")
+    logits[:, :64] = -numpy.inf
+    steps = numpy.arange(32) * 16 + numpy.arange(32) % 3
+    expected = pick(logits, steps / 512)
+    assert expected.tolist() == (64 + steps).tolist()
+    assert to_numpy(picked(device.asarray(logits), device.asarray(steps / 512))).tolist() == expected.tolist()
+
+
 def test_tokens_come_as_often_as_they_are_likely(device):
     """From the same numbers as the plain path's, the same tokens."""
     rng = numpy.random.default_rng(0)
