@@ -23,6 +23,7 @@ from . import backend as backends
 from .backend import Array
 from .cache import Cache, StaticCache
 from .config import BloomConfig, parameter_shapes
+from .cuda.attention import can_tile
 from .display import Html, blocks, code, details, paragraph, table, together
 from .errors import InputError, suggest
 from .files import SHIPPED
@@ -389,6 +390,7 @@ class PreTrainedModel:
             self.config, free, rows, new, past.length if isinstance(past, Cache) else 0,
             numpy.dtype(self.dtype).itemsize, method == "value_and_grad" or isinstance(call.get("trace"), Tape),
             bool(call.get("recompute")),
+            can_tile(self.xp, self.dtype, self.config.head_dim) and not call.get("output_attentions"),
         )  # fmt: skip
 
     # --- the border: what a caller gave is checked here, before any work is done ---

@@ -67,14 +67,15 @@ def run_in(function: Callable[..., Any], owner: Any, *args: Any, **kwargs: Any) 
     )
 
 
-def pass_bytes(c: Any, rows: int, new: int, past: int, each: int, training: bool, recompute: bool) -> int:
+def pass_bytes(c: Any, rows: int, new: int, past: int, each: int, training: bool, recompute: bool, tiled: bool) -> int:
     """About what a pass of a language model of config `c` needs beside its parameters; a number has `each` bytes.
 
-    Of the plain path of attention, which a device takes: its scores and probabilities are the largest arrays there are.
+    Where attention is not `tiled`, its scores and probabilities are the largest arrays there are.
     """
     E, L, T = c.hidden_size, c.n_layer, past + new
-    block = new * (2 * c.n_head * T + 14 * E)  # at work
-    kept = new * (c.n_head * T + 16 * E)  # of a block, for backward
+    scores = 0 if tiled else c.n_head * T  # of each query
+    block = new * (2 * scores + 14 * E)  # at work
+    kept = new * (scores + 16 * E)  # of a block, for backward
     logits = new * c.vocab_size * (3 if training else 1)
     if not training:
         return each * rows * (block + logits + 2 * L * T * E)  # with keys and values
@@ -82,13 +83,15 @@ def pass_bytes(c: Any, rows: int, new: int, past: int, each: int, training: bool
     return each * rows * (block + logits + tape)
 
 
-def what_fits(c: Any, free: int, rows: int, new: int, past: int, each: int, training: bool, recompute: bool) -> str:
+def what_fits(
+    c: Any, free: int, rows: int, new: int, past: int, each: int, training: bool, recompute: bool, tiled: bool
+) -> str:
     """How much of a pass over `new` tokens of `rows` rows fits into `free` bytes, in words."""
 
     def fitting(rows: int, new: int, recompute: bool) -> str:
         def need(rows: int, new: int) -> int:
             gradients = 12 * c.n_layer * E * E + c.vocab_size * E if training else 0
-            return pass_bytes(c, rows, new, past, each, training, recompute) + each * gradients
+            return pass_bytes(c, rows, new, past, each, training, recompute, tiled) + each * gradients
 
         E = c.hidden_size
         some = bisect_right(range(1, rows), free, key=lambda n: need(n, new))  # fewer than were given, in any case

@@ -589,6 +589,15 @@ def test_what_is_said_to_fit_grows_with_what_is_free(device):
     assert "not one token" in model.what_fits("__call__", 10, ids)
 
 
+def test_more_is_said_to_fit_where_no_scores_are_kept(device):
+    """In float32, attention is a kernel's, in tiles: but not where its probabilities are wanted."""
+    ids, counts = numpy.full((2000, 200), 2), []
+    for dtype, more in (("float32", {}), ("float32", {"output_attentions": True}), ("float64", {})):
+        said = twins(device, dtype=dtype)[1].what_fits("__call__", 4 * 10**7, ids, **more)
+        counts.append(int(said.split()[3]))
+    assert counts[0] > 2 * counts[1] > 0 and abs(counts[1] - 2 * counts[2]) <= 1
+
+
 # --- the command line ---
 
 

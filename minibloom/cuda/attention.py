@@ -49,15 +49,19 @@ SHAPES = ((16, 4), (8, 4), (4, 4), (4, 2))  # rows of a warp and warps of a bloc
 LEAST = math.log(2.0**-23 / 4)  # of the logarithm of a share that may not be skipped
 
 
+def can_tile(xp: ModuleType, dtype: str, D: int) -> bool:
+    """Whether heads of size D of this dtype are computed with here, if nobody asks for a step between."""
+    return can_launch(xp) and dtype == "float32" and D <= DEEPEST
+
+
 def suits_attention(q: Array, k: Array, v: Array, alibi: Array, mask: Array) -> bool:
     """Whether attention without steps between is to be computed here: the one place where that is chosen."""
     return (
         type(q) is not numpy.ndarray
-        and can_launch(namespace(q, k, v, alibi, mask))
-        and all(x.dtype == "float32" for x in (q, k, v, alibi))
+        and can_tile(namespace(q, k, v, alibi, mask), str(q.dtype), q.shape[-1])
+        and all(x.dtype == "float32" for x in (k, v, alibi))
         and all(x.strides[-1] == x.itemsize for x in (q, k, v))
         and k.strides == v.strides
-        and q.shape[-1] <= DEEPEST
         and mask.dtype == "int64"
         and alibi.flags.c_contiguous
         and mask.flags.c_contiguous
