@@ -66,19 +66,20 @@ def gelu_backward(dy: Array, x: Array) -> Array:
 
 def mlp(x: Array, params: Mapping[str, Array], layer: int, run: Run) -> Array:
     """`x [B, S, E]` -> `[B, S, E]`."""
-    name, watch = f"h.{layer}.mlp", run.watch
-    step, weight, bias = (f"{name}.dense_h_to_4h{kind}" for kind in ("", ".weight", ".bias"))
-    if kernels.suits_gelu(x, params[bias]) and not watch.wants(step):
-        up = linear(x, params[weight])
-        act = kernels.bias_gelu(up, params[bias], keep=type(watch) is not Unwatched)
-        watch(step, up)
-    else:
-        up = watch(step, linear(x, params[weight], params[bias]))  # [B, S, 4E]
-        act = over_rows(gelu, up)
-    act = watch(f"{name}.gelu", act)  # [B, S, 4E]
-    weight, bias = params[f"{name}.dense_4h_to_h.weight"], params[f"{name}.dense_4h_to_h.bias"]
-    down = linear(act, weight, bias) if run.slices == 1 else sliced_linear(act, weight, bias, run.slices)
-    return watch(f"{name}.dense_4h_to_h", down)  # [B, S, E]
+    up, down, act = (f"h.{layer}.mlp.{step}" for step in ("dense_h_to_4h", "dense_4h_to_h", "gelu"))
+    y = run.watch(act, up_and_gelu(x, params[f"{up}.weight"], params[f"{up}.bias"], up, run))  # [B, S, 4E]
+    weight, bias = params[f"{down}.weight"], params[f"{down}.bias"]
+    return run.watch(down, linear(y, weight, bias) if run.slices == 1 else sliced_linear(y, weight, bias, run.slices))
+
+
+def up_and_gelu(x: Array, weight: Array, bias: Array, step: str, run: Run) -> Array:
+    """gelu(x Wᵀ + b), of `x [..., E]`, `weight [4E, E]`, `bias [4E]`: `[..., 4E]`. Its inside is the step `step`."""
+    if kernels.suits_gelu(x, bias) and not run.watch.wants(step):  # on a GPU, b and gelu in one launch
+        up = linear(x, weight)
+        act = kernels.bias_gelu(up, bias, keep=type(run.watch) is not Unwatched)
+        run.watch(step, up)
+        return act
+    return over_rows(gelu, run.watch(step, linear(x, weight, bias)))
 
 
 def mlp_backward(
