@@ -20,7 +20,8 @@ PIECE, MOST = 2048, 128  # logits for a block at least, and blocks for a row at 
 
 def suits_pick(logits: Array) -> bool:
     """Whether the draw from `logits [B, V]` is to be computed here: the one place where that is chosen."""
-    return can_launch(namespace(logits)) and logits.dtype == "float32" and logits.flags.c_contiguous
+    on_device = type(logits) is not numpy.ndarray and can_launch(namespace(logits))
+    return on_device and logits.dtype == "float32" and logits.flags.c_contiguous
 
 
 def picked(logits: Array, u: Array) -> Array:

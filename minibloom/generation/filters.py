@@ -246,6 +246,6 @@ def pick(logits: Array, u: Array) -> Array:
     if suits_pick(logits):
         return picked(logits, u)
     xp = namespace(logits)
-    weights = xp.exp((logits - logits.max(-1, keepdims=True)).astype("float64"))  # [B, V]
-    bounds = xp.cumsum(weights, axis=-1)
+    weights = xp.exp(logits - logits.max(-1, keepdims=True), dtype="float64")  # [B, V]
+    bounds = weights.cumsum(-1)
     return (bounds <= (u * bounds[:, -1])[:, None]).sum(-1)

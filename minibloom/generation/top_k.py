@@ -39,7 +39,7 @@ def top_k(logits: Array, k: int) -> tuple[Array, Array] | None:
     tops = logits[:, : groups * width].reshape(B, width, groups).max(1)  # [B, V] -> [B, G]
     tops.partition(groups - k, axis=-1)
     floors = tops[:, groups - k]
-    if not (floors > -math.inf).all():
+    if not all(floor > -math.inf for floor in floors.tolist()):
         return None
     found = []
     for row, floor in zip(logits, floors, strict=True):

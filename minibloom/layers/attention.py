@@ -115,28 +115,31 @@ def self_attention_backward(
     name = f"h.{layer}.self_attention"
     dense, fused = f"{name}.dense", f"{name}.query_key_value"
     q, k, v = tape[f"{name}.query"], tape[f"{name}.key"], tape[f"{name}.value"]
-    B, H, S, D = q.shape
+    (B, H, S, D), T = q.shape, k.shape[2]
 
     context = tape[f"{name}.context"]
     d, grads[f"{dense}.weight"], grads[f"{dense}.bias"] = linear_backward(dy, context, params[f"{dense}.weight"])
+    dfused = namespace(q).zeros((B, T, 3 * H * D), dtype=q.dtype)
+    dq, dk, dv = split_heads(dfused, H)  # views, to be filled [B, H, T, D]
+    dq = dq[:, :, T - S :]  # [B, H, S, D]
     if f"{name}.probs" in tape:
         dcontext = d.reshape(B, S, H, D).transpose(0, 2, 1, 3)  # [B, S, E] -> [B, H, S, D]
-        dv = matmul(tape[f"{name}.weights"].swapaxes(-1, -2), dcontext)  # [B, H, T, D]
+        dv[...] = matmul(tape[f"{name}.weights"].swapaxes(-1, -2), dcontext)
         dprobs = matmul(dcontext, v.swapaxes(-1, -2))  # [B, H, S, T]
         for factors in ("dropout", "head_mask"):
             if f"{name}.{factors}" in tape:
                 dprobs *= tape[f"{name}.{factors}"]
         dscores = softmax_backward(dprobs, tape[f"{name}.probs"])
         dscores *= 1.0 / math.sqrt(D)
-        dq = matmul(dscores, k)  # [B, H, S, D]
-        dk = matmul(dscores.swapaxes(-1, -2), q)  # [B, H, T, D]
+        dq[...] = matmul(dscores, k)
+        dk[...] = matmul(dscores.swapaxes(-1, -2), q)
     elif namespace(q) is numpy:
-        dq, dk, dv = tiled_attention_backward(d, q, k, v, tape["alibi"], tape["attention_mask"])
+        tiled_attention_backward(d, q, k, v, tape["alibi"], tape["attention_mask"], dq, dk, dv)
     else:
-        dq, dk, dv = kernels.attention_backward(d, context, q, k, v, tape["alibi"], tape["attention_mask"])
+        dq[...], dk[...], dv[...] = kernels.attention_backward(
+            d, context, q, k, v, tape["alibi"], tape["attention_mask"]
+        )
 
-    past = k.shape[2] - S  # keys and values that came from a cache are constants
-    dfused = namespace(dq).stack([dq, dk[:, :, past:], dv[:, :, past:]], axis=3)  # [B, H, S, 3, D]
-    dfused = dfused.transpose(0, 2, 1, 3, 4).reshape(B, S, 3 * H * D)  # -> [B, S, H, 3, D] -> [B, S, 3E]
+    dfused = dfused[:, T - S :]  # -> [B, S, 3E]: keys and values that came from a cache are constants
     dx, grads[f"{fused}.weight"], grads[f"{fused}.bias"] = linear_backward(dfused, x, params[f"{fused}.weight"])
     return dx

@@ -142,16 +142,14 @@ def _one_block(
 
 
 def tiled_attention_backward(
-    dcontext: Array, q: Array, k: Array, v: Array, alibi: Array, mask: Array
-) -> tuple[Array, Array, Array]:
-    """Upstream `dcontext [B, S, E]` and what the forward was given -> `dq [B, H, S, D]`, `dk`, `dv` `[B, H, T, D]`.
+    dcontext: Array, q: Array, k: Array, v: Array, alibi: Array, mask: Array, dq: Array, dk: Array, dv: Array
+) -> None:
+    """Upstream `dcontext [B, S, E]` and what the forward was given; the gradients are added onto `dq`, `dk`, `dv`.
 
     Block by block of queries, what `attention.py` does with all of them; their probabilities are computed again.
     """
-    xp = namespace(dcontext, q)
     (B, H, S, D), T = q.shape, k.shape[2]
     d = dcontext.reshape(B, S, H, D).swapaxes(1, 2)  # [B, S, E] -> [B, H, S, D]
-    dq, dk, dv = xp.empty_like(q), xp.zeros(k.shape, q.dtype), xp.zeros(k.shape, q.dtype)
     scale = 1.0 / math.sqrt(D)
 
     def heads(b: int, group: slice) -> None:
@@ -168,11 +166,10 @@ def tiled_attention_backward(
             dv[there] += probs.swapaxes(-1, -2) @ d[here]
             dscores = softmax_backward(d[here] @ v[there].swapaxes(-1, -2), probs)
             dscores *= scale
-            dq[here] = dscores @ k[there]
+            dq[here] += dscores @ k[there]
             dk[there] += dscores.swapaxes(-1, -2) @ q[here]
 
     _in_groups(heads, B, H, TILE // (min(S, QUERIES) * T))
-    return dq, dk, dv
 
 
 def _first_token(mask: Array) -> int:

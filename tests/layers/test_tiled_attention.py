@@ -75,7 +75,9 @@ def test_backward_equals_plain_backward(given, seed):
     by_head = d.reshape(B, S, H, D).transpose(0, 2, 1, 3)
     dscores = softmax_backward(by_head @ v.swapaxes(-1, -2), probs) / D**0.5
     expected = dscores @ k, dscores.swapaxes(-1, -2) @ q, probs.swapaxes(-1, -2) @ by_head
-    for got, right in zip(tiles.tiled_attention_backward(d, **given), expected, strict=True):
+    gradients = [numpy.zeros(x.shape) for x in (q, k, v)]
+    tiles.tiled_attention_backward(d, **given, **dict(zip(("dq", "dk", "dv"), gradients, strict=True)))
+    for got, right in zip(gradients, expected, strict=True):
         numpy.testing.assert_allclose(got, right, rtol=0, atol=1e-12 * max(1, abs(right).max()))
 
 
