@@ -24,8 +24,8 @@ import numpy
 from . import backend as backends
 from .memory import free_and_total
 
-STEPS = 32  # tokens that are decoded in one measurement. With 8, CTranslate2, from whose time that of the prompt is
-# taken off, was measured as anything from less than nothing to twice its median
+STEPS = 32  # tokens that are decoded in one measurement. With 8, CTranslate2's time for a token, a difference of two
+# runs, came out as anything from below zero to twice its median
 NEW = 32  # tokens that are generated in one measurement
 SHORT, LONG = 8, 72  # tokens that are generated on a GPU, to know what those between them take
 

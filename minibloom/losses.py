@@ -34,8 +34,8 @@ def cross_entropy(logits: Array, labels: Array, count: int | Array | None = None
     """`logits [..., V]`, `labels [...]` -> the mean loss, a scalar, and its gradient `dlogits [..., V]`.
 
     One function for both: the probabilities are the large array here, and both need them. Where every label
-    is ignored there is no mean: the loss is NaN, as in the reference, and the gradient 0. With `count`, the sum is
-    divided by it: these labels are some of so many.
+    is ignored there is no mean: the loss is NaN, as in the reference, and the gradient 0. `count` is what the sum is
+    divided by instead, where these are only some of a batch's labels.
     """
     xp = namespace(logits, labels)
     z, y = logits.reshape(-1, logits.shape[-1]), labels.reshape(-1)  # [N, V], [N]

@@ -27,7 +27,7 @@ def accuracy(given: Sequence[str], right: Sequence[str]) -> float:
 
 
 def f1(common: int, predicted: int, right: int) -> float:
-    """From how many were predicted rightly, predicted, and right. Where there is nothing to find, nothing is right."""
+    """From how many were predicted rightly, predicted, and right. Nothing predicted where nothing is to be found: 1."""
     return 2 * common / (predicted + right) if predicted + right else 1.0
 
 

@@ -33,8 +33,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 CHUNK = 2**17  # numbers that a function of rows is given at once: few enough for the cache, and with fewer, threads
 # meet at Python's lock (GELU of 2,048 rows, 2**13 to 2**20 numbers at once: 12, 7.3, 5.7, 5.1, 5.2, 4.8, 4.8, 6.8 ms)
 SMALL = 2**17  # numbers; with fewer, another thread costs more than it gives
-SMALL_PRODUCT = 2**22  # the same for a matrix product: multiplications; and no more weights are read in it than
-SMALL_WEIGHT = 2**20
+SMALL_PRODUCT = 2**22  # multiplications in a matrix product; with fewer, one thread computes it
+SMALL_WEIGHT = 2**20  # numbers in a weight; a larger one is read by all threads, however few rows it multiplies
 
 
 class _Threads:
@@ -77,8 +77,7 @@ def shared_out() -> Iterator[None]:
     """Within this block, work is shared out among our threads, and BLAS stays on the one that calls it."""
     t = _threads
     with t.lock:
-        t.passes += 1
-        if t.passes == 1:
+        if t.passes == 0:
             if t.blas is None:
                 from threadpoolctl import ThreadpoolController
 
@@ -87,6 +86,7 @@ def shared_out() -> Iterator[None]:
             t.count = max((count for _, count in t.limited), default=1)  # as many as BLAS was allowed
             for library, _ in t.limited:
                 _allow(library, 1)
+        t.passes += 1  # not before all of that went well
     try:
         yield
     finally:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import json
 import reprlib
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,6 +67,7 @@ INSTEAD = {  # what transformers has besides, and what to use in its place
 }
 SIDE, COUNT = choice("left", "right"), whole(1)
 PAD_VALUES = {"attention_mask": 0, "token_type_ids": 0, "special_tokens_mask": 1}
+ENCODING = threading.Lock()  # truncation is a state of the backend: meanwhile no other thread's call may be cut
 
 
 class BloomTokenizerFast(Vocabulary):
@@ -333,19 +335,19 @@ class BloomTokenizerFast(Vocabulary):
         inputs = [sample if len(sample) == 2 else sample[0] for sample in samples]
         side = SIDE.check("truncation_side", self.truncation_side)
         run = functools.partial(self._backend.encode_batch, is_pretokenized=split, add_special_tokens=add)
-        if cut and stride and len(samples[0]) == 2:
-            texts, pairs = (run(list(column)) for column in zip(*samples, strict=True))
-            _refuse_stride(stride, cut, limit, texts, pairs)
-        try:
-            if cut:
-                self._backend.enable_truncation(limit, stride=stride, strategy=cut, direction=side)
-            return run(inputs)
-        except Exception as error:  # the library has no types of its own
+        with ENCODING:
             if not cut:
-                raise
-            raise InputError(f"truncation={cut!r}, max_length={limit}, stride={stride!r}: {error}.") from None
-        finally:
-            self._backend.no_truncation()
+                return run(inputs)
+            if stride and len(samples[0]) == 2:
+                texts, pairs = (run(list(column)) for column in zip(*samples, strict=True))
+                _refuse_stride(stride, cut, limit, texts, pairs)
+            try:
+                self._backend.enable_truncation(limit, stride=stride, strategy=cut, direction=side)
+                return run(inputs)
+            except Exception as error:  # the library has no types of its own
+                raise InputError(f"truncation={cut!r}, max_length={limit}, stride={stride!r}: {error}.") from None
+            finally:
+                self._backend.no_truncation()
 
     def _padding(self, padding: Any, side: str | None, multiple: int | None) -> tuple[str | None, str, int]:
         """The strategy that `padding` names, the side, and the number that a padded length is a multiple of."""

@@ -85,8 +85,8 @@ HEADS: dict[str, dict[str, Step]] = {
     "lm_head": {
         "lm_head": Step("B S V", "ln_f @ E.T, the logits"),
         "lm_head.grad": Step("B S V", "(softmax(logits) - onehot(label)) / count"),
-        "lm_head.dhidden": Step("B S E", "lm_head.grad @ E, chunk by chunk"),  # these two in place of those two,
-        "lm_head.dweight": Step("V E", "lm_head.grad.T @ ln_f, chunk by chunk"),  # with output_logits=False
+        "lm_head.dhidden": Step("B S E", "lm_head.grad @ E, chunk by chunk"),  # with output_logits=False,
+        "lm_head.dweight": Step("V E", "lm_head.grad.T @ ln_f, chunk by chunk"),  # these two stand for the two above
     },
     "score": {
         "last_token": Step("B", "place of the last id that is no padding"),

@@ -52,6 +52,21 @@ def test_blas_is_kept_on_one_thread_and_has_its_threads_back_afterwards():
     assert blas_threads() == before
 
 
+def test_an_interrupt_before_a_pass_has_begun_leaves_nothing_behind(monkeypatch):
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    before = blas_threads()
+    monkeypatch.setattr(threads._threads, "blas", None)
+    with monkeypatch.context() as patched:
+        patched.setattr("threadpoolctl.ThreadpoolController", interrupted)
+        with pytest.raises(KeyboardInterrupt), shared_out():
+            pass
+    with shared_out():
+        assert threads.threads() == max(before)
+    assert blas_threads() == before
+
+
 def test_passes_of_several_threads_may_overlap():
     """The thread that ends the last one is not the thread that began the first, which is still there."""
     before, inside, over, end = blas_threads(), threading.Event(), threading.Event(), threading.Event()

@@ -7,6 +7,7 @@ import json
 import pickle
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy
@@ -92,6 +93,30 @@ def test_a_pair_is_both_texts_one_after_the_other(tokenizer, first, second, spar
     assert pair.tokens() == tokenizer.convert_ids_to_tokens(one + two) == tokenizer.tokenize(first, second)
     cut = tokenizer.encode(first, second, truncation="only_second", max_length=len(one) + spare)
     assert cut == one + two[:spare]
+
+
+def test_a_call_is_not_cut_because_another_thread_truncates(monkeypatch):
+    tokenizer = trained()
+    text, backend, whole = "to be, or not to be", tokenizer.backend_tokenizer, []
+    other = threading.Thread(target=lambda: whole.append(tokenizer.encode(text)))
+
+    class Slow:
+        """The backend, which is at work until the other thread has had its time."""
+
+        def __getattr__(self, name):
+            return getattr(backend, name)
+
+        def encode_batch(self, *args, **kwargs):
+            if threading.current_thread() is not other:
+                other.start()
+                other.join(0.2)
+            return backend.encode_batch(*args, **kwargs)
+
+    expected = tokenizer.encode(text)
+    monkeypatch.setattr(tokenizer, "_backend", Slow())
+    assert tokenizer.encode(text, truncation=True, max_length=2) == expected[:2]
+    other.join()
+    assert whole == [expected] and len(expected) > 2
 
 
 @given(batch=st.lists(texts, min_size=1, max_size=3), limit=st.integers(2, 6), stride=st.integers(0, 1))

@@ -13,8 +13,8 @@ Backward, from the end. Each line is the linear rule (dA = dC Bᵀ, dB = Aᵀ dC
     dscores = softmax_backward(dprobs)                  adding ALiBi and the mask passes gradients unchanged
     dq = dscores k / √D         dk = dscoresᵀ q / √D
 
-A hidden key has probability 0, and so no gradient. Only a row that sees no key at all is an exception: its scores
-are constants, yet the gradient passes as if the mask had been added to them. That is what the reference does.
+A hidden key has probability 0, and so no gradient. Only a row that sees no key at all is an exception: its scores do
+not depend on q and k any more, but its gradient is computed as if they did. That is what the reference does.
 """
 
 from __future__ import annotations

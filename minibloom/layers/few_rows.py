@@ -30,10 +30,10 @@ import numpy
 from ..backend import Array
 from ..threads import SMALL_WEIGHT, each, parts, threads
 
-HEIGHT = 64  # rows of the weight at a time, and less
-UNCOPIED = 10**6  # multiplications of a product that OpenBLAS does without a copy
-APART = 16  # rows of the weight that are taken far apart, where they are
-SHORT = 512  # numbers in a row that is
+HEIGHT = 64  # rows of the weight at a time, at most
+UNCOPIED = 10**6  # multiplications in a product, up to which OpenBLAS makes no copy
+APART = 16  # rows of the weight that are taken together, far apart, where rows are short
+SHORT = 512  # numbers in a row of the weight, up to which it is short
 MOST = 32  # rows of x
 LEAST = 2**16  # numbers in the weight: of fewer, BLAS's copy is cheap
 

@@ -46,7 +46,10 @@ def linear_backward(dy: Array, x: Array, weight: Array) -> tuple[Array, Array, A
 
 
 def add_weight_gradient(total: Array, dy: Array, x: Array) -> None:
-    """Onto `total [O, I]` the `dweight` of upstream `dy [N, O]` and `x [N, I]`; on a host without another as large."""
+    """Add the `dweight` of upstream `dy [N, O]` and `x [N, I]` to `total [O, I]`, in place.
+
+    On a CPU a part of the weight's rows at a time, so that no second array of its size is made.
+    """
     if namespace(total) is not numpy:
         total += dy.T @ x
         return

@@ -52,8 +52,8 @@ def transformer_backward(
 
     What a tied head has already put there for the embedding matrix stays, and is added to. Where the tape has no steps
     from inside of blocks, `again(x, layer)` computes those of one block again from its input: memory for one block's
-    steps instead of all blocks', at the price of a second forward pass. `forget(start)` is told how the names of steps
-    start that nobody will read any more: as gradients come to be, what they are made from goes.
+    steps instead of all blocks', at the price of a second forward pass. After each block, `forget(prefix)` is called:
+    the steps whose names begin so are not needed any more.
     """
     eps = config.layer_norm_epsilon
     inputs = [FIRST_NORM, *(f"h.{i}" for i in range(config.n_layer))]  # of block 0, 1, ... and of the last norm
