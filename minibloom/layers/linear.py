@@ -24,19 +24,21 @@ ROWS = 1024  # of a weight's gradient at a time
 def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
     """`x [..., I]`, `weight [O, I]` (an array or a `SmallWeight`), `bias [O]` -> `[..., O]`."""
     # One product of two matrices: a batched product would read the whole weight once per batch row.
-    rows = x.reshape(-1, x.shape[-1])  # [..., I] -> [N, I]
-    if isinstance(weight, SmallWeight):
-        # [N, I] -> [N, O], in all five cases
-        y = half_product(rows, weight) if suits_tensor_cores(weight) else blocked_linear(rows, weight)
-    elif suits_one_row(rows, weight):
-        y = one_row(rows, weight)
-    elif suits_few_rows(rows, weight):
-        y = few_rows(rows, weight)
-    else:
-        y = matmul(rows, weight.T)
+    y = product(x.reshape(-1, x.shape[-1]), weight)  # [..., I] -> [N, I] -> [N, O]
     if bias is not None:
         y += bias
     return y.reshape(*x.shape[:-1], -1)  # [N, O] -> [..., O]
+
+
+def product(x: Array, weight: Array) -> Array:
+    """x Wᵀ: `x [N, I]`, `weight [O, I]` (an array or a `SmallWeight`) -> `[N, O]`, the fastest way."""
+    if isinstance(weight, SmallWeight):
+        return half_product(x, weight) if suits_tensor_cores(weight) else blocked_linear(x, weight)
+    if suits_one_row(x, weight):
+        return one_row(x, weight)
+    if suits_few_rows(x, weight):
+        return few_rows(x, weight)
+    return matmul(x, weight.T)  # what it is; the others are proven equal
 
 
 def linear_backward(dy: Array, x: Array, weight: Array) -> tuple[Array, Array, Array]:
