@@ -10,6 +10,10 @@ What is computed stays the same: no number's sum is cut in two, only the numbers
 Why BLAS does not keep its threads: at the end of each product they wait for each other, awake, on the cores that our
 threads need. Measured on 2 cores of an AMD EPYC (Zen 3) with other work on the machine: attention of bloom-560m's shape
 at 512 tokens takes 0.4 to 0.6 s a block with BLAS's threads, 0.03 to 0.06 s with ours.
+
+What a training step of 5 million parameters (8 rows of 256 tokens) consists of, on 2 such cores at 2.4 GHz: of 1.23 s,
+0.60 are products, as fast as BLAS multiplies them with threads of its own (0.57 to 0.61); 0.25 attention; 0.12 GELU,
+0.09 LayerNorm, forward and backward; 0.15 what one thread does alone, between the shares.
 """
 
 from __future__ import annotations
