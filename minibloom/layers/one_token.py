@@ -9,9 +9,9 @@ to the bit.
 
 Measured on 2 quiet cores of an AMD EPYC (Zen 3): a token of 5 million parameters (6 blocks, hidden size 256, 128 tokens
 cached), 400 of each in turns, three runs: by `block` 1.87 to 1.90 ms at the least and 1.99 to 2.12 in the median, here
-1.62 to 1.65 and 1.73 to 1.83. What remains, line by line on a slower machine of that kind (2.4 GHz, 4.5 ms a token): 2.8 ms
-are the 24 products, at the rate of its memory; 1.2 ms some 50 other calls of NumPy a block, 4 to 5 us each, a multiple
-of what they take in a warm loop; 0.5 ms what goes before and after the blocks.
+1.62 to 1.65 and 1.73 to 1.83. What remains, line by line on a slower machine of that kind (2.4 GHz, 4.5 ms a token):
+2.8 ms are the 24 products, at the rate of its memory; 1.2 ms some 50 other calls of NumPy a block, 4 to 5 us each, a
+multiple of what they take in a warm loop; 0.5 ms what goes before and after the blocks.
 
 Tried and left: a batch in two halves, each by a thread of its own (8 rows on Zen 4: 4.0 ms in place of 3.7), as the
 two hand Python's lock to and fro; two threads that share the weights' reading, handed over once (1.67 ms in place of
