@@ -113,6 +113,7 @@ def _row(job: Job) -> Iterator[Array]:
     guesses: list[int] = []
     probs: list[Array] = []
     logits = reader.prompt().logits  # [1, guesses + 1, V]
+    reader.crop(history.length - 1)  # what was read counts once a token is chosen by it: so no wrong guess ever does
     while True:
         kept = 0
         for place in range(len(guesses) + 1):
@@ -124,6 +125,8 @@ def _row(job: Job) -> Iterator[Array]:
             job.keep(here, scores)
             job.keep_log_probs(here, xp.arange(1), chosen, 1)
             history.append(chosen)
+            reader.cache.advance(1)
+            reader.read += 1
             job.reasons.update(job.stopping.reasons(history.ids, scores))
             if history.length == job.length:
                 job.reasons.setdefault(0, LENGTH)
@@ -133,8 +136,6 @@ def _row(job: Job) -> Iterator[Array]:
             if one != guess:
                 break
             kept += 1
-        if reader.read >= history.length:
-            reader.crop(history.length - 1)  # forget the guesses that were wrong
         if draft is not None and s.num_assistant_tokens_schedule == "heuristic" and guesses:
             guess_size = guess_size + 2 if kept == len(guesses) else max(1, guess_size - 1)
         count = min(guess_size, job.length - history.length - 1)  # the model's own token comes on top
@@ -143,7 +144,10 @@ def _row(job: Job) -> Iterator[Array]:
         else:
             guesses, probs = draft(history, count) if count else ([], [])
         feed = xp.concatenate([chosen, xp.asarray(guesses, dtype="int64")])[None]
-        logits = reader(feed, keep=feed.shape[1]).logits
+        try:
+            logits = reader(feed, keep=feed.shape[1]).logits
+        finally:  # whatever stopped it, Ctrl-C too: no guess counts yet
+            reader.crop(history.length - 1)
 
 
 def _choose(job: Job, scores: Array, guess: int | None, q: Array | None) -> int:

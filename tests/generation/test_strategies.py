@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from itertools import product
+from itertools import islice, product
 from typing import Any
 
 import numpy
@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minibloom import BloomConfig, BloomForCausalLM, InputError, StaticCache, WindowCache
+from minibloom import BloomConfig, BloomForCausalLM, Cache, InputError, StaticCache, WindowCache
 from minibloom.generation import generate_steps
 from minibloom.generation.filters import log_softmax, processed
 from minibloom.generation.job import prepare
@@ -119,6 +119,40 @@ def test_speculative_greedy_is_plain_greedy(data, model, count, size):
     ]
     for way in ways:
         numpy.testing.assert_array_equal(model.generate(ids, **common, **way), plain)
+
+
+@given(data=st.data(), model=models(vocab_size=5), size=st.integers(1, 6), read=st.integers(1, 9))
+@draws
+def test_of_what_was_guessed_the_cache_holds_what_was_chosen_wherever_it_ends(data, model, size, read):
+    """Ended by a token, guessed or not, left alone or dropped midway: the next turn is as if nothing was guessed."""
+    ids = data.draw(token_ids(model.config, shortest=4))[:1]
+    end = int(model.generate(ids, max_new_tokens=read, **FREE)[0, -1])
+    ways = [{"prompt_lookup_num_tokens": size}, {"assistant_model": model, "assistant_confidence_threshold": 0.0}]
+    for way, ends, dropped in product(ways, ([end], []), (False, True)):
+        cache = Cache(model.config.n_layer)
+        steps = generate_steps(model, ids, past_key_values=cache, max_new_tokens=12, eos_token_id=ends, **way)
+        text = numpy.concatenate([ids, numpy.stack(list(islice(steps, read)), 1)], axis=1)
+        if dropped:
+            del steps
+        assert cache.seen == text.shape[1] - 1
+        again = model.generate(text, past_key_values=cache, max_new_tokens=3, **way, **FREE)
+        numpy.testing.assert_array_equal(again, model.generate(text, max_new_tokens=3, **FREE))
+
+
+def test_a_pass_over_guesses_that_fails_leaves_none_of_them_in_the_cache():
+    class Breaks(BloomForCausalLM):
+        """Ctrl-C comes when the cache is filled already."""
+
+        def __call__(self, ids: Any = None, **more: Any) -> Any:
+            out = super().__call__(ids, **more)
+            if ids.shape[1] == 4:
+                raise KeyboardInterrupt
+            return out
+
+    cache, model = Cache(2), Breaks(MODEL.config)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        model.generate([[5, 5, 5, 5, 5]], past_key_values=cache, prompt_lookup_num_tokens=3, **FREE)
+    assert cache.seen == caught.value.sequences.shape[1] - 1
 
 
 def exact(model: BloomForCausalLM, ids: list[int], count: int, **drawing: Any) -> dict[tuple[int, ...], float]:
