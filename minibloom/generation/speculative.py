@@ -81,13 +81,20 @@ class Draft:
 
 
 def speculate(job: Job) -> Iterator[Array]:
-    """Yield the next id of each row `[B]`, as `decode` does. Rows are read one at a time: each has its own guesses."""
+    """Yield the next id of each row `[B]`, as `decode` does.
+
+    Several rows are read one at a time: each has its own guesses, and its own copy of the caller's cache, which stays
+    as it was, for no one cache holds rows of different lengths.
+    """
     if len(job.ids) == 1:
         return _row(job)
     rows = []
     for row, rng in enumerate(job.rng.spawn(len(job.ids))):
         mask = None if job.mask is None else job.mask[row : row + 1]
-        alone = replace(job, ids=job.ids[row : row + 1], mask=mask, rng=rng, reasons={}, log_probs=[])
+        cache = None if job.cache is None else job.cache.copy()
+        if cache is not None:
+            cache.select(job.xp.asarray([row]))
+        alone = replace(job, ids=job.ids[row : row + 1], mask=mask, cache=cache, rng=rng, reasons={}, log_probs=[])
         rows.append((alone, _row(alone)))
     return _together(job, rows)
 

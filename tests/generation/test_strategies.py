@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minibloom import BloomConfig, BloomForCausalLM, Cache, InputError, StaticCache, WindowCache
-from minibloom.generation import generate_steps
+from minibloom.generation import PromptCache, generate_steps
 from minibloom.generation.filters import log_softmax, processed
 from minibloom.generation.job import prepare
 from minibloom.generation.speculative import Lookup
@@ -153,6 +153,18 @@ def test_a_pass_over_guesses_that_fails_leaves_none_of_them_in_the_cache():
     with pytest.raises(KeyboardInterrupt) as caught:
         model.generate([[5, 5, 5, 5, 5]], past_key_values=cache, prompt_lookup_num_tokens=3, **FREE)
     assert cache.seen == caught.value.sequences.shape[1] - 1
+
+
+def test_rows_that_guess_each_have_a_cache_of_their_own_and_the_callers_stays():
+    prompts = [[1, 2, 1, 2, 3], [4, 4, 4, 5, 4]]
+    plain = MODEL.generate(prompts, max_new_tokens=6, **FREE)
+    kept = PromptCache(MODEL, [row[:3] for row in prompts])
+    for cache in (Cache(2), kept, kept.cache.copy(), MODEL.init_cache(2, 20)):
+        for way in ({"prompt_lookup_num_tokens": 3}, {"assistant_model": MODEL}):
+            before = getattr(cache, "cache", cache).seen
+            got = MODEL.generate(prompts, max_new_tokens=6, past_key_values=cache, **way, **FREE)
+            numpy.testing.assert_array_equal(got, plain)
+            assert getattr(cache, "cache", cache).seen == before
 
 
 def exact(model: BloomForCausalLM, ids: list[int], count: int, **drawing: Any) -> dict[tuple[int, ...], float]:
