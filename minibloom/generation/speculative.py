@@ -94,7 +94,8 @@ def speculate(job: Job) -> Iterator[Array]:
         cache = None if job.cache is None else job.cache.copy()
         if cache is not None:
             cache.select(job.xp.asarray([row]))
-        alone = replace(job, ids=job.ids[row : row + 1], mask=mask, cache=cache, rng=rng, reasons={}, log_probs=[])
+        kept: dict[str, Any] = {"reasons": {}, "log_probs": [], "scores": [], "logits": []}  # each its own
+        alone = replace(job, ids=job.ids[row : row + 1], mask=mask, cache=cache, rng=rng, **kept)
         rows.append((alone, _row(alone)))
     return _together(job, rows)
 
@@ -104,11 +105,11 @@ def _together(job: Job, rows: list[tuple[Job, Iterator[Array]]]) -> Iterator[Arr
     pad = xp.full(1, job.pad)
     for step, chosen in enumerate(zip_longest(*(steps for _, steps in rows), fillvalue=pad)):
         job.reasons.update({row: alone.reasons[0] for row, (alone, _) in enumerate(rows) if alone.reasons})
-        if job.wants_log_probs:
-            nothing = xp.full(1, numpy.nan)
-            job.log_probs.append(xp.concatenate(
-                [alone.log_probs[step] if step < len(alone.log_probs) else nothing for alone, _ in rows]
-            ))  # fmt: skip
+        for name in ("log_probs", "scores", "logits"):
+            of_rows = [getattr(alone, name)[step : step + 1] for alone, _ in rows]  # none of one that has ended
+            if some := next(filter(None, of_rows), None):
+                nothing = [xp.full_like(some[0], numpy.nan)]
+                getattr(job, name).append(xp.concatenate([(mine or nothing)[0] for mine in of_rows]))
         yield xp.concatenate(chosen)
 
 

@@ -167,6 +167,20 @@ def test_rows_that_guess_each_have_a_cache_of_their_own_and_the_callers_stays():
             assert getattr(cache, "cache", cache).seen == before
 
 
+def test_rows_that_guess_return_what_was_kept_of_each_step():
+    common = {"max_new_tokens": 6, "eos_token_id": [4], "pad_token_id": 0, "return_dict_in_generate": True}
+    common |= {"output_scores": True, "output_logits": True, "repetition_penalty": 1.5}
+    prompts = [[1, 2, 1, 2, 3], [4, 4, 4, 5, 4], [6, 6, 6, 6, 6]]  # the last row ends with its first token
+    plain, out = MODEL.generate(prompts, **common), MODEL.generate(prompts, prompt_lookup_num_tokens=3, **common)
+    numpy.testing.assert_array_equal(out.sequences, plain.sequences)
+    for name in ("scores", "logits"):
+        got, expected = numpy.stack(out[name]), numpy.stack(plain[name])  # [steps, B, V]
+        assert numpy.isnan(got[1:, 2]).all()
+        expected[1:, 2] = numpy.nan
+        numpy.testing.assert_allclose(got, expected, rtol=1e-9)
+    assert out.past_key_values is None
+
+
 def exact(model: BloomForCausalLM, ids: list[int], count: int, **drawing: Any) -> dict[tuple[int, ...], float]:
     """The probability of every continuation."""
     probs = {(): 1.0}
