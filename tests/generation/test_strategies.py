@@ -102,6 +102,18 @@ def test_contrastive_search_weighs_likelihood_against_likeness(model, seed, alph
             ids = [*ids, chosen]
 
 
+@given(model=models(), seed=seeds, left=st.integers(1, 4))
+@draws
+def test_contrastive_search_never_chooses_what_is_ruled_out(model, seed, left):
+    rng = numpy.random.default_rng(seed)
+    V = model.config.vocab_size
+    allowed = rng.permutation(V)[:left].tolist()
+    others = sorted(set(range(V)) - set(allowed))
+    ids = rng.integers(0, V, (3, 4))
+    out = model.generate(ids, penalty_alpha=0.9, top_k=5, max_new_tokens=4, suppress_tokens=others, **FREE)
+    assert set(out[:, 4:].ravel().tolist()) <= set(allowed)
+
+
 # --- Speculation ---
 
 
