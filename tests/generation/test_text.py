@@ -156,7 +156,10 @@ def test_each_token_is_scored_by_what_its_window_has_before_it(model, seed, data
 def test_scores_need_something_to_score():
     with pytest.raises(InputError, match="the text has one token"):
         perplexity(MODEL, [[1]])
-    for bad, says in (({"window": 1}, "window is 1"), ({"window": 4, "stride": 4}, "stride is 4, expected less")):
+    for bad, says in (
+        ({"window": 1}, "window is 1"), ({"window": None}, "window is None"), ({"window": "x"}, "window is 'x'"),
+        ({"window": 4, "stride": 4}, "stride is 4, expected less"), ({"window": 4, "stride": "x"}, "stride is 'x'"),
+    ):  # fmt: skip
         with pytest.raises(InputError, match=says):
             token_log_probs(MODEL, [[1, 2]], **bad)
 
