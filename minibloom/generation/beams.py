@@ -208,7 +208,8 @@ def _search(job: Job, hold: bool) -> list[tuple[float, Beam]]:
             history.append(chosen)
             out = reader(chosen[:, None])
     except BaseException as error:  # Ctrl-C too
-        hand_back(error, _joined(job, _best(job, searches, running=True))[0])
+        job.beams = _best(job, searches, running=True)
+        hand_back(error, _joined(job, job.beams)[0])
         raise
 
 
