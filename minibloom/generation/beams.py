@@ -295,6 +295,7 @@ def _ending(
     xp = job.xp
     rows = [start + c.beam for (start, _), mine in zip(spans, candidates, strict=True) for c in mine]
     last = [c.token for mine in candidates for c in mine]
+    scores = scores[rows] if job.stopping.own else scores
     reasons = job.stopping.reasons(xp.concatenate([ids[rows], xp.asarray(last)[:, None]], axis=1), scores)
     numbers = iter(range(len(rows)))
     return [[replace(c, ends=reasons.get(next(numbers), "")) for c in mine] for mine in candidates]

@@ -31,7 +31,7 @@ def generate(model: BloomForCausalLM, input_ids: Any, attention_mask: Any = None
     tokenizer: turns texts into ids; ids that it has no token for are never chosen. `stop_strings` needs it.
     assistant_model: a smaller model of the same tokens, which guesses ahead (see `speculative.py`).
     logits_processor: functions of ids `[B, T]` (-1 at padding) and logits `[B, V]` that return logits.
-    stopping_criteria: functions of ids `[B, T]` and scores `[B, V]` that say which rows have ended, `[B]`.
+    stopping_criteria: functions of ids `[B, T]` and scores `[B, V]` that say which rows have ended, `[B]`, or all.
     seed: of the draws.
     callback: is called with the ids `[B * N]` of each step.
     trace: a `Trace` that sees and edits every pass. It then holds the last one, over the token before the last.

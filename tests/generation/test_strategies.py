@@ -366,6 +366,21 @@ def test_a_criterion_of_ones_own_and_a_time_end_rows():
     assert MODEL.generate(IDS, max_time=1e-9, **FREE).shape == (1, 4)
 
 
+@pytest.mark.parametrize("way", [{}, {"num_beams": 2}, {"penalty_alpha": 0.5, "top_k": 2}])
+@pytest.mark.parametrize("answer", [[True] * 9, [False], [[0], [0], [0]], None])
+def test_a_criterion_that_does_not_answer_for_each_row_is_named(way, answer):
+    with pytest.raises(InputError, match="stopping_criteria returned .*, expected one answer for all rows, or"):
+        MODEL.generate([[1], [2], [3]], stopping_criteria=lambda ids, scores: answer, max_new_tokens=3, **FREE, **way)
+
+
+def test_a_criterion_is_given_the_scores_of_the_rows_it_is_asked_about():
+    def seen(ids: numpy.ndarray, scores: numpy.ndarray) -> numpy.ndarray:
+        return numpy.take_along_axis(scores, ids[:, -1:], axis=1)[:, 0] < math.log(0.05)
+
+    for way in ({}, {"num_beams": 3}, {"penalty_alpha": 0.5, "top_k": 2}, {"prompt_lookup_num_tokens": 2}):
+        assert MODEL.generate([[1], [2]], stopping_criteria=seen, max_new_tokens=3, **FREE, **way).shape[0] == 2
+
+
 # --- Caches ---
 
 
