@@ -7,12 +7,14 @@ import json
 import signal
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from minibloom import BloomForCausalLM, BloomTokenizerFast
 from minibloom.cli import main
 from minibloom.generation import generate_text
+from minibloom.generation.beams import Group
 from minibloom.generation.session import Session
 
 from . import tiny
@@ -162,3 +164,20 @@ def test_ctrl_c_keeps_what_was_generated(model):
     assert process.returncode == 130 and err.strip() == b""
     line = json.loads(out)
     assert line["finish_reason"] is None and len(line["ids"]) > 1 and line["prompt"] == "the cat"
+
+
+def test_ctrl_c_keeps_what_beams_had(model, tmp_path, capsys, monkeypatch):
+    (tmp_path / "prompts.txt").write_text("the cat\nle chien\n")
+    steps = iter(range(5))
+    advance = Group.advance
+
+    def advances(*arguments: Any) -> list[int]:
+        if next(steps, None) is None:
+            raise KeyboardInterrupt
+        return advance(*arguments)
+
+    monkeypatch.setattr(Group, "advance", advances)
+    generate(model, "--file", str(tmp_path / "prompts.txt"), "--num-beams", "2", "--json", says=130)
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(line["prompt"], line["finish_reason"]) for line in lines] == [("the cat", None), ("le chien", None)]
+    assert all(len(line["ids"]) >= 2 for line in lines)

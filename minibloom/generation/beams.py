@@ -208,7 +208,8 @@ def _search(job: Job, hold: bool) -> list[tuple[float, Beam]]:
             history.append(chosen)
             out = reader(chosen[:, None])
     except BaseException as error:  # Ctrl-C too
-        hand_back(error, _joined(job, _best(job, searches, running=True))[0])
+        job.beams = _best(job, searches, running=True)
+        hand_back(error, _joined(job, job.beams)[0])
         raise
 
 
@@ -294,6 +295,7 @@ def _ending(
     xp = job.xp
     rows = [start + c.beam for (start, _), mine in zip(spans, candidates, strict=True) for c in mine]
     last = [c.token for mine in candidates for c in mine]
+    scores = scores[rows] if job.stopping.own else scores
     reasons = job.stopping.reasons(xp.concatenate([ids[rows], xp.asarray(last)[:, None]], axis=1), scores)
     numbers = iter(range(len(rows)))
     return [[replace(c, ends=reasons.get(next(numbers), "")) for c in mine] for mine in candidates]

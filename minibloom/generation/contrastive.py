@@ -48,6 +48,9 @@ def contrastive_search(job: Job) -> Iterator[Array]:
         alike = new @ states.swapaxes(1, 2)  # [B, k, T]
         alike = xp.where(hidden[:, None], -1.0, alike).max(-1)
         worth = (1 - s.penalty_alpha) * xp.take_along_axis(probs, tokens, axis=1) - s.penalty_alpha * alike
+        # What is ruled out and stands among the k has probability 0, and could be worth the most by its unlikeness:
+        # transformers 4.35.2 then chooses it.
+        worth = xp.where(xp.take_along_axis(scores, tokens, axis=1) > -numpy.inf, worth, -numpy.inf)
         best, at = worth.argmax(-1), xp.arange(n)
         chosen = tokens[at, best]
         job.keep(logits, scores)

@@ -56,6 +56,7 @@ class Job:
     reasons: dict[int, str] = field(default_factory=dict)  # row -> why it ended
     passes: int = 0  # forward passes of the model, a draft's not counted
     log_probs: list[Array] = field(default_factory=list)  # [B * N] of each step: what the model gave the id chosen
+    beams: list[Any] = field(default_factory=list)  # pairs (final score, beam), the best N of each prompt in a row
     kept_cache: Cache | None = None  # of what was read, where the caller wants it back
     scores: list[Array] = field(default_factory=list)  # [B * N, V] of each step
     logits: list[Array] = field(default_factory=list)

@@ -18,6 +18,9 @@ class GenerateDecoderOnlyOutput(ModelOutput):
     scores, logits: for each new token `[B, V]`, what it was chosen from, and what the model said.
     attentions, hidden_states: for each pass, the model's tuple.
     past_key_values: the cache. The last ids have not been read into it.
+
+    Of speculation over several rows, each of which ends by itself: NaN in `scores` and `logits` behind its end, and no
+    cache.
     """
 
     sequences: Array = None

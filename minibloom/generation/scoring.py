@@ -38,9 +38,9 @@ def token_log_probs(
     window: the most tokens that are read at once. stride: tokens by which a window moves on (default: half of it).
     The text of one window is scored exactly as one pass over it would.
     """
-    stride = max(1, window // 2) if stride is None else stride
     window = whole(2).check("window", window)
-    if not 1 <= whole(1).check("stride", stride) < window:
+    stride = window // 2 if stride is None else whole(1).check("stride", stride)
+    if stride >= window:
         raise InputError(f"stride is {stride}, expected less than window, which is {window}: else tokens are skipped.")
     pad = next(i for i in (model.config.pad_token_id, 0) if i is not None and i < model.config.vocab_size)
     ids, mask = read_prompts(model, input_ids, attention_mask, tokenizer, pad)

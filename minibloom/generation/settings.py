@@ -87,6 +87,10 @@ def _true(value: Any) -> bool:
 IDS = Rule("a token id or a list of them", _ids)
 WORDS = Rule("a list of words, each a list of token ids, none of them empty", _words)
 POSITIVE = _number("a number above 0", lambda x: 0 < x < math.inf)
+HEAT = _number(  # far past what makes a draw sharp or flat; what float32 divides by it stays finite
+    "a number above 0, from 1e-20 to 1e20", lambda x: 1e-20 <= x <= 1e20
+)
+POWER = _number("a number from -30 to 30", lambda x: -30 <= x <= 30)  # of a length: below 1e280, however long a text is
 ANY = _number("a finite number", math.isfinite)
 SHARE = _number("a number above 0 and at most 1 (1 is off)", lambda x: 0 < x <= 1)
 CUTOFF = _number("a number from 0 (off) to below 1", lambda x: 0 <= x < 1)
@@ -155,9 +159,7 @@ class GenerationConfig:
     renormalize_logits: bool = _setting(False, FLAG, "make the processed logits log-probabilities again")
 
     # Drawing
-    temperature: float = _setting(
-        1.0, POSITIVE, "logits are divided by it: below 1 sharper, above 1 flatter", "drawing"
-    )
+    temperature: float = _setting(1.0, HEAT, "logits are divided by it: below 1 sharper, above 1 flatter", "drawing")
     top_k: int = _setting(50, OFF_AT_0, "draw only from the k likeliest tokens; 0: from all", "drawing")
     top_p: float = _setting(1.0, SHARE, "draw only from the likeliest tokens that hold p together", "drawing")
     min_p: float = _setting(None, UNIT, "draw only tokens at least so likely, as a share of the likeliest's", "drawing")
@@ -167,10 +169,12 @@ class GenerationConfig:
     eta_cutoff: float = _setting(0.0, CUTOFF, "the same, with less where many tokens are likely", "drawing")
 
     # Beams
-    length_penalty: float = _setting(1.0, ANY, "a sum of log-probabilities is divided by length to this power", "beams")
+    length_penalty: float = _setting(
+        1.0, POWER, "a sum of log-probabilities is divided by length to this power", "beams"
+    )
     early_stopping: bool | str = _setting(
-        False, EARLY, "stop when enough beams have ended: True at once, False if better is unlikely, 'never' if not"
-        " possible", "beams",
+        False, EARLY, "once num_beams have ended, stop: True at once, False when a better one is unlikely, 'never' only"
+        " when it is impossible", "beams",
     )  # fmt: skip
     diversity_penalty: float = _setting(0.0, ANY, "what a token loses for each earlier group that chose it", "groups")
     force_words_ids: list[list[list[int]]] = _setting(

@@ -81,13 +81,21 @@ class Draft:
 
 
 def speculate(job: Job) -> Iterator[Array]:
-    """Yield the next id of each row `[B]`, as `decode` does. Rows are read one at a time: each has its own guesses."""
+    """Yield the next id of each row `[B]`, as `decode` does.
+
+    Several rows are read one at a time: each has its own guesses, and its own copy of the caller's cache, which stays
+    as it was, for no one cache holds rows of different lengths.
+    """
     if len(job.ids) == 1:
         return _row(job)
     rows = []
     for row, rng in enumerate(job.rng.spawn(len(job.ids))):
         mask = None if job.mask is None else job.mask[row : row + 1]
-        alone = replace(job, ids=job.ids[row : row + 1], mask=mask, rng=rng, reasons={}, log_probs=[])
+        cache = None if job.cache is None else job.cache.copy()
+        if cache is not None:
+            cache.select(job.xp.asarray([row]))
+        kept: dict[str, Any] = {"reasons": {}, "log_probs": [], "scores": [], "logits": []}  # each its own
+        alone = replace(job, ids=job.ids[row : row + 1], mask=mask, cache=cache, rng=rng, **kept)
         rows.append((alone, _row(alone)))
     return _together(job, rows)
 
@@ -97,11 +105,11 @@ def _together(job: Job, rows: list[tuple[Job, Iterator[Array]]]) -> Iterator[Arr
     pad = xp.full(1, job.pad)
     for step, chosen in enumerate(zip_longest(*(steps for _, steps in rows), fillvalue=pad)):
         job.reasons.update({row: alone.reasons[0] for row, (alone, _) in enumerate(rows) if alone.reasons})
-        if job.wants_log_probs:
-            nothing = xp.full(1, numpy.nan)
-            job.log_probs.append(xp.concatenate(
-                [alone.log_probs[step] if step < len(alone.log_probs) else nothing for alone, _ in rows]
-            ))  # fmt: skip
+        for name in ("log_probs", "scores", "logits"):
+            of_rows = [getattr(alone, name)[step : step + 1] for alone, _ in rows]  # none of one that has ended
+            if some := next(filter(None, of_rows), None):
+                nothing = [xp.full_like(some[0], numpy.nan)]
+                getattr(job, name).append(xp.concatenate([(mine or nothing)[0] for mine in of_rows]))
         yield xp.concatenate(chosen)
 
 
@@ -113,6 +121,7 @@ def _row(job: Job) -> Iterator[Array]:
     guesses: list[int] = []
     probs: list[Array] = []
     logits = reader.prompt().logits  # [1, guesses + 1, V]
+    reader.crop(history.length - 1)  # what was read counts once a token is chosen by it: so no wrong guess ever does
     while True:
         kept = 0
         for place in range(len(guesses) + 1):
@@ -124,6 +133,8 @@ def _row(job: Job) -> Iterator[Array]:
             job.keep(here, scores)
             job.keep_log_probs(here, xp.arange(1), chosen, 1)
             history.append(chosen)
+            reader.cache.advance(1)
+            reader.read += 1
             job.reasons.update(job.stopping.reasons(history.ids, scores))
             if history.length == job.length:
                 job.reasons.setdefault(0, LENGTH)
@@ -133,8 +144,6 @@ def _row(job: Job) -> Iterator[Array]:
             if one != guess:
                 break
             kept += 1
-        if reader.read >= history.length:
-            reader.crop(history.length - 1)  # forget the guesses that were wrong
         if draft is not None and s.num_assistant_tokens_schedule == "heuristic" and guesses:
             guess_size = guess_size + 2 if kept == len(guesses) else max(1, guess_size - 1)
         count = min(guess_size, job.length - history.length - 1)  # the model's own token comes on top
@@ -143,7 +152,10 @@ def _row(job: Job) -> Iterator[Array]:
         else:
             guesses, probs = draft(history, count) if count else ([], [])
         feed = xp.concatenate([chosen, xp.asarray(guesses, dtype="int64")])[None]
-        logits = reader(feed, keep=feed.shape[1]).logits
+        try:
+            logits = reader(feed, keep=feed.shape[1]).logits
+        finally:  # whatever stopped it, Ctrl-C too: no guess counts yet
+            reader.crop(history.length - 1)
 
 
 def _choose(job: Job, scores: Array, guess: int | None, q: Array | None) -> int:

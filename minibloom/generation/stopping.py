@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy
+
 from ..backend import Array, to_numpy
 from ..errors import InputError
 
@@ -70,9 +72,13 @@ class Stopping:
         if self.seconds is not None and time.monotonic() - self._begun > self.seconds:
             reasons |= dict.fromkeys(range(len(last)), TIME)
         for criterion in self.own:
-            says = to_numpy(criterion(ids, scores))
-            rows = says.tolist() if says.ndim else [bool(says)] * len(last)
-            reasons |= {row: OWN for row, ended in enumerate(rows) if ended}
+            answer = criterion(ids, scores)
+            says = to_numpy(answer)
+            if says.dtype == object or says.shape not in ((), (len(last),)):
+                given = type(answer).__name__ if says.dtype == object else list(says.shape)
+                expected = f"one answer for all rows, or one for each, [{len(last)}]"
+                raise InputError(f"stopping_criteria returned {given}, expected {expected}.")
+            reasons |= {row: OWN for row in numpy.flatnonzero(numpy.broadcast_to(says, len(last))).tolist()}
         if self.strings is not None:
             window = to_numpy(ids[:, -(self.strings._longest + 1) :]).tolist()
             reasons |= {row: STRING for row, tail in enumerate(window) if self.strings.hit(tail)}

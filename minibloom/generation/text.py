@@ -70,18 +70,19 @@ def generate_text(
     job.wants_log_probs = True
     texts = [prompts] if isinstance(prompts, str) else list(prompts)
     texts = [text for text in texts for _ in range(job.settings.num_return_sequences)]
-    if job.settings.num_beams > 1:
-        if callback is not None:
-            raise InputError(f"callback is set and num_beams is {job.settings.num_beams}: beams are not known early.")
-        return [
-            Continuation(text, tokenizer.decode(beam.tokens, True), list(beam.tokens), None, beam.reason)
-            for text, (_, beam) in zip(texts, search(job), strict=True)
-        ]
+    beams = job.settings.num_beams > 1
+    if beams and callback is not None:
+        raise InputError(f"callback is set and num_beams is {job.settings.num_beams}: beams are not known early.")
     over: set[int] = set()  # rows that have ended
     streams = [tokenizer.stream() for _ in texts]
     rows: list[list[int]] = [[] for _ in texts]
 
     def continuations() -> list[Continuation]:
+        if beams:
+            return [
+                Continuation(text, tokenizer.decode(beam.tokens, True), list(beam.tokens), None, beam.reason or None)
+                for text, (_, beam) in zip(texts, job.beams, strict=False)  # none, where nothing has begun
+            ]
         log_probs = [to_numpy(step) for step in job.log_probs]
         return [
             Continuation(
@@ -92,6 +93,9 @@ def generate_text(
         ]  # fmt: skip
 
     try:
+        if beams:
+            job.beams = search(job)
+            return continuations()
         for chosen in steps_of(job):
             for row, one in enumerate(to_numpy(chosen).tolist()):
                 if row in over:

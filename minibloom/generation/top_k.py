@@ -19,7 +19,7 @@ import numpy
 
 from ..backend import Array
 
-GROUPS = 4  # times k
+GROUPS = 4  # groups for each of the k
 WIDTH = 16  # tokens in a group at least: else little is saved
 
 

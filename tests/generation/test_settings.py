@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 
+import numpy
 import pytest
 
 from minibloom import BloomForCausalLM, InputError
 from minibloom.generation import GenerationConfig, check_settings
+from minibloom.generation.beams import Beam, Group
 from minibloom.generation.job import prepare
 
 from .. import tiny
@@ -119,6 +122,11 @@ TOGETHER = [
     ({"sequence_bias": {(1,): float("nan")}}, "sequence_bias is"),
     ({"early_stopping": "soon"}, "early_stopping is 'soon', expected True, False or 'never'"),
     ({"max_time": 0}, "max_time is 0"),
+    ({"do_sample": True, "temperature": 1e-40}, "temperature is 1e-40, expected .* from 1e-20 to 1e20"),
+    ({"do_sample": True, "temperature": 1e40}, r"temperature is 1e\+40, expected .* from 1e-20 to 1e20"),
+    ({"num_beams": 2, "length_penalty": -2000}, "length_penalty is -2000, expected a number from -30 to 30"),
+    ({"num_beams": 2, "length_penalty": 2000.0}, "length_penalty is 2000.0, expected a number from -30 to 30"),
+    ({"num_beams": 2, "length_penalty": float("nan")}, "length_penalty is nan"),
     ({"use_cache": False}, "use_cache is False"),
 ]
 
@@ -127,6 +135,21 @@ TOGETHER = [
 def test_a_contradiction_is_named_without_a_model(settings, says):
     with pytest.raises(InputError, match=says):
         check_settings(**settings)
+
+
+@pytest.mark.filterwarnings("error")
+def test_numbers_at_their_bounds_are_computed_with():
+    model = BloomForCausalLM(tiny.config(), dtype="float32")
+    numpy.testing.assert_array_equal(
+        model.generate([[5, 6]], do_sample=True, temperature=1e-20, suppress_tokens=[5], eos_token_id=[]),
+        model.generate([[5, 6]], suppress_tokens=[5], eos_token_id=[]),
+    )
+    flat = model.generate([[5, 6]] * 500, do_sample=True, temperature=1e20, top_k=0, max_new_tokens=1, seed=0)
+    assert len(set(flat[:, 2].tolist())) > 200  # of 384 tokens that are all alike
+    for penalty in (-30, 30):
+        model.generate([[5, 6]], num_beams=2, length_penalty=penalty, eos_token_id=[7], early_stopping="never")
+    group = Group(prepare(model, [[5]], num_beams=2, length_penalty=-30), 1, 0, hold=False)
+    assert math.isfinite(group._final_score(Beam(-1e4, range(2**31 - 1))))
 
 
 WITH_A_MODEL = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from itertools import product
+from itertools import islice, product
 from typing import Any
 
 import numpy
@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minibloom import BloomConfig, BloomForCausalLM, InputError, StaticCache, WindowCache
-from minibloom.generation import generate_steps
+from minibloom import BloomConfig, BloomForCausalLM, Cache, InputError, StaticCache, WindowCache
+from minibloom.generation import PromptCache, generate_steps
 from minibloom.generation.filters import log_softmax, processed
 from minibloom.generation.job import prepare
 from minibloom.generation.speculative import Lookup
@@ -102,6 +102,18 @@ def test_contrastive_search_weighs_likelihood_against_likeness(model, seed, alph
             ids = [*ids, chosen]
 
 
+@given(model=models(), seed=seeds, left=st.integers(1, 4))
+@draws
+def test_contrastive_search_never_chooses_what_is_ruled_out(model, seed, left):
+    rng = numpy.random.default_rng(seed)
+    V = model.config.vocab_size
+    allowed = rng.permutation(V)[:left].tolist()
+    others = sorted(set(range(V)) - set(allowed))
+    ids = rng.integers(0, V, (3, 4))
+    out = model.generate(ids, penalty_alpha=0.9, top_k=5, max_new_tokens=4, suppress_tokens=others, **FREE)
+    assert set(out[:, 4:].ravel().tolist()) <= set(allowed)
+
+
 # --- Speculation ---
 
 
@@ -119,6 +131,66 @@ def test_speculative_greedy_is_plain_greedy(data, model, count, size):
     ]
     for way in ways:
         numpy.testing.assert_array_equal(model.generate(ids, **common, **way), plain)
+
+
+@given(data=st.data(), model=models(vocab_size=5), size=st.integers(1, 6), read=st.integers(1, 9))
+@draws
+def test_of_what_was_guessed_the_cache_holds_what_was_chosen_wherever_it_ends(data, model, size, read):
+    """Ended by a token, guessed or not, left alone or dropped midway: the next turn is as if nothing was guessed."""
+    ids = data.draw(token_ids(model.config, shortest=4))[:1]
+    end = int(model.generate(ids, max_new_tokens=read, **FREE)[0, -1])
+    ways = [{"prompt_lookup_num_tokens": size}, {"assistant_model": model, "assistant_confidence_threshold": 0.0}]
+    for way, ends, dropped in product(ways, ([end], []), (False, True)):
+        cache = Cache(model.config.n_layer)
+        steps = generate_steps(model, ids, past_key_values=cache, max_new_tokens=12, eos_token_id=ends, **way)
+        text = numpy.concatenate([ids, numpy.stack(list(islice(steps, read)), 1)], axis=1)
+        if dropped:
+            del steps
+        assert cache.seen == text.shape[1] - 1
+        again = model.generate(text, past_key_values=cache, max_new_tokens=3, **way, **FREE)
+        numpy.testing.assert_array_equal(again, model.generate(text, max_new_tokens=3, **FREE))
+
+
+def test_a_pass_over_guesses_that_fails_leaves_none_of_them_in_the_cache():
+    class Breaks(BloomForCausalLM):
+        """Ctrl-C comes when the cache is filled already."""
+
+        def __call__(self, ids: Any = None, **more: Any) -> Any:
+            out = super().__call__(ids, **more)
+            if ids.shape[1] == 4:
+                raise KeyboardInterrupt
+            return out
+
+    cache, model = Cache(2), Breaks(MODEL.config)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        model.generate([[5, 5, 5, 5, 5]], past_key_values=cache, prompt_lookup_num_tokens=3, **FREE)
+    assert cache.seen == caught.value.sequences.shape[1] - 1
+
+
+def test_rows_that_guess_each_have_a_cache_of_their_own_and_the_callers_stays():
+    prompts = [[1, 2, 1, 2, 3], [4, 4, 4, 5, 4]]
+    plain = MODEL.generate(prompts, max_new_tokens=6, **FREE)
+    kept = PromptCache(MODEL, [row[:3] for row in prompts])
+    for cache in (Cache(2), kept, kept.cache.copy(), MODEL.init_cache(2, 20)):
+        for way in ({"prompt_lookup_num_tokens": 3}, {"assistant_model": MODEL}):
+            before = getattr(cache, "cache", cache).seen
+            got = MODEL.generate(prompts, max_new_tokens=6, past_key_values=cache, **way, **FREE)
+            numpy.testing.assert_array_equal(got, plain)
+            assert getattr(cache, "cache", cache).seen == before
+
+
+def test_rows_that_guess_return_what_was_kept_of_each_step():
+    common = {"max_new_tokens": 6, "eos_token_id": [4], "pad_token_id": 0, "return_dict_in_generate": True}
+    common |= {"output_scores": True, "output_logits": True, "repetition_penalty": 1.5}
+    prompts = [[1, 2, 1, 2, 3], [4, 4, 4, 5, 4], [6, 6, 6, 6, 6]]  # the last row ends with its first token
+    plain, out = MODEL.generate(prompts, **common), MODEL.generate(prompts, prompt_lookup_num_tokens=3, **common)
+    numpy.testing.assert_array_equal(out.sequences, plain.sequences)
+    for name in ("scores", "logits"):
+        got, expected = numpy.stack(out[name]), numpy.stack(plain[name])  # [steps, B, V]
+        assert numpy.isnan(got[1:, 2]).all()
+        expected[1:, 2] = numpy.nan
+        numpy.testing.assert_allclose(got, expected, rtol=1e-9)
+    assert out.past_key_values is None
 
 
 def exact(model: BloomForCausalLM, ids: list[int], count: int, **drawing: Any) -> dict[tuple[int, ...], float]:
@@ -292,6 +364,21 @@ def test_a_criterion_of_ones_own_and_a_time_end_rows():
     out = MODEL.generate([[1], [2]], stopping_criteria=lambda ids, scores: ids[:, 0] == 1, max_new_tokens=3, **FREE)
     assert out.shape == (2, 4) and (out[0, 2:] == 0).all()
     assert MODEL.generate(IDS, max_time=1e-9, **FREE).shape == (1, 4)
+
+
+@pytest.mark.parametrize("way", [{}, {"num_beams": 2}, {"penalty_alpha": 0.5, "top_k": 2}])
+@pytest.mark.parametrize("answer", [[True] * 9, [False], [[0], [0], [0]], None])
+def test_a_criterion_that_does_not_answer_for_each_row_is_named(way, answer):
+    with pytest.raises(InputError, match="stopping_criteria returned .*, expected one answer for all rows, or"):
+        MODEL.generate([[1], [2], [3]], stopping_criteria=lambda ids, scores: answer, max_new_tokens=3, **FREE, **way)
+
+
+def test_a_criterion_is_given_the_scores_of_the_rows_it_is_asked_about():
+    def seen(ids: numpy.ndarray, scores: numpy.ndarray) -> numpy.ndarray:
+        return numpy.take_along_axis(scores, ids[:, -1:], axis=1)[:, 0] < math.log(0.05)
+
+    for way in ({}, {"num_beams": 3}, {"penalty_alpha": 0.5, "top_k": 2}, {"prompt_lookup_num_tokens": 2}):
+        assert MODEL.generate([[1], [2]], stopping_criteria=seen, max_new_tokens=3, **FREE, **way).shape[0] == 2
 
 
 # --- Caches ---

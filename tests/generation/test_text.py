@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy
 import pytest
@@ -88,6 +89,25 @@ def test_what_a_batch_had_is_handed_back():
     assert len(had[0].ids) >= 1 and had[0].finish_reason is None and had[0].prompt == "the cat"
 
 
+def test_what_beams_had_is_handed_back():
+    def stops(ids: numpy.ndarray, scores: numpy.ndarray) -> bool:
+        if ids.shape[1] == 7:
+            raise KeyboardInterrupt
+        return False
+
+    prompts = ["the cat", "a"]
+    common = {"num_beams": 3, "num_return_sequences": 2, "eos_token_id": []}
+    before = [len(ids) for ids in TOKENIZER(prompts)["input_ids"]]
+    new = 6 - max(before)
+    assert new > 0
+    with pytest.raises(KeyboardInterrupt) as caught:
+        generate_text(MODEL, TOKENIZER, prompts, stopping_criteria=stops, max_new_tokens=20, **common)
+    had = caught.value.continuations
+    assert had == [replace(one, finish_reason=None) for one in generate_text(
+        MODEL, TOKENIZER, prompts, max_new_tokens=new, length_penalty=0.0, **common
+    )]  # fmt: skip
+
+
 # --- Turns ---
 
 
@@ -156,7 +176,10 @@ def test_each_token_is_scored_by_what_its_window_has_before_it(model, seed, data
 def test_scores_need_something_to_score():
     with pytest.raises(InputError, match="the text has one token"):
         perplexity(MODEL, [[1]])
-    for bad, says in (({"window": 1}, "window is 1"), ({"window": 4, "stride": 4}, "stride is 4, expected less")):
+    for bad, says in (
+        ({"window": 1}, "window is 1"), ({"window": None}, "window is None"), ({"window": "x"}, "window is 'x'"),
+        ({"window": 4, "stride": 4}, "stride is 4, expected less"), ({"window": 4, "stride": "x"}, "stride is 'x'"),
+    ):  # fmt: skip
         with pytest.raises(InputError, match=says):
             token_log_probs(MODEL, [[1, 2]], **bad)
 

@@ -49,6 +49,10 @@ softmax_and_loss_are_in_float32_whatever_the_dtype
     transformers: a float64 model is right to about seven digits. Right: sixteen. minibloom: right.
 the_derivative_of_gelu_has_ten_digits
     transformers: a constant in it is written out with ten digits. minibloom: right.
+contrastive_search_chooses_what_is_ruled_out
+    transformers (4.35.2: 5.23 no longer runs it): a token that is ruled out has probability 0, and where fewer than
+    `top_k` are left it stands among the candidates, and is chosen if it is unlike enough. Right: never chosen.
+    minibloom: right.
 
 Where minibloom does as transformers does, since a port is judged by it, or a trained model relies on it:
 
@@ -81,10 +85,11 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from minibloom import Cache, InputError
+from minibloom import BloomConfig, BloomForCausalLM, Cache, InputError
 from minibloom.layers.alibi import alibi_bias, alibi_slopes
 from minibloom.layers.mlp import gelu_backward
 
+from ..generation import make_goldens
 from ..gradients import slope
 from . import NOT_INSTALLED
 
@@ -321,6 +326,22 @@ def test_the_derivative_of_gelu_has_ten_digits():
     by_hand = modeling_bloom.bloom_gelu_back(torch.ones_like(there), (there,))
     assert 1e-13 < error(by_hand.numpy(), exact.grad.numpy()) < 1e-12
     assert error(gelu_backward(numpy.ones_like(x), x), exact.grad.numpy()) < 1e-14
+
+
+def test_contrastive_search_chooses_what_is_ruled_out():
+    fields = {"vocab_size": 12, "hidden_size": 16, "n_layer": 2, "n_head": 2}
+    model = BloomForCausalLM(BloomConfig(**fields))
+    params = make_goldens.random_params(fields | {"seed": 0})
+    model.params = {name: x.astype("float32") for name, x in params.items()}
+    ids, given = [1, 2, 3], [11, 0, 7, 1]  # a prompt, and what 4.35.2 went on with where 0 and 1 alone were left
+    asked = {"penalty_alpha": 0.9, "top_k": 4, "suppress_tokens": range(2, 12), "eos_token_id": []}
+    out = Oracle(model)(numpy.array([[*ids, token] for token in (0, 1, given[0])]), output_hidden_states=True)
+    left, states = numpy.exp(out["logits"][0, 2, :2]), out["hidden_states.2"]  # [2], [3, 4, E]
+    probs = numpy.array([*left / left.sum(), 0])
+    unit = states / numpy.linalg.norm(states, axis=-1, keepdims=True)
+    worth = 0.1 * probs - 0.9 * numpy.einsum("bte,be->bt", unit[:, :-1], unit[:, -1]).max(-1)  # its formula
+    assert worth.argmax() == 2
+    assert set(model.generate([ids], max_new_tokens=4, **asked)[0, 3:].tolist()) <= {0, 1}
 
 
 # --- where minibloom does as transformers does ---
