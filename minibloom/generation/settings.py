@@ -87,9 +87,8 @@ def _true(value: Any) -> bool:
 IDS = Rule("a token id or a list of them", _ids)
 WORDS = Rule("a list of words, each a list of token ids, none of them empty", _words)
 POSITIVE = _number("a number above 0", lambda x: 0 < x < math.inf)
-HEAT = _number(  # far past what makes a draw sharp or flat; what float32 divides by it stays finite
-    "a number above 0, from 1e-20 to 1e20", lambda x: 1e-20 <= x <= 1e20
-)
+# Far past what makes a draw sharp or flat; what float32 divides by it stays finite.
+TEMPERATURE = _number("a number above 0, from 1e-20 to 1e20", lambda x: 1e-20 <= x <= 1e20)
 POWER = _number("a number from -30 to 30", lambda x: -30 <= x <= 30)  # of a length: below 1e280, however long a text is
 ANY = _number("a finite number", math.isfinite)
 SHARE = _number("a number above 0 and at most 1 (1 is off)", lambda x: 0 < x <= 1)
@@ -159,7 +158,9 @@ class GenerationConfig:
     renormalize_logits: bool = _setting(False, FLAG, "make the processed logits log-probabilities again")
 
     # Drawing
-    temperature: float = _setting(1.0, HEAT, "logits are divided by it: below 1 sharper, above 1 flatter", "drawing")
+    temperature: float = _setting(
+        1.0, TEMPERATURE, "logits are divided by it: below 1 sharper, above 1 flatter", "drawing"
+    )
     top_k: int = _setting(50, OFF_AT_0, "draw only from the k likeliest tokens; 0: from all", "drawing")
     top_p: float = _setting(1.0, SHARE, "draw only from the likeliest tokens that hold p together", "drawing")
     min_p: float = _setting(None, UNIT, "draw only tokens at least so likely, as a share of the likeliest's", "drawing")
