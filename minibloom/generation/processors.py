@@ -107,10 +107,14 @@ def suppressed(tokens: Sequence[int], at: int | None = None) -> Processor:
 
 
 def decaying_length(start: int, factor: float, ends: Sequence[int]) -> Processor:
-    """From `start` tokens on, raise the logits of what ends a row by |logit| * (factor^n - 1) after n more."""
+    """From `start` tokens on, raise the logits of what ends a row by |logit| * (factor^n - 1) after n more.
+
+    Up to 1e30 times: that ends any row, and float32 has no numbers for much more.
+    """
+    most = 30 / math.log10(factor) if factor > 1 else math.inf
 
     def process(ids: Array, logits: Array) -> Array:
-        more = ids.shape[1] - start
+        more = min(ids.shape[1] - start, most)
         if more <= 0:
             return logits
         xp, columns = namespace(logits), list(ends)

@@ -104,6 +104,9 @@ def test_stop_tokens_grow_likelier_and_invalid_numbers_valid():
     ids, logits = numpy.zeros((1, 7), int), numpy.array([[-2.0, 1.0, -math.inf]])
     same(decaying_length(5, 1.5, [0, 2])(ids, logits), [[-2 + 2 * (1.5**2 - 1), 1, -math.inf]])
     same(decaying_length(7, 1.5, [0])(ids, logits), logits)
+    for factor, least in ((1.5, 1e29), (1e300, 1e29), (0.5, -4)):  # however long the text, and steep the factor
+        raised = decaying_length(5, factor, [0])(numpy.zeros((1, 5000), dtype="int64"), logits.astype("float32"))
+        assert numpy.isfinite(raised[0, 0]) and raised[0, 0] >= least
     fixed = only_numbers(ids, numpy.array([[math.nan, math.inf, -math.inf]]))
     assert fixed[0, 0] == 0 and numpy.isfinite(fixed).all()
 
