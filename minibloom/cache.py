@@ -54,7 +54,7 @@ class Cache:
         keys, values = self._keys[layer], self._values[layer]
         if keys is None or values is None or not self.length:
             raise InputError("the cache is empty: no forward pass has filled it yet.")
-        return keys[:, :, : self.length], values[:, :, : self.length]
+        return keys[:, :, self._here], values[:, :, self._here]
 
     def __iter__(self) -> Iterator[tuple[Array, Array]]:
         return (self[layer] for layer in range(len(self)))
@@ -67,6 +67,11 @@ class Cache:
     def seen(self) -> int:
         """Positions that were ever put in: all that it holds, but for a cache that drops some."""
         return self.length
+
+    @property
+    def _here(self) -> slice:
+        """Where the positions that count stand in the arrays."""
+        return slice(0, self.length)
 
     @property
     def batch_size(self) -> int | None:
@@ -140,13 +145,13 @@ class Cache:
 
     def copy(self) -> Cache:
         """An independent copy. What is copied are the positions that count, not the room behind them."""
-        twin, end = copy.copy(self), self.length
+        twin, here = copy.copy(self), self._here
 
         def copied(a: Array | None) -> Array | None:
             if a is None:
                 return None
             b = namespace(a).empty(a.shape, dtype=a.dtype)
-            b[:, :, :end] = a[:, :, :end]
+            b[:, :, here] = a[:, :, here]
             return b
 
         twin._keys, twin._values = [copied(a) for a in self._keys], [copied(a) for a in self._values]

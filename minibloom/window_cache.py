@@ -42,10 +42,9 @@ class WindowCache(Cache):
         """The positions that are still there."""
         return range(self.dropped, self.seen)
 
-    def __getitem__(self, layer: int) -> tuple[Array, Array]:
-        super().__getitem__(layer)  # says so if it is empty
-        here = slice(self._start, self._start + self.length)
-        return self._keys[layer][:, :, here], self._values[layer][:, :, here]  # type: ignore[index]
+    @property
+    def _here(self) -> slice:
+        return slice(self._start, self._start + self.length)
 
     def __repr__(self) -> str:
         return (
@@ -87,7 +86,7 @@ class WindowCache(Cache):
         if held is None:
             return
         rows = asarray(rows, namespace(held), "rows")
-        here = slice(self._start, self._start + self.length)  # what rows have in common may be dropped already
+        here = self._here  # what rows have in common may be dropped already
         for buffers in (self._keys, self._values):
             for a in buffers:
                 if a is not None:
@@ -98,7 +97,7 @@ class WindowCache(Cache):
         B, H, T, D = buffer.shape
         room = 2 * (self.window or 0)
         front = buffer if room == T else namespace(buffer).empty((B, H, room, D), dtype=buffer.dtype)
-        front[:, :, : self.length] = buffer[:, :, self._start : self._start + self.length]
+        front[:, :, : self.length] = buffer[:, :, self._here]
         return front
 
     def _room(self, buffer: Array | None, new: Array, end: int) -> Array:

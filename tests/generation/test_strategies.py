@@ -321,6 +321,19 @@ def test_a_window_sees_the_last_positions_alone():
             assert int(logits[0, -1].argmax()) == out[place + 1]
 
 
+@pytest.mark.parametrize("strategy", [{"num_return_sequences": 3, "do_sample": True, "seed": 0}, {"num_beams": 3}])
+def test_rows_that_share_a_window_go_on_as_if_each_had_read_it(strategy):
+    """They begin with copies of it; here of one whose positions stand anywhere in its arrays."""
+    ids = numpy.random.default_rng(0).integers(0, 11, (1, 12))
+    settings = {"max_new_tokens": 6, **FREE, **strategy}
+    expected = MODEL.generate(ids, past_key_values=WindowCache(2, 8), **settings)
+    for read in range(12):
+        cache = WindowCache(2, 8)
+        for place in range(read):
+            MODEL(ids[:, place : place + 1], past_key_values=cache)
+        numpy.testing.assert_array_equal(MODEL.generate(ids, past_key_values=cache, **settings), expected)
+
+
 @pytest.mark.parametrize(
     ("cache", "says"),
     [
