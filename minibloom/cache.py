@@ -112,8 +112,8 @@ class Cache:
         They count only after `advance`, which ends a pass: one that fails midway leaves the cache as it was.
         """
         end, norms = self.length + key.shape[2], self._norms[layer]
-        if norms is not None and norms.shape[2] > self.length:  # of positions that a crop or a failed pass left behind
-            self._norms[layer] = norms[:, :, : self.length]
+        if norms is not None:  # a crop or a failed pass left some behind: of later positions or, before any, other rows
+            self._norms[layer] = norms[:, :, : self.length] if self.length else None
         self._keys[layer] = keys = self._room(self._keys[layer], key, end)
         self._values[layer] = values = self._room(self._values[layer], value, end)
         keys[:, :, self.length : end] = key
