@@ -23,7 +23,9 @@ class WindowCache(Cache):
         cache.seen, cache.dropped, cache.kept        # 10_011, 9_756, range(9_756, 10_011)
 
     An `attention_mask` beside it covers the positions that it keeps, and the new ones. Its arrays have room for two
-    windows, so that moving what is kept to the front is rare.
+    windows, so that moving what is kept to the front is rare. A pass over many positions makes them larger until it is
+    over, and has scores of all its positions `[B, H, S, T]`: `generate` reads a long prompt in pieces, so that memory
+    is fixed, unless the call asks for attentions, hidden states or a trace of the prompt, or searches contrastively.
     """
 
     def __init__(self, layers: int, window: int) -> None:
