@@ -228,10 +228,10 @@ class Cache:
 
 
 class StaticCache(Cache):
-    """A cache that has all its memory from the start, for `batch` rows of `max_length` positions, and never moves.
+    """A cache that has all its memory from the start, for `batch` rows of `max_length` positions. No pass moves it.
 
-    A pass that it has no room for is an InputError, and leaves it as it was. `model.init_cache(batch, max_length)`
-    makes one that fits a model.
+    Nor do `crop` and `reorder`; `select` makes new arrays, of as many rows as it is given. A pass that it has no room
+    for is an InputError, and leaves it as it was. `model.init_cache(batch, max_length)` makes one that fits a model.
     """
 
     max_length: int

@@ -458,6 +458,20 @@ def test_selected_rows_of_a_static_cache_keep_their_room(rows):
         model(new[rows], past_key_values=cache)
 
 
+def test_a_static_cache_moves_only_where_rows_are_selected():
+    model = random_model(CONFIG, 0)
+    cache = model.init_cache(2, 5)
+    memory = [cache.buffers(layer) for layer in range(2)]
+    model(IDS, past_key_values=cache)
+    cache.reorder([1, 0], 0)
+    cache.crop(3)
+    model(IDS[:, :2], past_key_values=cache)
+    for layer, (keys, values) in enumerate(memory):
+        assert cache.buffers(layer)[0] is keys and cache.buffers(layer)[1] is values
+    cache.select([0])
+    assert cache.buffers(0)[0] is not memory[0][0] and cache.buffers(0)[0].shape == (1, 3, 5, 4)
+
+
 @few
 @given(st.data())
 def test_a_cropped_static_cache_has_forgotten(data):
