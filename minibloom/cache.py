@@ -54,7 +54,7 @@ class Cache:
         keys, values = self._keys[layer], self._values[layer]
         if keys is None or values is None or not self.length:
             raise InputError("the cache is empty: no forward pass has filled it yet.")
-        return keys[:, :, : self.length], values[:, :, : self.length]
+        return keys[:, :, self._here], values[:, :, self._here]
 
     def __iter__(self) -> Iterator[tuple[Array, Array]]:
         return (self[layer] for layer in range(len(self)))
@@ -67,6 +67,11 @@ class Cache:
     def seen(self) -> int:
         """Positions that were ever put in: all that it holds, but for a cache that drops some."""
         return self.length
+
+    @property
+    def _here(self) -> slice:
+        """Where the positions that count stand in the arrays."""
+        return slice(0, self.length)
 
     @property
     def batch_size(self) -> int | None:
@@ -107,8 +112,8 @@ class Cache:
         They count only after `advance`, which ends a pass: one that fails midway leaves the cache as it was.
         """
         end, norms = self.length + key.shape[2], self._norms[layer]
-        if norms is not None and norms.shape[2] > self.length:  # of positions that a crop or a failed pass left behind
-            self._norms[layer] = norms[:, :, : self.length]
+        if norms is not None:  # a crop or a failed pass left some behind: of later positions or, before any, other rows
+            self._norms[layer] = norms[:, :, : self.length] if self.length else None
         self._keys[layer] = keys = self._room(self._keys[layer], key, end)
         self._values[layer] = values = self._room(self._values[layer], value, end)
         keys[:, :, self.length : end] = key
@@ -140,13 +145,13 @@ class Cache:
 
     def copy(self) -> Cache:
         """An independent copy. What is copied are the positions that count, not the room behind them."""
-        twin, end = copy.copy(self), self.length
+        twin, here = copy.copy(self), self._here
 
         def copied(a: Array | None) -> Array | None:
             if a is None:
                 return None
             b = namespace(a).empty(a.shape, dtype=a.dtype)
-            b[:, :, :end] = a[:, :, :end]
+            b[:, :, here] = a[:, :, here]
             return b
 
         twin._keys, twin._values = [copied(a) for a in self._keys], [copied(a) for a in self._values]
@@ -223,10 +228,10 @@ class Cache:
 
 
 class StaticCache(Cache):
-    """A cache that has all its memory from the start, for `batch` rows of `max_length` positions, and never moves.
+    """A cache that has all its memory from the start, for `batch` rows of `max_length` positions. No pass moves it.
 
-    A pass that it has no room for is an InputError, and leaves it as it was. `model.init_cache(batch, max_length)`
-    makes one that fits a model.
+    Nor do `crop` and `reorder`; `select` makes new arrays, of as many rows as it is given. A pass that it has no room
+    for is an InputError, and leaves it as it was. `model.init_cache(batch, max_length)` makes one that fits a model.
     """
 
     max_length: int

@@ -23,7 +23,9 @@ class WindowCache(Cache):
         cache.seen, cache.dropped, cache.kept        # 10_011, 9_756, range(9_756, 10_011)
 
     An `attention_mask` beside it covers the positions that it keeps, and the new ones. Its arrays have room for two
-    windows, so that moving what is kept to the front is rare.
+    windows, so that moving what is kept to the front is rare. A pass over many positions makes them larger until it is
+    over, and has scores of all its positions `[B, H, S, T]`: `generate` reads a long prompt in pieces, so that memory
+    is fixed, unless the call asks for attentions, hidden states or a trace of the prompt, or searches contrastively.
     """
 
     def __init__(self, layers: int, window: int) -> None:
@@ -42,10 +44,9 @@ class WindowCache(Cache):
         """The positions that are still there."""
         return range(self.dropped, self.seen)
 
-    def __getitem__(self, layer: int) -> tuple[Array, Array]:
-        super().__getitem__(layer)  # says so if it is empty
-        here = slice(self._start, self._start + self.length)
-        return self._keys[layer][:, :, here], self._values[layer][:, :, here]  # type: ignore[index]
+    @property
+    def _here(self) -> slice:
+        return slice(self._start, self._start + self.length)
 
     def __repr__(self) -> str:
         return (
@@ -87,7 +88,7 @@ class WindowCache(Cache):
         if held is None:
             return
         rows = asarray(rows, namespace(held), "rows")
-        here = slice(self._start, self._start + self.length)  # what rows have in common may be dropped already
+        here = self._here  # what rows have in common may be dropped already
         for buffers in (self._keys, self._values):
             for a in buffers:
                 if a is not None:
@@ -98,7 +99,7 @@ class WindowCache(Cache):
         B, H, T, D = buffer.shape
         room = 2 * (self.window or 0)
         front = buffer if room == T else namespace(buffer).empty((B, H, room, D), dtype=buffer.dtype)
-        front[:, :, : self.length] = buffer[:, :, self._start : self._start + self.length]
+        front[:, :, : self.length] = buffer[:, :, self._here]
         return front
 
     def _room(self, buffer: Array | None, new: Array, end: int) -> Array:

@@ -136,6 +136,29 @@ def test_norms_of_keys_that_are_gone_are_not_kept(left_behind):
     numpy.testing.assert_allclose(norms, numpy.linalg.norm(keys, axis=-1))
 
 
+@pytest.mark.parametrize("left_behind", ["cropped", "reordered", "failed"])
+@pytest.mark.parametrize("asked_first", [True, False])
+def test_norms_of_a_batch_that_is_gone_are_not_kept(left_behind, asked_first):
+    """A cache without positions takes another batch: whether the norms of its keys are asked for soon or late."""
+    cache, rng = Cache(1), numpy.random.default_rng(0)
+
+    def extend(batch, ask):
+        keys, _ = cache.update(0, *rng.standard_normal((2, batch, 2, 4, 3)))
+        return keys, cache.key_norms(0, keys) if ask else None
+
+    extend(2, ask=True)
+    if left_behind != "failed":
+        cache.advance(4)
+        if left_behind == "reordered":
+            cache.reorder([1, 0], 0)
+        cache.crop(0)
+    extend(3, ask=asked_first)
+    cache.advance(4)
+    cache.select([2, 0, 1])
+    keys, norms = extend(3, ask=True)
+    numpy.testing.assert_allclose(norms, numpy.linalg.norm(keys, axis=-1))
+
+
 def test_a_cache_cropped_to_nothing_takes_another_batch():
     model = random_model(CONFIG, 0, kind=BloomModel)
     cache = filled(model)
@@ -433,6 +456,20 @@ def test_selected_rows_of_a_static_cache_keep_their_room(rows):
     numpy.testing.assert_allclose(got, expected[rows], atol=1e-12)
     with pytest.raises(InputError, match="past_key_values is full"):
         model(new[rows], past_key_values=cache)
+
+
+def test_a_static_cache_moves_only_where_rows_are_selected():
+    model = random_model(CONFIG, 0)
+    cache = model.init_cache(2, 5)
+    memory = [cache.buffers(layer) for layer in range(2)]
+    model(IDS, past_key_values=cache)
+    cache.reorder([1, 0], 0)
+    cache.crop(3)
+    model(IDS[:, :2], past_key_values=cache)
+    for layer, (keys, values) in enumerate(memory):
+        assert cache.buffers(layer)[0] is keys and cache.buffers(layer)[1] is values
+    cache.select([0])
+    assert cache.buffers(0)[0] is not memory[0][0] and cache.buffers(0)[0].shape == (1, 3, 5, 4)
 
 
 @few

@@ -96,6 +96,29 @@ def test_rows_are_selected_reordered_and_copied_with_it():
     assert other.kept == cache.kept == range(15, 20)
 
 
+@few
+@given(lengths=st.lists(st.integers(1, 4), min_size=1, max_size=12), window=st.integers(1, 6), seed=seeds)
+def test_a_copy_has_what_is_kept_wherever_that_stands_in_the_arrays(lengths, window, seed):
+    cache, rng = WindowCache(2, window), numpy.random.default_rng(seed)
+    for length in lengths:
+        for layer in range(2):
+            cache.update(layer, *rng.standard_normal((2, 1, 2, length, 3)))
+        cache.advance(length)
+        with mock.patch.object(numpy, "empty", lambda shape, dtype: numpy.full(shape, numpy.nan, dtype)):
+            twin = cache.copy()
+        assert (twin.kept, twin.nbytes) == (cache.kept, cache.nbytes)
+        if not cache.length:
+            continue  # as in a window of 1
+        for ours, theirs in zip(twin, cache, strict=True):
+            numpy.testing.assert_array_equal(ours, theirs)
+        twin.select([0, 0])  # and goes its own way
+        twin.reorder([1, 0], 0)
+        new = rng.standard_normal((2, 2, 2, 1, 3))
+        keys, values = twin.update(0, *new)
+        numpy.testing.assert_array_equal(keys[:1], numpy.concatenate([cache[0][0], new[0, :1]], axis=2))
+        numpy.testing.assert_array_equal(values[1:], numpy.concatenate([cache[0][1], new[1, 1:]], axis=2))
+
+
 def test_it_goes_back_only_as_far_as_nothing_is_dropped():
     model = random_model(CONFIG, 0)
     cache = model([[1, 2, 3, 4]], past_key_values=WindowCache(2, 6)).past_key_values

@@ -134,6 +134,8 @@ class History:
 class Reader:
     """Reads ids into a model pass by pass, and keeps cache and mask in step."""
 
+    PIECE = 128  # tokens of a prompt that a window reads in a pass: as fast as larger pieces, in less memory
+
     def __init__(self, job: Job, model: BloomForCausalLM | None = None) -> None:
         self.job, self.model, self._counts = job, model or job.model, model is None
         self.cache: Any = job.cache if model is None else None
@@ -177,8 +179,17 @@ class Reader:
         return scores.argmax(-1)
 
     def prompt(self, times: int = 1, **more: Any) -> Any:
-        """Read what the cache does not hold of the prompts; then repeat each row."""
-        out = self(self.job.ids[:, self.read :], **more)
+        """Read what the cache does not hold of the prompts; then repeat each row.
+
+        A window reads them in pieces, so that its memory is fixed; but where somebody looks inside, in one pass.
+        """
+        ids, c = self.job.ids[:, self.read :], self.model.config
+        looked_at = self._watch or more or c.output_attentions or c.output_hidden_states
+        if self.cache is not None and self.cache.window is not None and not looked_at:
+            while ids.shape[1] > self.PIECE:
+                self(ids[:, : self.PIECE])
+                ids = ids[:, self.PIECE :]
+        out = self(ids, **more)
         if times > 1:
             self.part().select(self.job.xp.repeat(self.job.xp.arange(len(self.job.ids)), times))
         return out

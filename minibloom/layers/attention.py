@@ -87,12 +87,14 @@ def self_attention(x: Array, params: Mapping[str, Array], layer: int, run: Run) 
     q, k, v = split_heads(watch(f"{name}.query_key_value", fused), run.config.n_head)  # [B, S, 3E] -> 3x [B, H, S, D]
     if run.cache is not None:
         k, v = run.cache.update(layer, k, v)  # [B, H, S, D] -> [B, H, T, D]
+    held = k
     q, k, v = watch(f"{name}.query", q), watch(f"{name}.key", k), watch(f"{name}.value", v)
 
     if kernels.suits_attention(q, k, v, run.alibi, run.mask) and nothing_between(layer, run):
         context = kernels.attention(q, k, v, run.alibi, run.mask)
     elif in_tiles(q, k, layer, run):
-        norms = None if run.cache is None else functools.partial(run.cache.key_norms, layer, k)
+        kept = run.cache is not None and k is held  # the norms that a cache keeps are not those of edited keys
+        norms = functools.partial(run.cache.key_norms, layer, k) if kept else None
         context = tiled_attention(q, k, v, run.alibi, run.mask, norms)
     else:
         context = plain_attention(q, k, v, layer, run)

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import tracemalloc
 from collections import Counter
 from itertools import islice, product
 from typing import Any
+from unittest import mock
 
 import numpy
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minibloom import BloomConfig, BloomForCausalLM, Cache, InputError, StaticCache, WindowCache
+from minibloom import BloomConfig, BloomForCausalLM, Cache, InputError, StaticCache, Trace, WindowCache
 from minibloom.generation import PromptCache, generate_steps
 from minibloom.generation.filters import log_softmax, processed
-from minibloom.generation.job import prepare
+from minibloom.generation.job import Reader, prepare
 from minibloom.generation.speculative import Lookup
 from minibloom.layers.softmax import softmax
 
@@ -406,6 +409,85 @@ def test_a_window_sees_the_last_positions_alone():
         logits = MODEL([[out[place]]], past_key_values=step).logits
         if place >= 2:
             assert int(logits[0, -1].argmax()) == out[place + 1]
+
+
+@given(
+    length=st.integers(1, 30), window=st.integers(1, 9), piece=st.integers(1, 12), read=st.integers(0, 29),
+    pads=st.integers(0, 29), seed=seeds,
+    strategy=st.sampled_from([{}, {"num_return_sequences": 2, "do_sample": True, "seed": 0}, {"num_beams": 2}]),
+)  # fmt: skip
+@draws
+def test_a_prompt_read_into_a_window_piece_by_piece_is_as_read_at_once(
+    length, window, piece, read, pads, seed, strategy
+):
+    """The same continuations, of the same logits, and what is kept in the end; after turns before it, or padding."""
+    ids = numpy.random.default_rng(seed).integers(0, 11, (2, length))
+    pads = numpy.array([[min(pads, length - 1)], [0]])
+    mask = (numpy.arange(length) >= pads).astype("int64")
+    outs = []
+    for size in (piece, length):
+        cache, before = WindowCache(2, window), min(read, length - 1)
+        for place in range(before):
+            seen = mask[:, place - cache.length : place + 1]
+            MODEL(ids[:, place : place + 1], past_key_values=cache, attention_mask=seen)
+        with mock.patch.object(Reader, "PIECE", size):
+            outs.append(MODEL.generate(
+                ids, mask, past_key_values=cache, max_new_tokens=3, return_dict_in_generate=True, output_logits=True,
+                **FREE, **strategy,
+            ))  # fmt: skip
+    ours, theirs = outs
+    numpy.testing.assert_array_equal(ours.sequences, theirs.sequences)
+    for a, b in zip(ours.logits, theirs.logits, strict=True):
+        numpy.testing.assert_allclose(a, b, rtol=0, atol=1e-10 * abs(b[numpy.isfinite(b)]).max())  # not -inf of no beam
+    cache, other = ours.past_key_values, theirs.past_key_values
+    assert cache.kept == other.kept
+    if window > 1:
+        real = numpy.repeat(numpy.array(cache.kept) >= pads, cache.batch_size // 2, axis=0)  # nobody sees the others
+        for a, b in zip((x for pair in cache for x in pair), (x for pair in other for x in pair), strict=True):
+            a, b = (x.swapaxes(1, 2)[real] for x in (a, b))  # [B, H, T, D] -> [tokens, H, D]
+            numpy.testing.assert_allclose(a, b, rtol=0, atol=1e-10 * abs(b).max())
+
+
+def test_a_window_needs_no_more_memory_for_a_longer_prompt():
+    def peak(length):
+        tracemalloc.start()
+        MODEL.generate(numpy.ones((1, length), "int64"), past_key_values=WindowCache(2, 8), max_new_tokens=2, **FREE)
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return most
+
+    peak(300)  # what is made once
+    assert peak(2400) < peak(1200) + 8 * 8 * 1200  # at once, scores alone take 92 MB and 23; ids take 8 bytes each
+
+
+def test_who_looks_inside_of_a_prompts_pass_sees_one():
+    ids, passes = [[1, 2, 3, 4, 5]], []
+    call = {"max_new_tokens": 2, **FREE}
+    look = {"return_dict_in_generate": True, "output_attentions": True, "output_hidden_states": True}
+    trace = Trace("ln_f", edits={"ln_f": lambda x: passes.append(x.shape) or x})
+    with mock.patch.object(Reader, "PIECE", 2):
+        out = MODEL.generate(ids, past_key_values=WindowCache(2, 3), **call, **look)
+        MODEL.generate(ids, past_key_values=WindowCache(2, 3), trace=trace, **call)
+        MODEL.generate(ids, past_key_values=WindowCache(2, 3), penalty_alpha=0.5, top_k=2, **call)  # wants all states
+        asked = copy.copy(MODEL)
+        asked.config = MODEL.config.replace(output_attentions=True)
+        by_config = asked.generate(ids, past_key_values=WindowCache(2, 3), return_dict_in_generate=True, **call)
+    for seen in (out, by_config):
+        assert [a[0].shape for a in seen.attentions] == [(1, 2, 5, 5), (1, 2, 1, 3)]
+    assert out.hidden_states[0][0].shape == (1, 5, 8) and passes == [(1, 5, 8), (1, 1, 8)]
+
+
+@pytest.mark.parametrize("strategy", [{"num_return_sequences": 3, "do_sample": True, "seed": 0}, {"num_beams": 3}])
+def test_rows_that_share_a_window_go_on_as_if_each_had_read_it(strategy):
+    """They begin with copies of it; here of one whose positions stand anywhere in its arrays."""
+    ids = numpy.random.default_rng(0).integers(0, 11, (1, 12))
+    settings = {"max_new_tokens": 6, **FREE, **strategy}
+    expected = MODEL.generate(ids, past_key_values=WindowCache(2, 8), **settings)
+    for read in range(12):
+        cache = WindowCache(2, 8)
+        for place in range(read):
+            MODEL(ids[:, place : place + 1], past_key_values=cache)
+        numpy.testing.assert_array_equal(MODEL.generate(ids, past_key_values=cache, **settings), expected)
 
 
 @pytest.mark.parametrize(

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from typing import Any
+from unittest import mock
 
 import numpy
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from minibloom import BloomConfig, Cache
+from minibloom import BloomConfig, Cache, Trace, scale
 from minibloom.config import parameter_shapes
+from minibloom.layers import tiled_attention as tiles
 from minibloom.layers.attention import (
     attention_scores,
     merge_heads,
@@ -20,7 +22,7 @@ from minibloom.layers.attention import (
 )
 
 from ..gradients import assert_gradients, assert_linear
-from ..strategies import HEADS_OF_176B, configs, few, normal, passes, random_params, seeds, some
+from ..strategies import HEADS_OF_176B, configs, few, normal, passes, random_model, random_params, seeds, some
 
 NAME = "h.0.self_attention"
 
@@ -133,3 +135,27 @@ def test_key_biases_have_no_gradient(config, S, seed):
     self_attention_backward(normal(seed + 2, *x.shape), x, params, 0, tape, grads)
     by_head = grads[f"{NAME}.query_key_value.bias"].reshape(config.n_head, 3, config.head_dim)
     numpy.testing.assert_allclose(by_head[:, 1], 0, atol=1e-11)
+
+
+@some
+@given(st.lists(st.tuples(st.integers(1, 12), st.sampled_from([None, 0.0, 1e-3, 30.0])), min_size=2, max_size=5), seeds)
+@example([(24, 1e-3), (12, None)], 0)  # small norms of an edit may not stay for those who see the key itself
+@example([(24, None), (4, 30.0)], 0)  # nor may those of keys stay for an edit that makes them large
+def test_keys_edited_in_some_passes_are_skipped_in_none_where_they_count(passes_over, seed):
+    """In tiles with a cache, which keeps the norms of keys, as by the plain path, which skips none."""
+    config = BloomConfig(vocab_size=9, hidden_size=8, n_layer=2, n_head=2)
+    model = random_model(config, seed)
+    for layer in range(2):
+        model.params[f"h.{layer}.self_attention.query_key_value.weight"] *= 5  # far keys, which count only if they fit
+    ids = numpy.random.default_rng(seed).integers(0, 9, (2, sum(length for length, _ in passes_over)))
+    logits = {}
+    for large in (0, 10**9):  # tiles, and the plain path
+        cache, done, logits[large] = Cache(2), 0, []
+        with mock.patch.multiple(tiles, QUERIES=2, KEYS=3, LARGE=large):
+            for length, factor in passes_over:
+                edits = {} if factor is None else {"*.self_attention.key": scale(factor)}
+                trace, new = Trace("ln_f", edits=edits), ids[:, done : done + length]
+                logits[large].append(model(new, past_key_values=cache, trace=trace).logits)
+                done += length
+    for got, expected in zip(logits[0], logits[10**9], strict=True):
+        numpy.testing.assert_allclose(got, expected, rtol=0, atol=1e-9 * abs(expected).max())
