@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy
 
-from .checkpoint import PREFIX, find_tensors, write_checkpoint
+from .checkpoint import PREFIX, check_free, find_tensors, write_checkpoint
 from .errors import InputError, suggest
 from .files import CHECKPOINT
 from .language_modeling import evaluate
@@ -26,9 +26,8 @@ def quantize(path_or_repo: str | Path, out: str | Path, weights: str = "int8", r
     """
     if weights not in KINDS:
         raise InputError(f"weights={weights!r}, expected one of {', '.join(KINDS)}.{suggest(weights, KINDS)}")
+    check_free(out)
     folder, config, entries = find_tensors(path_or_repo, revision)
-    if Path(out).resolve() == folder.resolve():
-        raise InputError(f"{out} is the checkpoint itself: give another folder to write to.")
     params = {
         name: FileWeight(entry) if len(entry.shape) == 2 else read_as_stored(entry) for name, entry in entries.items()
     }

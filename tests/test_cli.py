@@ -340,6 +340,8 @@ def test_what_is_not_there_is_named(tmp_path, capsys, arguments, said):
         (["texts", "--out", "a.file", "--context-length", "4"], "a.file is no folder"),
         (["texts", "--out", "texts/new"], "lies in the folder of text"),
         (["texts", "--out", "run"], "already holds a training run"),
+        (["texts", "--out", "model"], "model already holds a checkpoint (model.safetensors)"),
+        (["texts", "--out", "shards"], "shards already holds a checkpoint (model.safetensors.index.json)"),
         (["texts", "--out", "new", "--resume"], "no training run to resume"),
         (["texts", "--out", "new", "--vocab-size", "100"], "vocab_size is 100, expected"),
         (["texts", "--out", "new", "--n-head", "3"], "expected a multiple of n_head 3"),
@@ -355,6 +357,8 @@ def test_training_that_cannot_begin_writes_nothing(tmp_path, capsys, monkeypatch
         "nothing/a.txt": b" ",
         "a.file": b"",
         "run/training.safetensors": b"",
+        "model/model.safetensors": b"",
+        "shards/model.safetensors.index.json": b"",
     }
     for name, data in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -379,6 +383,7 @@ def test_training_that_cannot_begin_writes_nothing(tmp_path, capsys, monkeypatch
         (["data.jsonl", "--hidden-size", "8"], "hidden_size cannot be chosen with --task"),
         (["data.jsonl", "--whole-documents"], "whole_documents cannot be chosen with --task"),
         (["data.jsonl", "--out", "run"], "already holds a training run"),
+        (["data.jsonl", "--out", "model"], "already holds a checkpoint"),
         (["data.jsonl", "--resume"], "no training run to resume"),
         (["data.jsonl", "--out", "data.jsonl"], "data.jsonl is no folder"),
         (["data.jsonl", "--steps", "0"], "steps is 0"),
@@ -390,9 +395,10 @@ def test_fine_tuning_that_cannot_begin_writes_nothing(model, tmp_path, capsys, m
     write_examples(tmp_path / "other.jsonl", [{"text": "猫", "label": "zh"}])
     (tmp_path / "broken.jsonl").write_text('{"text": "x", "label": "y"}\nlabel\n')
     (tmp_path / "empty.jsonl").write_text("\n")
-    for folder in ("texts", "run"):
+    for folder in ("texts", "run", "model"):
         (tmp_path / folder).mkdir()
     (tmp_path / "run" / "training.safetensors").write_bytes(b"")
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"")
     monkeypatch.chdir(tmp_path)
     command = ["train", "--task", "text-classification", "--start-from", model, "--out", "new", *arguments]
     assert_refused(capsys, tmp_path, said, *command)

@@ -123,8 +123,12 @@ def test_weights_that_cannot_be_kept_so(model, options, said):
 def test_what_cannot_be_quantized_is_said_and_writes_nothing(model, tmp_path):
     with pytest.raises(InputError, match="expected one of bfloat16, float16, int8"):
         quantize(model, tmp_path / "out", "int4")
-    with pytest.raises(InputError, match="is the checkpoint itself"):
-        quantize(model, model)
+    other = tiny.checkpoint(tmp_path / "other", hidden_size=8)
+    before = tiny.contents(other)
+    for taken in (model, other):
+        with pytest.raises(InputError, match=r"already holds a checkpoint \(model.safetensors\)"):
+            quantize(model, taken)
+    assert tiny.contents(other) == before
     bad = BloomForCausalLM.from_pretrained(model)
     bad.params["h.1.mlp.dense_h_to_4h.weight"][3, 2] = numpy.inf
     bad.save_pretrained(tmp_path / "bad")
