@@ -7,12 +7,14 @@ import os
 import re
 import shutil
 import signal
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy
 import pytest
+from safetensors import SafetensorError
 
 import minibloom
 from minibloom import (
@@ -430,9 +432,54 @@ def test_what_predict_cannot_answer_is_said(model, tmp_path, capsys, monkeypatch
     assert_refused(capsys, tmp_path, said, *(places.get(argument, argument) for argument in arguments))
 
 
-def test_real_bugs_keep_their_traceback(model, monkeypatch):
-    monkeypatch.setattr("minibloom.cli_generate.stream_text", lambda *_, **__: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder in which nothing can be made")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["quantize", "MODEL", "/proc"],
+        ["generate", "--model", "MODEL", "the cat", "--prompt-cache", "/proc/x"],
+        ["parity", "MODEL", "--write", "/proc/x"],
+        ["train", "TEXTS", "--out", "/proc", *"--steps 1 --vocab-size 260 --context-length 4 --hidden-size 8".split()],
+    ],
+)
+def test_a_file_that_cannot_be_written_is_one_line(model, tmp_path, capsys, arguments):
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_text(tiny.TEXT, encoding="utf-8")
+    assert status_of(*({"MODEL": model, "TEXTS": tmp_path / "texts"}.get(one, one) for one in arguments)) == 2
+    *progress, line = re.split("[\r\n]", capsys.readouterr().err.rstrip("\n"))
+    assert line.startswith(f"minibloom {arguments[0]}: ") and "No such file or directory" in line and "/proc" in line
+    assert arguments[0] == "train" or not progress
+
+
+NO_ROOM = "Error while serializing: I/O error: No space left on device (os error 28)"
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(28, "No space left on device", "a/b"), "a/b: No space left on device."),
+        (OSError("told\nin two lines"), "told in two lines."),
+        (SafetensorError(NO_ROOM), f"{NO_ROOM}."),
+        (MemoryError(), "there is not enough memory."),
+        (MemoryError("Unable to allocate 9 TiB"), "there is not enough memory: Unable to allocate 9 TiB."),
+    ],
+)
+def test_what_the_system_refuses_is_one_line(model, monkeypatch, capsys, error, said):
+    def refuse(*_, **__):
+        raise error
+
+    monkeypatch.setattr("minibloom.cli_generate.stream_text", refuse)
+    assert main(["generate", "--model", str(model), "the"]) == 2
+    assert capsys.readouterr().err == f"minibloom generate: {said}\n"
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError(), KeyError("a"), SafetensorError("invalid header")])
+def test_real_bugs_keep_their_traceback(model, monkeypatch, error):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr("minibloom.cli_generate.stream_text", fail)
+    with pytest.raises(type(error)):
         main(["generate", "--model", str(model), "the"])
 
 
@@ -470,6 +517,15 @@ def test_a_reader_who_leaves_early_is_no_error(model):
         err = process.stderr.read()
         process.stderr.close()
         assert (process.wait(timeout=100), err) == (0, b"")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is full")
+def test_a_full_disk_behind_standard_output_is_one_line(model):
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [*tiny.COMMAND, "info", str(model)], env=os.environ | tiny.ENVIRONMENT, stdout=full, stderr=subprocess.PIPE
+        )
+    assert (done.returncode, done.stderr) == (2, b"minibloom info: No space left on device.\n")
 
 
 def test_what_an_encoding_lacks_is_shown_escaped(model):
