@@ -297,10 +297,13 @@ def run_info(a: argparse.Namespace) -> None:
 
 def run_quantize(a: argparse.Namespace) -> None:
     from .checkpoint import describe
+    from .files import read_text
     from .memory import size
-    from .quantize import perplexity, quantize, read_text
+    from .quantize import perplexity, quantize
 
     text = None if a.perplexity is None else read_text(a.perplexity)  # before the work is done
+    if text == "":
+        raise InputError(f"{a.perplexity} is empty, expected a text.")
     quantize(a.model, a.out, a.weights, a.revision)
     before, after = (
         sum(describe(place, revision).file_bytes.values()) for place, revision in ((a.model, a.revision), (a.out, None))

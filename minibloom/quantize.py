@@ -38,19 +38,6 @@ def quantize(path_or_repo: str | Path, out: str | Path, weights: str = "int8", r
             shutil.copyfile(folder / name, Path(out) / name)
 
 
-def read_text(path: str | Path) -> str:
-    """The text in the file `path`; an InputError says so if there is none."""
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}.") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path} is no text in UTF-8.") from None
-    if not text:
-        raise InputError(f"{path} is empty, expected a text.")
-    return text
-
-
 def perplexity(path_or_repo: str | Path, text: str, revision: str | None = None, weights: str | None = None) -> float:
     """exp(mean loss) over the tokens of `text`, in windows of 512, each token given those before it."""
     ids = BloomTokenizerFast.from_pretrained(path_or_repo, revision=revision)(text)["input_ids"]

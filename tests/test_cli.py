@@ -439,7 +439,7 @@ def test_what_predict_cannot_answer_is_said(model, tmp_path, capsys, monkeypatch
         ["quantize", "MODEL", "/proc"],
         ["generate", "--model", "MODEL", "the cat", "--prompt-cache", "/proc/x"],
         ["parity", "MODEL", "--write", "/proc/x"],
-        ["train", "TEXTS", "--out", "/proc", *"--steps 1 --vocab-size 260 --context-length 4 --hidden-size 8".split()],
+        ["train", "TEXTS", "--out", "/proc", "--steps", "1", "--vocab-size", "260", "--context-length", "4"],
     ],
 )
 def test_a_file_that_cannot_be_written_is_one_line(model, tmp_path, capsys, arguments):
