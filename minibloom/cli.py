@@ -355,7 +355,9 @@ def run_predict(a: argparse.Namespace) -> None:
 
     if not a.text:
         raise InputError("the text is empty: give at least one character.")
-    model, tokenizer = load_finetuned(a.model, a.revision, dtype=a.dtype, backend=a.backend)
+    model, tokenizer = load_finetuned(
+        a.model, a.revision, dtype=a.dtype, backend=a.backend, weights=a.weights, stream=a.stream_weights
+    )
     if isinstance(model, BloomForQuestionAnswering) != (a.question is not None):
         needs = "needs a --question" if a.question is None else "answers no --question"
         raise InputError(f"{a.model} was saved as {type(model).__name__}, which {needs}.")

@@ -149,6 +149,22 @@ def test_train_fine_tunes_for_a_task_and_predict_asks_the_model(model, tmp_path,
     assert (answer if isinstance(answer, dict) else answer[0])["score"] > 0.9
 
 
+@pytest.mark.parametrize("option", [["--weights", "bfloat16"], ["--stream-weights"]])
+def test_predict_keeps_weights_as_it_is_asked_to(tmp_path, capsys, monkeypatch, option):
+    BloomForSequenceClassification(tiny.config()).save_pretrained(tmp_path)
+    tiny.tokenizer().save_pretrained(tmp_path)
+    kept, real = [], minibloom.finetuning.predict
+
+    def watched(model, *arguments):
+        kept.append((model.weights, type(model.params).__name__))
+        return real(model, *arguments)
+
+    monkeypatch.setattr("minibloom.finetuning.predict", watched)
+    assert main(["predict", "--model", str(tmp_path), "the cat", *option]) == 0
+    assert kept == [("bfloat16", "dict") if "--weights" in option else ("float32", "StreamedParams")]
+    assert capsys.readouterr().out.count("LABEL_") == 2
+
+
 def test_numbers_from_csv_are_learnt_and_predicted_as_numbers(model, tmp_path, capsys):
     (tmp_path / "data.csv").write_text("text,label\nthe cat,1.5\nle chien,-1\n")
     command = ["train", str(tmp_path / "data.csv"), "--task", "text-classification", "--start-from", str(model)]
