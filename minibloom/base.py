@@ -64,6 +64,7 @@ class PreTrainedModel:
     prefix: ClassVar[str] = "transformer."  # before the base model's names, in the file of a model with a head
     head: ClassVar[str] = ""  # what the head's parameters are called, and its steps
     labels: ClassVar[tuple[str, ...]] = ()  # the arguments that the loss needs
+    streamed_from: Path | None = None  # the folder whose files are read while the model runs
 
     def __init__(
         self,
@@ -147,6 +148,7 @@ class PreTrainedModel:
             )
         model = cls.__new__(cls)
         model._assign(config, params if stream else {name: params[name] for name in shapes}, dtype, hf_compat)
+        model.streamed_from = next(iter(matched.values())).file.parent if stream else None
         return model
 
     def save_pretrained(self, folder: str | Path, dtype: str | None = None, max_shard_size: int = 5 * 10**9) -> None:
@@ -156,6 +158,8 @@ class PreTrainedModel:
         """
         from .checkpoint import write_checkpoint
 
+        if self.streamed_from is not None and Path(folder).resolve() == self.streamed_from.resolve():
+            raise InputError(f"{folder} holds the files that this model is read from: give another folder.")
         config = self.config.replace(architectures=[type(self).__name__])
         write_checkpoint(folder, self.params, config, dtype or self.weights, self.prefix, max_shard_size)
 

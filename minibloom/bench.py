@@ -21,17 +21,18 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, cast
 
 from . import backend as backends
 from .bench_cost import HALVES, bytes_moved, cells, cost_table, keys_seen, precision
 from .bench_notes import notes, partner
 from .errors import InputError
-from .files import replacing
+from .files import checked_target, replacing
 from .memory import free_and_total, size
 
 SHAPES = {
@@ -141,35 +142,47 @@ def run(a: argparse.Namespace) -> None:
     if repeats < 1 or a.threads < 1:
         raise InputError(f"repeats is {repeats} and threads {a.threads}, expected at least 1 of each.")
     peers = chosen_peers(a.peers, PEERS_ON_A_GPU if on_gpu else PEERS_ON_A_CPU)
+    target = checked_target(a.json) if a.json else None
     if "transformers" not in peers and not a.peers:
         print("transformers is not installed: minibloom is measured alone. (pip install 'minibloom[parity]')")
     described = machine(a.threads, a.backend)
     print(described, flush=True)
     figures: list[Figure] = []
-    if a.growth:
-        figures, chosen = growth(repeats, a.threads), []
-    if a.cost:
-        ours = [peer for peer in peers if peer.startswith("minibloom")] if a.peers or on_gpu else ["minibloom"]
-        figures, chosen = cost(ours, repeats, a.threads, a.backend), []
-    for shape in SHAPES:
-        names = [name for name in chosen if name in WORK and WORK[name][0] == shape]
-        if names:
-            figures += in_turns(peers, shape, names, repeats, a.threads, a.backend)
-    for name in (name for name in chosen if name in PROCESSES):
-        if name in OVERHEADS or name == "lookup":
-            figures += generation(name, repeats, a.threads)
+    try:
+        if a.growth:
+            figures.extend(growth(repeats, a.threads))
+        elif a.cost:
+            ours = [peer for peer in peers if peer.startswith("minibloom")] if a.peers or on_gpu else ["minibloom"]
+            figures.extend(cost(ours, repeats, a.threads, a.backend))
         else:
-            figures += {"import": imports, "first-token": first_token, "load": load}[name](peers, repeats, a.threads)
+            figures.extend(measured(chosen, peers, repeats, a.threads, a.backend))
+    finally:  # Ctrl-C too: an hour's figures are not lost with the last one
+        if target and figures:
+            rows = [asdict(f) | {"median": f.median} for f in figures]
+            report = {"machine": described, "figures": rows, "notes": notes(figures, on_gpu)}
+            with replacing(target) as path:
+                path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     print(cost_table(figures) if a.cost else table(figures))
     for note in notes(figures, on_gpu):
         print(note)
     if a.growth:
         print(exponents(figures))
-    if a.json:
-        measured = [asdict(f) | {"median": f.median} for f in figures]
-        report = {"machine": described, "figures": measured, "notes": notes(figures, on_gpu)}
-        with replacing(a.json) as path:
-            path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+def measured(chosen: Sequence[str], peers: Sequence[str], repeats: int, threads: int, backend: str) -> Iterator[Figure]:
+    """The figures of all work that is chosen, one after another; of what died, none."""
+    for shape in SHAPES:
+        names = [name for name in chosen if name in WORK and WORK[name][0] == shape]
+        if names:
+            yield from in_turns(peers, shape, names, repeats, threads, backend)
+    for name in (name for name in chosen if name in PROCESSES):
+        try:
+            if name in OVERHEADS or name == "lookup":
+                yield from generation(name, repeats, threads)
+            else:
+                yield from {"import": imports, "first-token": first_token, "load": load}[name](peers, repeats, threads)
+        except subprocess.CalledProcessError as error:
+            print(f"left out: {name} (status {error.returncode}); what it said stands above", file=sys.stderr)
 
 
 def chosen_peers(named: str | None, known: Sequence[str]) -> list[str]:
@@ -233,6 +246,8 @@ def in_turns(
                     if name in ALONE and peer not in ("minibloom", "machine"):
                         continue
                     for kind in [*kinds[peer]]:
+                        if worker.poll() is not None:  # it died, which was said
+                            break
                         answer = _ask(worker, {"work": kind, "batch": batch, "length": length})
                         if "error" in answer:
                             kinds[peer].remove(kind)  # what it cannot do is said once
@@ -241,7 +256,7 @@ def in_turns(
                             figure.values.append(answer["seconds"])
                             figure.memory_above = max(figure.memory_above or 0, answer["memory_above"])
             measured = {key: figure for key, figure in figures.items() if figure.values}
-            of_machine = {kind: measured.pop(("machine", kind)) for kind in kinds["machine"] if "machine" in workers}
+            of_machine = {kind: measured.pop(("machine", kind)) for kind in limiting if ("machine", kind) in measured}
             limits = {kind: min(figure.values) for kind, figure in of_machine.items()}  # the best that it can do
             for figure in measured.values():
                 if limits:
@@ -266,7 +281,7 @@ def _compare_with_limit(figure: Figure, limits: dict[str, float], on_gpu: bool =
     E, L, V = c["hidden_size"], c["n_layer"], c["vocab_size"]
     in_blocks = 12 * E * E * L  # weights that each token is multiplied with; 2 E more in attention, for each key
     gemm = f"gemm_{precision(figure.peer)}" if precision(figure.peer) in HALVES else "gemm"
-    if gemm not in limits:  # what the machine could not do
+    if not {gemm, "read"} <= limits.keys():  # what the machine could not do
         return
 
     def least(new: int, keys: float, logits: int) -> dict[str, float]:
@@ -287,7 +302,7 @@ def _compare_with_limit(figure: Figure, limits: dict[str, float], on_gpu: bool =
     figure.share = seconds / figure.median
 
 
-def growth(repeats: int, threads: int) -> list[Figure]:
+def growth(repeats: int, threads: int) -> Iterator[Figure]:
     """Time and memory of minibloom's prefill as length, batch, width and depth double, each from the same start."""
     start = {"length": 512, "batch": 1, "width": 512, "depth": 4}
     doubled = {
@@ -296,30 +311,31 @@ def growth(repeats: int, threads: int) -> list[Figure]:
         "width": (256, 512, 1024),
         "depth": (2, 4, 8),
     }
-    figures = []
     for name, values in doubled.items():
         for value in values:
             size = start | {name: value}
             E, L = size["width"], size["depth"]
             config = {"vocab_size": 4096, "hidden_size": E, "n_layer": L, "n_head": E // 64}
             worker = _start("minibloom", config, threads)
-            assert worker is not None
+            if worker is None:
+                continue
             figure = Figure(f"{name} {value}", "minibloom", "s", [])
             for repeat in range(repeats + 1):
                 answer = _ask(worker, {"work": "prefill", "batch": size["batch"], "length": size["length"]})
+                if "error" in answer:
+                    break
                 if repeat:
                     figure.values.append(answer["seconds"])
                     figure.memory_above = max(figure.memory_above or 0, answer["memory_above"])
             worker.kill()
             worker.wait()
-            figures.append(figure)
-    return figures
+            if figure.values:
+                yield figure
 
 
-def cost(peers: Sequence[str], repeats: int, threads: int, backend: str) -> list[Figure]:
+def cost(peers: Sequence[str], repeats: int, threads: int, backend: str) -> Iterator[Figure]:
     """Tokens a second, and for each byte moved, of prefill and of decoding, for bloom-560m's shape."""
     shape, on_gpu = SHAPES["bloom-560m"], backend == "cupy"
-    figures: list[Figure] = []
     for peer in peers:
         worker = _start(peer, shape, threads, backend)
         if worker is None:
@@ -328,7 +344,7 @@ def cost(peers: Sequence[str], repeats: int, threads: int, backend: str) -> list
         for work, batch, length in cells(on_gpu):
             figure = Figure(f"{work} {batch}x{length}", peer, "tokens/s", [])
             past, new = (0, length) if work == "prefill" else (keys_seen(length, on_gpu), 1)
-            for _ in range(repeats):
+            for _ in range(repeats if worker.poll() is None else 0):  # none, if it died, which was said
                 answer = _ask(worker, {"work": work, "batch": batch, "length": length})
                 if "error" in answer:  # as where a GPU's memory does not suffice: said, and left out
                     break
@@ -336,10 +352,9 @@ def cost(peers: Sequence[str], repeats: int, threads: int, backend: str) -> list
                 figure.memory_above = max(figure.memory_above or 0, answer["memory_above"])
             if figure.values:
                 figure.tokens_a_byte = batch * new / bytes_moved(peer, shape, batch, past, new)
-                figures.append(figure)
+                yield figure
         worker.kill()
         worker.wait()
-    return figures
 
 
 def exponents(figures: Sequence[Figure]) -> str:
@@ -349,6 +364,8 @@ def exponents(figures: Sequence[Figure]) -> str:
     lines = []
     for name in dict.fromkeys(figure.work.split()[0] for figure in figures):
         points = [f for f in figures if f.work.startswith(f"{name} ")]
+        if len(points) < 2:  # the others were left out
+            continue
         x = numpy.log([float(f.work.split()[1]) for f in points])
         time, memory = (
             numpy.polyfit(x, numpy.log([max(1e-9, value) for value in values]), 1)[0]
@@ -376,12 +393,15 @@ def _start(peer: str, config: dict[str, int], threads: int, backend: str = "nump
 
 def _ask(worker: subprocess.Popen[str], command: dict[str, Any]) -> dict[str, Any]:
     assert worker.stdin and worker.stdout
-    worker.stdin.write(json.dumps(command) + "\n")
-    worker.stdin.flush()
-    line = worker.stdout.readline()
-    if not line:
-        raise InputError(f"a contestant stopped (status {worker.wait()}); what it said stands above.")
-    answer: dict[str, Any] = json.loads(line)
+    line = ""
+    with suppress(BrokenPipeError):  # to one that has died already
+        worker.stdin.write(json.dumps(command) + "\n")
+        worker.stdin.flush()
+        line = worker.stdout.readline()
+    answer: dict[str, Any] = json.loads(line or "{}")
+    if not line:  # as the system ends a process for which there is no memory
+        peer, status = cast(list[str], worker.args)[-1], worker.wait()
+        answer["error"] = f"{peer} stopped (status {status}); what it said stands above"
     if "error" in answer:
         print(f"left out: {answer['error']}", file=sys.stderr)
     return answer

@@ -253,6 +253,13 @@ def _find_tied(named: dict[str, TensorEntry], config: BloomConfig) -> None:
 # --- Out ---
 
 
+def check_free(folder: str | Path) -> None:
+    """Raise an InputError if `folder` holds a checkpoint: one that is written there would take its place."""
+    held = sorted(path.name for path in Path(folder).glob("*") if OURS.fullmatch(path.name))
+    if held:
+        raise InputError(f"{folder} already holds a checkpoint ({held[-1]}): give another folder to write to.")
+
+
 def write_checkpoint(
     folder: str | Path,
     params: Mapping[str, Array],

@@ -1,6 +1,7 @@
 """The command line: `minibloom generate | walk | lessons | info | quantize | train | predict | parity | bench`.
 
-Bad input ends with one line on standard error and exit status 2; so does a wrong option.
+Bad input ends with one line on standard error and exit status 2; so does a wrong option, and what the system refuses,
+as a file that it cannot write. Anything else is a bug, and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -30,15 +31,38 @@ def main(argv: Sequence[str] | None = None) -> int:
         status: int = arguments.run(arguments) or 0
         sys.stdout.flush()  # here, where a reader who has gone can still be told from a bug
         return status
-    except InputError as error:
-        print(f"minibloom {arguments.command}: {' '.join(str(error).splitlines())}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         print(file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output has gone: `minibloom walk ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_output()
         return 0
+    except Exception as error:
+        said = str(error) if isinstance(error, InputError) else refusal(error)
+        if said is None:
+            raise
+        print(f"minibloom {arguments.command}: {' '.join(said.splitlines())}", file=sys.stderr)
+        try:
+            sys.stdout.flush()
+        except OSError:  # it was standard output that could not be written
+            discard_output()
+        return 2
+
+
+def refusal(error: Exception) -> str | None:
+    """What the system refused, as a sentence; None if the error is about something else."""
+    if isinstance(error, MemoryError):
+        return f"there is not enough memory{f': {error}' if str(error) else ''}."
+    if isinstance(error, OSError):
+        return f"{f'{error.filename}: ' if error.filename else ''}{error.strerror or error}."
+    from safetensors import SafetensorError  # here, as most commands end well without it
+
+    return f"{error}." if isinstance(error, SafetensorError) and "I/O error" in str(error) else None
+
+
+def discard_output() -> None:
+    """Drop what was not written to standard output: Python tries once more when it ends, and would fail at that."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -273,10 +297,13 @@ def run_info(a: argparse.Namespace) -> None:
 
 def run_quantize(a: argparse.Namespace) -> None:
     from .checkpoint import describe
+    from .files import read_text
     from .memory import size
-    from .quantize import perplexity, quantize, read_text
+    from .quantize import perplexity, quantize
 
     text = None if a.perplexity is None else read_text(a.perplexity)  # before the work is done
+    if text == "":
+        raise InputError(f"{a.perplexity} is empty, expected a text.")
     quantize(a.model, a.out, a.weights, a.revision)
     before, after = (
         sum(describe(place, revision).file_bytes.values()) for place, revision in ((a.model, a.revision), (a.out, None))
@@ -328,7 +355,9 @@ def run_predict(a: argparse.Namespace) -> None:
 
     if not a.text:
         raise InputError("the text is empty: give at least one character.")
-    model, tokenizer = load_finetuned(a.model, a.revision, dtype=a.dtype, backend=a.backend)
+    model, tokenizer = load_finetuned(
+        a.model, a.revision, dtype=a.dtype, backend=a.backend, weights=a.weights, stream=a.stream_weights
+    )
     if isinstance(model, BloomForQuestionAnswering) != (a.question is not None):
         needs = "needs a --question" if a.question is None else "answers no --question"
         raise InputError(f"{a.model} was saved as {type(model).__name__}, which {needs}.")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import InputError
+from .files import read_text
 from .generation import Continuation, check_settings, generate_text, stream_text
 from .generation.prompt_cache import PromptCache
 from .generation.session import Session
@@ -107,20 +108,25 @@ def run(a: argparse.Namespace, load: Callable[[argparse.Namespace], LOADED]) -> 
 def _prompts(a: argparse.Namespace) -> list[str]:
     """What is to be continued: no text of it is empty."""
     if a.file is None:
-        text = sys.stdin.read().rstrip("\n") if a.prompt == "-" else a.prompt
+        text = _typed(sys.stdin.read).rstrip("\n") if a.prompt == "-" else a.prompt
         if not text:
             raise InputError("the prompt is empty: give at least one character.")
         return [text]
-    try:
-        text = sys.stdin.read() if a.file == "-" else Path(a.file).read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{a.file} cannot be read: {error.strerror}.") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{a.file} is not UTF-8 text.") from None
-    prompts = [line for line in text.split("\n") if line.strip()]
+    text = _typed(sys.stdin.read) if a.file == "-" else read_text(a.file)
+    prompts = [line.removesuffix("\r") for line in text.split("\n") if line.strip()]
     if not prompts:
         raise InputError(f"{a.file} holds no prompt: expected one a line.")
     return prompts
+
+
+def _typed(read: Callable[[], str]) -> str:
+    """What `read`, a method of standard input, reads of it."""
+    try:
+        text = read()
+        text.encode()  # in some locales Python lets other bytes pass, as halves of surrogate pairs
+    except UnicodeError:
+        raise InputError("standard input is not UTF-8 text.") from None
+    return text.removeprefix("\ufeff")  # the mark that some editors put first is no text
 
 
 def _check_prompt_cache(a: argparse.Namespace, prompts: list[str]) -> None:
@@ -194,7 +200,7 @@ def _in_turns(session: Session, as_json: bool) -> int:
     while True:
         if asks:
             print("> ", end="", file=sys.stderr, flush=True)
-        line = sys.stdin.readline()
+        line = _typed(sys.stdin.readline)
         if not line:  # Ctrl-D
             return 0
         if not line.strip():

@@ -44,6 +44,14 @@ def make_folder(folder: str | Path) -> Path:
     return folder
 
 
+def checked_target(path: str | Path) -> Path:
+    """`path`, if a file can be written there."""
+    path = Path(path)
+    if path.is_dir() or not path.parent.is_dir():
+        raise InputError(f"{path} cannot be written, expected the name of a file in a folder that is there.")
+    return path
+
+
 def read_text(path: str | Path) -> str:
     """Return the text in the file `path`; an InputError names the file if it holds none in UTF-8."""
     try:

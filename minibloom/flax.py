@@ -94,7 +94,12 @@ class FlaxPreTrainedModel:
 
         Returns the model; with `_do_init=False` a pair: the model, which then holds no parameters, and their tree.
         """
-        bound = cls.kind.from_pretrained(path_or_repo, dtype, backend, revision, **config_changes)
+        for name in ("weights", "stream"):
+            if name in config_changes:
+                raise InputError(f"{name} is for {cls.kind.__name__}: a tree of parameters holds them as arrays.")
+        bound = cls.kind.from_pretrained(
+            path_or_repo, dtype, backend, revision, weights=checked_dtype(dtype), **config_changes
+        )
         model = cls(bound.config, dtype=bound.dtype, _do_init=False, backend=backend)
         params = model.params_to_tree(bound.params)
         if not _do_init:

@@ -47,7 +47,7 @@ from .backend import Array, received, to_numpy
 from .base import PreTrainedModel
 from .config import BloomConfig
 from .errors import InputError
-from .files import replacing
+from .files import checked_target, replacing
 from .losses import IGNORE
 from .tensor_file import FLOATS, read_header, read_tensors
 from .trace import Trace, formula
@@ -206,14 +206,6 @@ def write(path: str | Path, steps: Steps) -> None:
     arrays = {name: numpy.array(x, order="C") for name, x in steps.items()}  # what is a view here would be torn there
     with replacing(path) as temporary:
         save_file(arrays, temporary, {KEY: json.dumps(steps.about)})
-
-
-def checked_target(path: str | Path) -> Path:
-    """`path`, if a file can be written there."""
-    path = Path(path)
-    if path.is_dir() or not path.parent.is_dir():
-        raise InputError(f"{path} cannot be written, expected the name of a file in a folder that is there.")
-    return path
 
 
 def read(path: str | Path) -> Steps:

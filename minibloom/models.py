@@ -9,6 +9,7 @@ What they share is in `base.py`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, MutableMapping
+from pathlib import Path
 from typing import Any
 
 from . import backend as backends
@@ -186,6 +187,8 @@ class BloomForCausalLM(PreTrainedModel):
         super().save_pretrained(folder, dtype, max_shard_size)
         if self.generation_config is not None and self.generation_config.to_dict():
             self.generation_config.save_pretrained(folder)
+        else:  # an earlier model's, which a reader would take for this one's
+            (Path(folder) / "generation_config.json").unlink(missing_ok=True)
 
     def generate(self, input_ids: Any, attention_mask: Any = None, **settings: Any) -> Any:
         """Prompts and what follows them, as ids `[B, S + new]`. See `minibloom.generation.generate` for all settings.

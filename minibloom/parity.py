@@ -26,8 +26,8 @@ from .base import PreTrainedModel
 from .comparison import Report, Row, check_model, compare, generic, in_short, selection
 from .config import BloomConfig
 from .errors import InputError, suggest
-from .files import SHIPPED, fetch
-from .golden import GIVEN, Steps, checked_target, compute, load, read, run, write
+from .files import SHIPPED, checked_target, fetch
+from .golden import GIVEN, Steps, compute, load, read, run, write
 from .oracle import check_oracle, transformers_steps
 from .slips import HINTS, SLIPS, Pass, Slip
 from .tokenizer import BloomTokenizerFast

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy
 
-from .checkpoint import PREFIX, find_tensors, write_checkpoint
+from .checkpoint import PREFIX, check_free, find_tensors, write_checkpoint
 from .errors import InputError, suggest
 from .files import CHECKPOINT
 from .language_modeling import evaluate
@@ -26,9 +26,8 @@ def quantize(path_or_repo: str | Path, out: str | Path, weights: str = "int8", r
     """
     if weights not in KINDS:
         raise InputError(f"weights={weights!r}, expected one of {', '.join(KINDS)}.{suggest(weights, KINDS)}")
+    check_free(out)
     folder, config, entries = find_tensors(path_or_repo, revision)
-    if Path(out).resolve() == folder.resolve():
-        raise InputError(f"{out} is the checkpoint itself: give another folder to write to.")
     params = {
         name: FileWeight(entry) if len(entry.shape) == 2 else read_as_stored(entry) for name, entry in entries.items()
     }
@@ -37,19 +36,6 @@ def quantize(path_or_repo: str | Path, out: str | Path, weights: str = "int8", r
     for name in CHECKPOINT[1:-2]:  # the tokenizer's, and settings of generation; not weights and their index
         if (folder / name).exists():
             shutil.copyfile(folder / name, Path(out) / name)
-
-
-def read_text(path: str | Path) -> str:
-    """The text in the file `path`; an InputError says so if there is none."""
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}.") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path} is no text in UTF-8.") from None
-    if not text:
-        raise InputError(f"{path} is empty, expected a text.")
-    return text
 
 
 def perplexity(path_or_repo: str | Path, text: str, revision: str | None = None, weights: str | None = None) -> float:

@@ -183,7 +183,8 @@ class StreamedParams(Mapping[str, Array]):
     def _turn_to(self, layer: int) -> None:
         """Wait for `layer`, drop the block that was held for it, and have the next one read meanwhile."""
         number, reading = self._ahead
-        if number != layer:  # out of turn: what is being read is not what is wanted
+        failed = reading.done() and reading.exception() is not None  # in an earlier call, which said so, or ahead of it
+        if number != layer or failed:  # out of turn: what is being read is not what is wanted
             reading.cancel()
             number, reading = self._ahead = self._start(layer)
         self._block, self._at = reading.result(), layer

@@ -13,6 +13,8 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -211,12 +213,22 @@ def blocks(entry: TensorEntry, size: int = BLOCK) -> Iterator[numpy.ndarray]:
         yield from_bfloat16(block) if entry.dtype == "BF16" else block
 
 
+@contextmanager
+def _reading(entry: TensorEntry) -> Iterator[FileIO]:
+    """The file of a stored tensor, at its first byte; an InputError names the file if the system cannot read it."""
+    try:
+        with entry.file.open("rb", buffering=0) as file:
+            file.seek(entry.begin)
+            yield file
+    except OSError as error:
+        raise InputError(f"{entry.file} cannot be read: {error.strerror}.") from None
+
+
 def read_raw(entry: TensorEntry, empty: Empty = numpy.empty) -> numpy.ndarray:
     """The numbers of a stored tensor as they are stored, in its shape, in memory that `empty` gives."""
     array = empty(entry.shape, STORED[entry.dtype])
     left = array.reshape(-1).view("u1").data
-    with entry.file.open("rb", buffering=0) as file:
-        file.seek(entry.begin)
+    with _reading(entry) as file:
         while left:
             count = file.readinto(left)
             if not count:
@@ -229,8 +241,7 @@ def raw_blocks(entry: TensorEntry, size: int = BLOCK) -> Iterator[numpy.ndarray]
     """Yield the numbers of a stored tensor as they are stored, `size` at a time; bfloat16 as uint16."""
     stored = numpy.dtype(STORED[entry.dtype])
     left = (entry.end - entry.begin) // stored.itemsize
-    with entry.file.open("rb") as file:
-        file.seek(entry.begin)
+    with _reading(entry) as file:
         while left:
             block = numpy.fromfile(file, stored, min(left, size))
             if block.size < min(left, size):

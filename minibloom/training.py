@@ -28,6 +28,7 @@ from typing import Any, Protocol
 from . import backend as backends
 from .backend import Array, number, to_numpy
 from .base import PreTrainedModel
+from .checkpoint import check_free
 from .config import BloomConfig
 from .errors import InputError
 from .files import make_folder, replacing
@@ -158,12 +159,14 @@ def train(
 
 
 def check_run(folder: str | Path, resume: bool) -> None:
-    """Raise an InputError if `folder` holds a run that is not to be resumed, or none that is."""
+    """Raise an InputError if `folder` holds a run that is not to be resumed, or none that is, or another checkpoint."""
     there = (Path(folder) / STATE).exists()
     if there and not resume:
         raise InputError(f"{folder} already holds a training run. Resume it with --resume, or choose another folder.")
     if resume and not there:
         raise InputError(f"{folder} holds no training run to resume: there is no {STATE} in it.")
+    if not resume:
+        check_free(folder)
 
 
 def train_folder(

@@ -86,6 +86,7 @@ def test_json_holds_every_measurement(tiny, tmp_path, capsys):
         (["import", "--repeats", "0"], "repeats"),
         (["import", "--threads", "0"], "threads"),
         (["import", "--peers", "minibloom,torch"], "no contestant 'torch'"),
+        (["import", "--json", "missing/x.json"], "missing/x.json cannot be written"),
     ],
 )
 def test_what_cannot_be_measured_is_said_before_anything_runs(arguments, says, capsys):
@@ -122,6 +123,66 @@ def test_the_limit_is_what_leaves_the_least(tiny, monkeypatch, work, batch, read
 def test_a_contestant_that_cannot_do_a_work_is_left_out_of_it(tiny, capfd):
     figures = list(in_turns(["machine", "minibloom"], "tiny", ["tiny-none"], repeats=1, threads=1))
     assert figures == [] and "AttributeError" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("died", ["minibloom", "machine"])
+def test_a_contestant_that_is_killed_is_left_out_and_the_others_go_on(tiny, monkeypatch, capfd, died):
+    real = bench._ask
+
+    def ask(worker, command):
+        if worker.args[-1] == died and command.get("work") in ("train", "read"):
+            worker.kill()
+        return real(worker, command)
+
+    monkeypatch.setattr(bench, "_ask", ask)
+    works, peers = ["tiny-prefill", "tiny-train", "tiny-decode"], ["minibloom", "machine", "minibloom int8"]
+    figures = list(in_turns(peers, "tiny", works, repeats=1, threads=1))
+    ours = works[:1] if died == "minibloom" else works
+    assert [f.work for f in figures if f.peer == "minibloom"] == ours
+    assert [f.work for f in figures if f.peer == "minibloom int8"] == ["tiny-prefill", "tiny-decode"]
+    assert capfd.readouterr().err.count(f"left out: {died} stopped (status -9)") == 1
+
+
+def test_a_contestant_that_is_killed_leaves_a_gap_in_growth_and_cost(tiny, monkeypatch, capfd):
+    real, asked = bench._ask, []
+
+    def ask(worker, command):
+        asked.append(command)
+        if command.get("length") == 2048 or command.get("work") == "decode":
+            worker.kill()
+        return real(worker, command | ({"length": 4} if "length" in command else {}))
+
+    monkeypatch.setattr(bench, "_ask", ask)
+    monkeypatch.setattr(bench, "cells", lambda on_gpu: [("prefill", 1, 4), ("decode", 1, 4), ("prefill", 2, 4)])
+    works = [f.work for f in bench.growth(1, 1)]
+    assert "length 1024" in works and "length 2048" not in works and "depth 8" in works
+    assert list(bench.cost(["minibloom"], 1, 1, "numpy")) == []  # it warms up with decoding
+    assert capfd.readouterr().err.count("left out: minibloom stopped") == 2
+    assert exponents([Figure("length 512", "minibloom", "s", [1.0], 7)]) == ""
+
+
+def test_a_process_that_is_killed_is_left_out(monkeypatch, tmp_path, capsys):
+    monkeypatch.setitem(bench.IMPORTS, "minibloom", "import os; os.kill(os.getpid(), 9)")
+    file = tmp_path / "figures.json"
+    options = ["--peers", "minibloom", "--repeats", "1", "--threads", "1", "--json", str(file)]
+    assert main(["bench", "import", "first-token", *options]) == 0
+    assert [f["work"] for f in json.loads(file.read_text())["figures"]] == ["first-token"]
+    assert "left out: import (status -9)" in capsys.readouterr().err
+
+
+def test_what_was_measured_before_an_interruption_is_in_the_json(tiny, monkeypatch, tmp_path):
+    def interrupted(worker, command):
+        if command.get("work") == "decode":
+            raise KeyboardInterrupt
+        return real(worker, command)
+
+    real, file = bench._ask, tmp_path / "figures.json"
+    monkeypatch.setattr(bench, "_ask", interrupted)
+    options = ["--peers", "minibloom", "--repeats", "1", "--threads", "1", "--json", str(file)]
+    assert main(["bench", "tiny-decode", *options]) == 130
+    assert not file.exists()  # nothing to say, which takes the place of no earlier file
+    assert main(["bench", "tiny-prefill", "tiny-decode", *options]) == 130
+    assert [f["work"] for f in json.loads(file.read_text())["figures"]] == ["tiny-prefill"]
 
 
 def test_growth_finds_the_power_of_what_grows_by_one():

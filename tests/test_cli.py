@@ -7,12 +7,14 @@ import os
 import re
 import shutil
 import signal
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy
 import pytest
+from safetensors import SafetensorError
 
 import minibloom
 from minibloom import (
@@ -145,6 +147,22 @@ def test_train_fine_tunes_for_a_task_and_predict_asks_the_model(model, tmp_path,
     assert main(["predict", "--model", out, *ASKED[task], "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
     assert (answer if isinstance(answer, dict) else answer[0])["score"] > 0.9
+
+
+@pytest.mark.parametrize("option", [["--weights", "bfloat16"], ["--stream-weights"]])
+def test_predict_keeps_weights_as_it_is_asked_to(tmp_path, capsys, monkeypatch, option):
+    BloomForSequenceClassification(tiny.config()).save_pretrained(tmp_path)
+    tiny.tokenizer().save_pretrained(tmp_path)
+    kept, real = [], minibloom.finetuning.predict
+
+    def watched(model, *arguments):
+        kept.append((model.weights, type(model.params).__name__))
+        return real(model, *arguments)
+
+    monkeypatch.setattr("minibloom.finetuning.predict", watched)
+    assert main(["predict", "--model", str(tmp_path), "the cat", *option]) == 0
+    assert kept == [("bfloat16", "dict") if "--weights" in option else ("float32", "StreamedParams")]
+    assert capsys.readouterr().out.count("LABEL_") == 2
 
 
 def test_numbers_from_csv_are_learnt_and_predicted_as_numbers(model, tmp_path, capsys):
@@ -340,6 +358,8 @@ def test_what_is_not_there_is_named(tmp_path, capsys, arguments, said):
         (["texts", "--out", "a.file", "--context-length", "4"], "a.file is no folder"),
         (["texts", "--out", "texts/new"], "lies in the folder of text"),
         (["texts", "--out", "run"], "already holds a training run"),
+        (["texts", "--out", "model"], "model already holds a checkpoint (model.safetensors)"),
+        (["texts", "--out", "shards"], "shards already holds a checkpoint (model.safetensors.index.json)"),
         (["texts", "--out", "new", "--resume"], "no training run to resume"),
         (["texts", "--out", "new", "--vocab-size", "100"], "vocab_size is 100, expected"),
         (["texts", "--out", "new", "--n-head", "3"], "expected a multiple of n_head 3"),
@@ -355,6 +375,8 @@ def test_training_that_cannot_begin_writes_nothing(tmp_path, capsys, monkeypatch
         "nothing/a.txt": b" ",
         "a.file": b"",
         "run/training.safetensors": b"",
+        "model/model.safetensors": b"",
+        "shards/model.safetensors.index.json": b"",
     }
     for name, data in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -379,6 +401,7 @@ def test_training_that_cannot_begin_writes_nothing(tmp_path, capsys, monkeypatch
         (["data.jsonl", "--hidden-size", "8"], "hidden_size cannot be chosen with --task"),
         (["data.jsonl", "--whole-documents"], "whole_documents cannot be chosen with --task"),
         (["data.jsonl", "--out", "run"], "already holds a training run"),
+        (["data.jsonl", "--out", "model"], "already holds a checkpoint"),
         (["data.jsonl", "--resume"], "no training run to resume"),
         (["data.jsonl", "--out", "data.jsonl"], "data.jsonl is no folder"),
         (["data.jsonl", "--steps", "0"], "steps is 0"),
@@ -390,9 +413,10 @@ def test_fine_tuning_that_cannot_begin_writes_nothing(model, tmp_path, capsys, m
     write_examples(tmp_path / "other.jsonl", [{"text": "猫", "label": "zh"}])
     (tmp_path / "broken.jsonl").write_text('{"text": "x", "label": "y"}\nlabel\n')
     (tmp_path / "empty.jsonl").write_text("\n")
-    for folder in ("texts", "run"):
+    for folder in ("texts", "run", "model"):
         (tmp_path / folder).mkdir()
     (tmp_path / "run" / "training.safetensors").write_bytes(b"")
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"")
     monkeypatch.chdir(tmp_path)
     command = ["train", "--task", "text-classification", "--start-from", model, "--out", "new", *arguments]
     assert_refused(capsys, tmp_path, said, *command)
@@ -424,9 +448,54 @@ def test_what_predict_cannot_answer_is_said(model, tmp_path, capsys, monkeypatch
     assert_refused(capsys, tmp_path, said, *(places.get(argument, argument) for argument in arguments))
 
 
-def test_real_bugs_keep_their_traceback(model, monkeypatch):
-    monkeypatch.setattr("minibloom.cli_generate.stream_text", lambda *_, **__: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder in which nothing can be made")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["quantize", "MODEL", "/proc"],
+        ["generate", "--model", "MODEL", "the cat", "--prompt-cache", "/proc/x"],
+        ["parity", "MODEL", "--write", "/proc/x"],
+        ["train", "TEXTS", "--out", "/proc", "--steps", "1", "--vocab-size", "260", "--context-length", "4"],
+    ],
+)
+def test_a_file_that_cannot_be_written_is_one_line(model, tmp_path, capsys, arguments):
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_text(tiny.TEXT, encoding="utf-8")
+    assert status_of(*({"MODEL": model, "TEXTS": tmp_path / "texts"}.get(one, one) for one in arguments)) == 2
+    *progress, line = re.split("[\r\n]", capsys.readouterr().err.rstrip("\n"))
+    assert line.startswith(f"minibloom {arguments[0]}: ") and "No such file or directory" in line and "/proc" in line
+    assert arguments[0] == "train" or not progress
+
+
+NO_ROOM = "Error while serializing: I/O error: No space left on device (os error 28)"
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(28, "No space left on device", "a/b"), "a/b: No space left on device."),
+        (OSError("told\nin two lines"), "told in two lines."),
+        (SafetensorError(NO_ROOM), f"{NO_ROOM}."),
+        (MemoryError(), "there is not enough memory."),
+        (MemoryError("Unable to allocate 9 TiB"), "there is not enough memory: Unable to allocate 9 TiB."),
+    ],
+)
+def test_what_the_system_refuses_is_one_line(model, monkeypatch, capsys, error, said):
+    def refuse(*_, **__):
+        raise error
+
+    monkeypatch.setattr("minibloom.cli_generate.stream_text", refuse)
+    assert main(["generate", "--model", str(model), "the"]) == 2
+    assert capsys.readouterr().err == f"minibloom generate: {said}\n"
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError(), KeyError("a"), SafetensorError("invalid header")])
+def test_real_bugs_keep_their_traceback(model, monkeypatch, error):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr("minibloom.cli_generate.stream_text", fail)
+    with pytest.raises(type(error)):
         main(["generate", "--model", str(model), "the"])
 
 
@@ -464,6 +533,15 @@ def test_a_reader_who_leaves_early_is_no_error(model):
         err = process.stderr.read()
         process.stderr.close()
         assert (process.wait(timeout=100), err) == (0, b"")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is full")
+def test_a_full_disk_behind_standard_output_is_one_line(model):
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [*tiny.COMMAND, "info", str(model)], env=os.environ | tiny.ENVIRONMENT, stdout=full, stderr=subprocess.PIPE
+        )
+    assert (done.returncode, done.stderr) == (2, b"minibloom info: No space left on device.\n")
 
 
 def test_what_an_encoding_lacks_is_shown_escaped(model):

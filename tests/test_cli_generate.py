@@ -58,6 +58,23 @@ def test_standard_input_is_one_prompt_or_one_a_line(model, capsys, monkeypatch, 
     assert prompts == (["the cat\nthe dog"] if count == 1 else ["the cat", "the dog"])
 
 
+@pytest.mark.parametrize("errors", ["strict", "surrogateescape"])  # the second is what Python takes in the C locale
+@pytest.mark.parametrize("source", [["-"], ["--file", "-"], ["--interactive"]])
+def test_standard_input_that_is_not_utf8_is_said(model, capsys, monkeypatch, source, errors):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"the \xff cat\n"), "utf-8", errors))
+    generate(model, *source, says=2)
+    assert capsys.readouterr().err == "minibloom generate: standard input is not UTF-8 text.\n"
+
+
+@pytest.mark.parametrize("source", [["-"], ["--file", "-"], ["--file", "FILE"], ["--interactive"]])
+def test_the_mark_that_some_editors_put_first_is_no_part_of_a_prompt(model, tmp_path, capsys, monkeypatch, source):
+    text, file = b"\xef\xbb\xbfthe cat\r\n", tmp_path / "prompts.txt"
+    file.write_bytes(text)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text), "utf-8"))
+    generate(model, *(str(file) if word == "FILE" else word for word in source), "--json", "--max-new-tokens", "1")
+    assert json.loads(capsys.readouterr().out)["prompt"] == "the cat"
+
+
 def test_a_prompt_cache_is_made_once_and_read_by_every_prompt_that_begins_with_it(model, tmp_path, capsys, monkeypatch):
     file, new = tmp_path / "prompt.safetensors", ["--max-new-tokens", "4", "--json"]
     generate(model, "the cat", *new)

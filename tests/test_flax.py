@@ -302,6 +302,15 @@ def test_what_it_saves_all_models_load_and_the_other_way_round(kind, tmp_path):
     ))  # fmt: skip
 
 
+def test_a_file_in_int8_is_widened_as_trees_hold_arrays(tmp_path):
+    BloomForCausalLM(CONFIG).save_pretrained(tmp_path, "int8")
+    model = FlaxBloomForCausalLM.from_pretrained(tmp_path)
+    close(model(IDS).logits, BloomForCausalLM.from_pretrained(tmp_path).widened()(IDS).logits)
+    for option in ({"weights": "int8"}, {"stream": True}):
+        with pytest.raises(InputError, match=f"{next(iter(option))} is for BloomForCausalLM"):
+            FlaxBloomForCausalLM.from_pretrained(tmp_path, **option)
+
+
 def test_parameters_in_half_precision_are_widened_in_the_call():
     model = random_model(CONFIG, 0)
     half = model.to_fp16(model.params)

@@ -15,6 +15,7 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from minibloom import BloomConfig, BloomForCausalLM, BloomModel, InputError, Trace
+from minibloom.generation.settings import GenerationConfig
 from minibloom.layers.alibi import alibi_slopes
 from minibloom.layers.embedding import embedding
 from minibloom.layers.layer_norm import layer_norm
@@ -88,6 +89,19 @@ def test_a_seed_is_the_same_model_in_every_precision(kind):
     wide, narrow = double(IDS)[0], single(IDS)[0]
     assert (wide.dtype, narrow.dtype) == ("float64", "float32")
     numpy.testing.assert_allclose(narrow, wide, atol=1e-5 * abs(wide).max())
+
+
+def test_settings_of_generation_that_another_model_left_in_the_folder_are_not_read_as_its_own(tmp_path):
+    model = BloomForCausalLM(CONFIG)
+    model.generation_config = GenerationConfig(max_new_tokens=3)
+    model.save_pretrained(tmp_path)
+    assert BloomForCausalLM.from_pretrained(tmp_path).generation_config == GenerationConfig(max_new_tokens=3)
+    for nothing_to_say in (None, GenerationConfig()):
+        model.generation_config = GenerationConfig(max_new_tokens=3)
+        model.save_pretrained(tmp_path)
+        model.generation_config = nothing_to_say
+        model.save_pretrained(tmp_path)
+        assert BloomForCausalLM.from_pretrained(tmp_path).generation_config == GenerationConfig()
 
 
 def test_a_copy_of_a_model_is_a_model_of_its_own():

@@ -12,7 +12,7 @@ from minibloom import BloomForCausalLM, BloomTokenizerFast, InputError
 from minibloom.checkpoint import describe
 from minibloom.cli import main
 from minibloom.layers.small_weights import SmallWeight
-from minibloom.quantize import perplexity, quantize, read_text
+from minibloom.quantize import perplexity, quantize
 from minibloom.tensor_file import read_header
 
 from . import tiny
@@ -123,8 +123,12 @@ def test_weights_that_cannot_be_kept_so(model, options, said):
 def test_what_cannot_be_quantized_is_said_and_writes_nothing(model, tmp_path):
     with pytest.raises(InputError, match="expected one of bfloat16, float16, int8"):
         quantize(model, tmp_path / "out", "int4")
-    with pytest.raises(InputError, match="is the checkpoint itself"):
-        quantize(model, model)
+    other = tiny.checkpoint(tmp_path / "other", hidden_size=8)
+    before = tiny.contents(other)
+    for taken in (model, other):
+        with pytest.raises(InputError, match=r"already holds a checkpoint \(model.safetensors\)"):
+            quantize(model, taken)
+    assert tiny.contents(other) == before
     bad = BloomForCausalLM.from_pretrained(model)
     bad.params["h.1.mlp.dense_h_to_4h.weight"][3, 2] = numpy.inf
     bad.save_pretrained(tmp_path / "bad")
@@ -160,7 +164,7 @@ def test_an_int8_matrix_needs_its_scales(model, tmp_path, damage):
 
 def test_the_command_says_the_sizes_and_the_perplexity_of_both(model, tmp_path, capsys):
     text = tmp_path / "text"
-    text.write_text(tiny.TEXT, encoding="utf-8")
+    text.write_text(tiny.TEXT, encoding="utf-8-sig")  # with the mark that some editors put first, and is no text
     assert main(["quantize", str(model), str(tmp_path / "out"), "--perplexity", str(text)]) == 0
     first, second = capsys.readouterr().out.splitlines()
     assert "as int8, from" in first and "transformers does not" in first
@@ -174,9 +178,12 @@ def test_the_command_says_the_sizes_and_the_perplexity_of_both(model, tmp_path, 
         assert capsys.readouterr().out == resident
 
 
-def test_a_text_that_cannot_be_read(tmp_path):
+def test_a_text_that_cannot_be_read(model, tmp_path, capsys):
     (tmp_path / "empty").write_bytes(b"")
+    (tmp_path / "mark").write_bytes(b"\xef\xbb\xbf")
     (tmp_path / "latin").write_bytes(b"\xe9")
-    for name, said in {"missing": "cannot be read", "empty": "is empty", "latin": "no text in UTF-8"}.items():
-        with pytest.raises(InputError, match=said):
-            read_text(tmp_path / name)
+    told = {"missing": "cannot be read", "empty": "is empty", "mark": "is empty", "latin": "is not UTF-8 text"}
+    for name, said in told.items():
+        assert main(["quantize", str(model), str(tmp_path / "out"), "--perplexity", str(tmp_path / name)]) == 2
+        assert said in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import json
 import math
@@ -104,6 +105,41 @@ def test_a_file_that_is_cut_while_it_is_read_is_an_error_each_time(tmp_path):
     for _ in range(2):
         with pytest.raises(InputError, match="ends early"):
             model([[1, 2]])
+
+
+@pytest.mark.parametrize("hold_embedding", [True, False])
+def test_a_read_that_fails_is_said_with_its_file_and_the_next_call_reads_afresh(tmp_path, monkeypatch, hold_embedding):
+    folder = save(tmp_path, tiny.config(n_layer=3), "float32")
+    expected = BloomForCausalLM.from_pretrained(folder)([[1, 2]]).logits
+    model = BloomForCausalLM.from_pretrained(folder, stream=True, hold_embedding=hold_embedding)
+    opened = Path.open
+
+    def failing(path, *arguments, **options):
+        if path.name == "model.safetensors":
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return opened(path, *arguments, **options)
+
+    for _ in range(2):
+        model([[1, 2]])  # what is read ahead is there before anything fails
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "open", failing)
+            for _ in range(2):
+                with pytest.raises(InputError, match="model.safetensors cannot be read: Input/output error"):
+                    model([[1, 2]])
+        numpy.testing.assert_allclose(model([[1, 2]]).logits, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_streamed_model_is_not_saved_into_the_files_that_it_reads(tmp_path):
+    folder = save(tmp_path / "model", tiny.config(), "float32")
+    before, model = tiny.contents(folder), BloomForCausalLM.from_pretrained(folder, stream=True)
+    with pytest.raises(InputError, match="model holds the files that this model is read from.*another folder"):
+        model.save_pretrained(tmp_path / "." / "model", "float16")
+    assert tiny.contents(folder) == before
+    model.save_pretrained(tmp_path / "copy")
+    numpy.testing.assert_array_equal(
+        BloomForCausalLM.from_pretrained(tmp_path / "copy")([[1]]).logits, model([[1]]).logits
+    )
+    model.widened().save_pretrained(folder, "float16")  # from memory
 
 
 def test_what_streaming_cannot_do_is_said(tmp_path):

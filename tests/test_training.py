@@ -140,6 +140,10 @@ def test_a_save_that_breaks_off_leaves_the_one_before(tmp_path, monkeypatch, fil
             run(tmp_path / "run")
     there = (tmp_path / "run" / STATE).exists()
     assert there == (files >= 3)
+    if files in (1, 2):  # a checkpoint without a state could be anyone's
+        with pytest.raises(InputError, match="already holds a checkpoint"):
+            run(tmp_path / "run")
+        return
     assert_same_run(run(tmp_path / "run", resume=there), whole)
     assert tiny.contents(tmp_path / "run").keys() == tiny.contents(tmp_path / "whole").keys()
 
@@ -344,6 +348,14 @@ def test_training_goes_on_from_a_checkpoint(tmp_path):
         numpy.testing.assert_array_equal(after.params[name], p)
     assert after.config == before.config
     assert BloomTokenizerFast.from_pretrained(tmp_path / "out").get_vocab() == tiny.tokenizer().get_vocab()
+
+
+def test_a_checkpoint_is_not_trained_over_not_even_by_what_starts_from_it(tmp_path):
+    texts, base = write(tmp_path / "texts", {"a.txt": tiny.TEXT.encode()}), tiny.checkpoint(tmp_path / "base")
+    before = tiny.contents(base)
+    with pytest.raises(InputError, match=r"base already holds a checkpoint \(model.safetensors\): give another folder"):
+        train_folder(texts, base, dataclasses.replace(SMALL, steps=1), progress=False, start_from=base)
+    assert tiny.contents(base) == before
 
 
 def test_a_checkpoint_that_goes_on_learning_keeps_its_shape(tmp_path):
