@@ -39,9 +39,12 @@ def quantize(path_or_repo: str | Path, out: str | Path, weights: str = "int8", r
 
 
 def perplexity(path_or_repo: str | Path, text: str, revision: str | None = None, weights: str | None = None) -> float:
-    """exp(mean loss) over the tokens of `text`, in windows of 512, each token given those before it."""
+    """exp(mean loss) of `text` as training measures it (`evaluate`): its end counts too, in windows of 512 tokens.
+
+    `generation.scoring.perplexity` is the other usual definition: windows that overlap, and no end.
+    """
     ids = BloomTokenizerFast.from_pretrained(path_or_repo, revision=revision)(text)["input_ids"]
     model = BloomForCausalLM.from_pretrained(path_or_repo, revision=revision, weights=weights)
-    end = model.config.eos_token_id if isinstance(model.config.eos_token_id, int) else ids[-1]
+    end = numpy.atleast_1d(ids[-1] if model.config.eos_token_id is None else model.config.eos_token_id)[0]
     total, count = evaluate(model, [numpy.array([*ids, end])], 512)
     return math.exp(total / count)
