@@ -37,6 +37,8 @@ def read_documents(folder: str | Path) -> dict[str, str]:
 
 def tokenize(documents: Mapping[str, str], tokenizer: BloomTokenizerFast) -> list[Array]:
     """The token ids of each document, with the end-of-sequence token behind it."""
+    if tokenizer.eos_token_id is None:
+        raise InputError("the tokenizer has no eos_token, which ends each document: give it one, as eos_token='</s>'.")
     end = [tokenizer.eos_token_id]
     return [numpy.array(tokenizer.encode(text) + end, dtype=numpy.int32) for text in documents.values()]
 
