@@ -88,7 +88,8 @@ def evaluate(model: BloomForCausalLM, documents: Sequence[Array], context_length
         for i in range(0, len(document), context_length):
             window = stream[None, i : i + context_length + 1]
             predicted = window.shape[1] - 1
-            total += number(model(window, labels=window, use_cache=False, output_logits=False).loss) * predicted
+            out = model(window, labels=window, use_cache=False, return_dict=True, output_logits=False)
+            total += number(out.loss) * predicted
             count += predicted
     return total, count
 

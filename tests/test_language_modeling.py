@@ -144,7 +144,7 @@ class Recorder:
     def __init__(self) -> None:
         self.predicted: list[int] = []
 
-    def __call__(self, window: numpy.ndarray, labels: numpy.ndarray, use_cache: bool, output_logits: bool) -> Any:
+    def __call__(self, window: numpy.ndarray, labels: numpy.ndarray, **_: bool) -> Any:
         assert window is labels and len(window) == 1
         self.predicted += window[0, 1:].tolist()
         self.widest = window.shape[1]
