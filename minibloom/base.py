@@ -11,7 +11,7 @@ import inspect
 import math
 import warnings
 from collections import ChainMap
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -40,12 +40,38 @@ from .threads import on_all_cores
 from .trace import Tape, Trace, step_names
 
 DTYPES = ("float32", "float64")  # to compute in; files may hold float16 and bfloat16 too
+HALVES = ("float16", "bfloat16")  # to keep matrices in
 
 RETIRED = {
     "position_ids": "BLOOM has no position embeddings; ALiBi takes positions from attention_mask.",
     "token_type_ids": "BLOOM has no token types.",
     "cache_position": "The cache knows its own length.",
     "past": "It is called past_key_values.",
+}
+INSTEAD = {  # what transformers' models have besides, and what to use in its place
+    "cpu": "backend='numpy' in from_pretrained",
+    "cuda": "backend='cupy' in from_pretrained",
+    "device": "backend, 'numpy' or 'cupy'",
+    "forward": "the model itself: model(input_ids)",
+    "get_input_embeddings": 'params["word_embeddings.weight"]',
+    "half": "weights='float16' in from_pretrained",
+    "load_state_dict": "params, a dictionary whose arrays can be changed",
+    "named_parameters": "params.items()",
+    "parameters": "params.values(), or num_parameters()",
+    "push_to_hub": "save_pretrained(folder), then huggingface_hub.upload_folder",
+    "state_dict": "params, a dictionary from names to arrays",
+    "to": "backend, dtype and weights in from_pretrained",
+    "train": "train=True in a call, which draws dropout, or minibloom.training.train for a whole run",
+    "zero_grad": "value_and_grad, which returns new gradients each time",
+}
+NOT_TO_LOAD = {  # what transformers' from_pretrained has besides, and what is here in its place
+    "attn_implementation": "There is one attention, which picks the fastest of its ways itself.",
+    "cache_dir": "Set the environment variable HF_HOME, or give the path of a folder.",
+    "device_map": "There is backend='cupy' for a GPU, and stream=True for a model larger than memory.",
+    "local_files_only": "Set the environment variable HF_HUB_OFFLINE to 1, or give the path of a folder.",
+    "low_cpu_mem_usage": "Leave it out: tensors are always read straight to where they stay.",
+    "token": "Log in with `hf auth login`, or set the environment variable HF_TOKEN.",
+    "trust_remote_code": "Leave it out: no code that comes with a checkpoint is ever run.",
 }
 # With `slow_but_exact` and `pretraining_tp` above 1, transformers forgets these two. The machines that trained BLOOM
 # added them once, after the sum over slices, and so does minibloom, unless a model is made with `hf_compat=True`.
@@ -95,7 +121,7 @@ class PreTrainedModel:
     def from_pretrained(
         cls: type[Loaded],
         path_or_repo: str | Path | None = None,
-        dtype: str | None = None,
+        dtype: Any = None,
         backend: str = "numpy",
         revision: str | None = None,
         seed: int = 0,
@@ -103,6 +129,7 @@ class PreTrainedModel:
         weights: str | None = None,
         stream: bool = False,
         hold_embedding: bool = True,
+        torch_dtype: Any = None,
         **config_changes: Any,
     ) -> Loaded:
         """Load a checkpoint in safetensors form from a folder, or from a repository on the Hugging Face hub.
@@ -116,6 +143,7 @@ class PreTrainedModel:
             arrays, but those that are int8 in the file as int8. Such a model runs, and cannot be trained before it is
             `widened()`. On a GPU, 16 bits are also what products are computed in (see `layers/tensor_cores.py`), and
             there is no int8.
+        torch_dtype: the same as `dtype`. In either "float16" and "bfloat16", as transformers has them, mean `weights`.
         stream: leave blocks in the file, and read each, as it is stored, while the one before it computes: the memory
             of two blocks and the embedding (see `streaming.py`). With `hold_embedding=False`, of two blocks alone.
 
@@ -126,7 +154,9 @@ class PreTrainedModel:
         from .streaming import StreamedParams
         from .tensor_file import read_tensors
 
-        xp, dtype = backends.load(backend), checked_dtype(dtype or "float32")
+        refuse_loading(config_changes)
+        dtype, weights = asked_precision(dtype, torch_dtype, weights)
+        xp = backends.load(backend)
         weights = checked_weights(weights, dtype, backend)
         place = SHIPPED if path_or_repo is None else path_or_repo
         if stream and (weights is not None or not small_weights_run(dtype, backend)):
@@ -245,6 +275,14 @@ class PreTrainedModel:
             for block, names in blocks(shapes)
         ]
         return together(paragraph(type(self).__name__), table([], facts, left=2), *parts)
+
+    def __getattr__(self, name: str) -> Any:  # called only for what is not there
+        public = [known for known in dir(self) if not known.startswith("_")]
+        raise AttributeError(f"{type(self).__name__} has no {name!r}.{suggest(name, public, INSTEAD)}")
+
+    def eval(self: Loaded) -> Loaded:
+        """The model as it is: a pass draws dropout only if its call says `train=True`."""
+        return self
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         raise InputError(f"{type(self).__name__} is no model yet: use one of those in minibloom.models.")
@@ -367,7 +405,8 @@ class PreTrainedModel:
         transformer_backward(d, params, self.config, tape, grads, again if recompute else None, tape.forget)
         for name in self._unread():
             grads[name][:] = 0
-        return out, {name: grads[name] for name in self.params}
+        as_object = _or(call.get("return_dict"), self.config.return_dict)
+        return out if as_object else out.to_tuple(), {name: grads[name] for name in self.params}
 
     def _head_backward(self, tape: Mapping[str, Array], grads: MutableMapping[str, Array]) -> Array:
         """The gradient of the loss at the hidden states `[B, S, E]`; that of the head's parameters, into `grads`."""
@@ -516,13 +555,37 @@ def initial_params(
 
 def checked_dtype(dtype: Any) -> str:
     """`dtype` as a string, if minibloom computes in it."""
-    name = getattr(dtype, "__name__", str(dtype))
+    name = dtype_name(dtype)
     if name not in DTYPES:
         raise InputError(
             f"dtype={name!r}: minibloom computes in {' or '.join(DTYPES)}. Checkpoints in float16 and bfloat16 load "
-            "too (they are widened), and save_pretrained(folder, dtype='float16') writes them."
+            "too (they are widened, but weights='float16' keeps matrices so), and save_pretrained(folder, "
+            "dtype='float16') writes them."
         )
     return name
+
+
+def dtype_name(dtype: Any) -> str:
+    """What `dtype`, a string or a type of NumPy or torch, is called."""
+    return str(getattr(dtype, "__name__", dtype)).removeprefix("torch.")
+
+
+def asked_precision(dtype: Any, torch_dtype: Any, weights: str | None) -> tuple[str, str | None]:
+    """`dtype` and `weights` as they are meant where either may be said as in transformers: 16 bits are to be kept."""
+    given, other = (None if one is None else dtype_name(one) for one in (dtype, torch_dtype))
+    if given and other and given != other:
+        raise InputError(f"dtype is {given!r}, and {other!r} as torch_dtype: give one.")
+    name = given or other or "float32"
+    if name in HALVES and weights in (None, name):
+        return "float32", name
+    return checked_dtype(name), weights
+
+
+def refuse_loading(given: Iterable[str]) -> None:
+    """Raise an InputError if `given` names an argument that only transformers' from_pretrained has."""
+    for name in given:
+        if name in NOT_TO_LOAD:
+            raise InputError(f"from_pretrained has no argument {name!r}. {NOT_TO_LOAD[name]}")
 
 
 def small_weights_run(dtype: str, backend: str) -> bool:
@@ -537,7 +600,7 @@ def checked_weights(weights: str | None, dtype: str, backend: str) -> str | None
     known = (dtype, *KINDS)
     if weights not in known:
         raise InputError(f"weights={weights!r} is unknown, expected one of {known}.{suggest(str(weights), known)}")
-    halves = weights in ("float16", "bfloat16")
+    halves = weights in HALVES
     if weights != dtype and not small_weights_run(dtype, "numpy" if halves else backend):
         place = "" if halves else " and backend='numpy'"
         raise InputError(

@@ -349,6 +349,7 @@ def _file_or_share(given: str | None) -> str | float | None:
 
 
 def run_predict(a: argparse.Namespace) -> None:
+    from .base import checked_dtype
     from .finetuning import load as load_finetuned
     from .finetuning import predict
     from .models import BloomForQuestionAnswering
@@ -356,7 +357,7 @@ def run_predict(a: argparse.Namespace) -> None:
     if not a.text:
         raise InputError("the text is empty: give at least one character.")
     model, tokenizer = load_finetuned(
-        a.model, a.revision, dtype=a.dtype, backend=a.backend, weights=a.weights, stream=a.stream_weights
+        a.model, a.revision, dtype=checked_dtype(a.dtype), backend=a.backend, weights=a.weights, stream=a.stream_weights
     )
     if isinstance(model, BloomForQuestionAnswering) != (a.question is not None):
         needs = "needs a --question" if a.question is None else "answers no --question"
@@ -385,12 +386,13 @@ def run_bench(a: argparse.Namespace) -> None:
 
 def load(a: argparse.Namespace) -> Any:
     """The model and the tokenizer that the options name."""
+    from .base import checked_dtype
     from .models import BloomForCausalLM
     from .tokenizer import BloomTokenizerFast
 
     tokenizer = BloomTokenizerFast.from_pretrained(a.model, revision=a.revision)
     model = BloomForCausalLM.from_pretrained(
-        a.model, a.dtype, a.backend, a.revision, weights=a.weights, stream=a.stream_weights
+        a.model, checked_dtype(a.dtype), a.backend, a.revision, weights=a.weights, stream=a.stream_weights
     )
     return model, tokenizer
 

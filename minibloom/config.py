@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -100,13 +101,11 @@ class BloomConfig:
             if name in given and meant in given and given[name] != given[meant]:
                 raise InputError(f"{meant} is {given[meant]!r}, and {given[name]!r} as {name}: give one.")
         num_labels = given.pop("num_labels", None)
-        for name, value in given.items():
-            setattr(self, name, value)
-        if "id2label" in given and "label2id" not in given:
-            self.label2id = {label: index for index, label in self.id2label.items()}
         if num_labels is not None and "id2label" not in given:
             self.num_labels = num_labels
-        elif num_labels is not None and num_labels != self.num_labels:
+        for name, value in sorted(given.items(), key=lambda item: item[0] == "label2id"):  # last, as id2label sets it
+            setattr(self, name, value)
+        if num_labels is not None and num_labels != self.num_labels:
             raise InputError(f"num_labels is {num_labels!r}, but id2label names {self.num_labels} labels.")
         self.validate()
 
@@ -117,6 +116,8 @@ class BloomConfig:
         elif meant not in ("num_labels", "extra"):
             raise InputError(f"BloomConfig has no field {name!r}.{suggest(name, KNOWN)}")
         super().__setattr__(meant, value)
+        if meant == "id2label":
+            self.label2id = inverse(self.id2label)
 
     def __getattr__(self, name: str) -> Any:  # only called for what is no field, method or property
         if name in ALIASES:
@@ -134,6 +135,9 @@ class BloomConfig:
         if self.slow_but_exact and self.hidden_size % self.pretraining_tp:
             expected = f"a multiple of pretraining_tp {self.pretraining_tp}, because slow_but_exact is True"
             raise InputError(f"hidden_size is {self.hidden_size}, expected {expected}.")
+        if self.label2id != inverse(self.id2label):
+            given, expected = reprlib.repr(self.label2id), reprlib.repr(inverse(self.id2label))
+            raise InputError(f"label2id is {given}, expected {expected}, what id2label says: give that alone.")
         if self.problem_type == "single_label_classification" and self.num_labels == 1:
             raise InputError(
                 "problem_type is 'single_label_classification', expected num_labels of 2 or more (got 1). "
@@ -155,7 +159,6 @@ class BloomConfig:
         count = whole(1, 2**20).check("num_labels", value)
         if count != self.num_labels:  # names that the user gave stay
             self.id2label = {i: f"LABEL_{i}" for i in range(count)}
-            self.label2id = {f"LABEL_{i}": i for i in range(count)}
 
     def replace(self, **changes: Any) -> BloomConfig:
         """Return a copy with some fields changed."""
@@ -171,7 +174,10 @@ class BloomConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> BloomConfig:
         """Return the configuration that `values` describe; keys that are no fields go to `extra`."""
-        config = cls(**{name: value for name, value in values.items() if name in KNOWN})
+        known = {name: value for name, value in values.items() if name in KNOWN}
+        if known.get("id2label") is not None:  # transformers goes by it, and may have written old names beside it
+            known.pop("label2id", None)
+        config = cls(**known)
         config.extra = {name: copy.deepcopy(value) for name, value in values.items() if name not in KNOWN}
         return config
 
@@ -233,6 +239,11 @@ ALIASES = {
 }
 LABELS = ("id2label", "label2id")
 KNOWN = (*RULES, *ALIASES, "num_labels", "model_type")
+
+
+def inverse(id2label: Mapping[int, str]) -> dict[str, int]:
+    """The numbers of labels by their names."""
+    return {label: index for index, label in id2label.items()}
 
 
 def parameter_shapes(config: BloomConfig) -> dict[str, tuple[int, ...]]:

@@ -77,7 +77,7 @@ def _id_or_ids(value: Any) -> int | list[int]:
 def _id2label(value: Any) -> dict[int, str]:
     labels = {int(key): label for key, label in value.items()}  # JSON has only strings for keys
     well = labels and len(labels) == len(value) and all(isinstance(label, str) for label in labels.values())
-    return labels if well else _refuse()
+    return dict(sorted(labels.items())) if well and sorted(labels) == [*range(len(labels))] else _refuse()
 
 
 def _label2id(value: Any) -> dict[str, int]:
@@ -90,5 +90,5 @@ RATE = real(0, 1)
 TOKEN_ID = optional(whole(0))  # may lie above vocab_size: the default eos 2 must not forbid two words
 TOKEN_IDS = optional(Rule("a token id or a list of them", _id_or_ids))
 STRINGS = Rule("a list of strings", _strings)
-ID2LABEL = Rule("a dictionary {0: name, ...}", _id2label)
+ID2LABEL = Rule("a dictionary {0: name, 1: name, ...}", _id2label)
 LABEL2ID = Rule("a dictionary {name: 0, ...}", _label2id)

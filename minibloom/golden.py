@@ -44,7 +44,7 @@ import numpy
 
 from . import models
 from .backend import Array, received, to_numpy
-from .base import PreTrainedModel
+from .base import PreTrainedModel, checked_dtype
 from .config import BloomConfig
 from .errors import InputError
 from .files import checked_target, replacing
@@ -111,7 +111,7 @@ def load(
     """The model in a folder or hub repository, of the class in config's `architectures`, or else a language model."""
     named = BloomConfig.from_pretrained(path_or_repo, revision).architectures or []
     kind = next((name for name in named if hasattr(models, name)), "BloomForCausalLM")
-    return getattr(models, kind).from_pretrained(path_or_repo, dtype, backend, revision)
+    return getattr(models, kind).from_pretrained(path_or_repo, checked_dtype(dtype), backend, revision)
 
 
 def run(
@@ -151,7 +151,7 @@ def compute(
     if gradients and not all(name in given for name in model.labels or ("loss",)):
         why = "needs a row with two tokens next to each other" if model.labels else "has none"
         raise InputError(f"there is no loss to take gradients of: {type(model).__name__} {why}.")
-    call = {**given, "trace": trace}
+    call = {**given, "trace": trace, "return_dict": True}
     if model.head != "qa_outputs":  # which keeps no cache
         call["use_cache"] = False
     out, found = model.value_and_grad(**call) if gradients else (model(**call), {})

@@ -37,6 +37,8 @@ def read_documents(folder: str | Path) -> dict[str, str]:
 
 def tokenize(documents: Mapping[str, str], tokenizer: BloomTokenizerFast) -> list[Array]:
     """The token ids of each document, with the end-of-sequence token behind it."""
+    if tokenizer.eos_token_id is None:
+        raise InputError("the tokenizer has no eos_token, which ends each document: give it one, as eos_token='</s>'.")
     end = [tokenizer.eos_token_id]
     return [numpy.array(tokenizer.encode(text) + end, dtype=numpy.int32) for text in documents.values()]
 
@@ -86,7 +88,8 @@ def evaluate(model: BloomForCausalLM, documents: Sequence[Array], context_length
         for i in range(0, len(document), context_length):
             window = stream[None, i : i + context_length + 1]
             predicted = window.shape[1] - 1
-            total += number(model(window, labels=window, use_cache=False, output_logits=False).loss) * predicted
+            out = model(window, labels=window, use_cache=False, return_dict=True, output_logits=False)
+            total += number(out.loss) * predicted
             count += predicted
     return total, count
 

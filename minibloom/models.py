@@ -14,7 +14,7 @@ from typing import Any
 
 from . import backend as backends
 from .backend import Array
-from .base import PreTrainedModel
+from .base import PreTrainedModel, refuse_loading
 from .chunked_loss import chunked_cross_entropy
 from .config import BloomConfig
 from .errors import InputError
@@ -174,6 +174,7 @@ class BloomForCausalLM(PreTrainedModel):
         """As of all models; and `generation_config` is what the checkpoint's `generation_config.json` says."""
         from .generation.settings import GenerationConfig
 
+        refuse_loading(kwargs)  # before anything is fetched
         place = SHIPPED if path_or_repo is None else path_or_repo
         revision = kwargs.get("revision", args[2] if len(args) > 2 else None)
         folder = fetch(place, revision=revision)  # once for both

@@ -80,7 +80,7 @@ class Batches:
 
     def evaluate(self, model: Any, s: TrainingSettings) -> dict[str, float]:
         """The mean of the losses of the batches held out."""
-        losses = [number(model(**batch).loss) for batch in self.held_out]
+        losses = [number(model(**batch, return_dict=True).loss) for batch in self.held_out]
         return {"validation_loss": sum(losses) / len(losses)} if losses else {}
 
     def digest(self) -> str:
@@ -132,7 +132,7 @@ def train(
             loss, tokens, grads = 0.0, 0, dict[str, Array]()
             for part in range(s.accumulation):
                 batch = next(source)
-                out, new = model.value_and_grad(**batch, train=True, seed=[s.seed, 3, step, part])
+                out, new = model.value_and_grad(**batch, train=True, seed=[s.seed, 3, step, part], return_dict=True)
                 tokens += to_numpy(batch["input_ids"]).size if "input_ids" in batch else 0
                 loss += number(out.loss) / s.accumulation
                 grads = new if not grads else {name: grads[name] + g for name, g in new.items()}

@@ -151,6 +151,19 @@ def test_other_names_mean_the_same_field() -> None:
     assert config.replace(num_attention_heads=8).n_head == 8 and config.n_head == 4
 
 
+def test_names_of_labels_are_in_order_and_both_ways_the_same() -> None:
+    assert list(BloomConfig(id2label={"10": "k", **{str(i): f"{i}" for i in range(10)}}).id2label) == [*range(11)]
+    config = BloomConfig(id2label={0: "a", 1: "b"}, label2id={"b": 1, "a": 0})
+    config.id2label = {0: "c", 1: "d"}
+    assert config.label2id == {"c": 0, "d": 1}
+    for names in ({"a": 1, "b": 0}, {"a": 0}, {"LABEL_0": 0, "LABEL_1": 1}):
+        with pytest.raises(InputError, match="label2id is .*, expected {'a': 0, 'b': 1}, what id2label says"):
+            BloomConfig(label2id=names, id2label={0: "a", 1: "b"})
+    # transformers keeps the old names there when a user sets id2label alone, and goes by id2label.
+    file = {"id2label": {"0": "a", "1": "b"}, "label2id": {"LABEL_0": 0, "LABEL_1": 1}}
+    assert BloomConfig.from_dict(file).label2id == {"a": 0, "b": 1}
+
+
 def test_no_two_configurations_share_a_dictionary() -> None:
     BloomConfig().id2label[0] = "changed"
     assert BloomConfig().id2label[0] == "LABEL_0"
@@ -185,6 +198,9 @@ BAD = [
     ({"problem_type": "single_label_classification", "num_labels": 1}, "expected num_labels of 2 or more"),
     ({"num_labels": 3, "id2label": {0: "a"}}, "num_labels is 3, but id2label names 1"),
     ({"id2label": {"x": "a"}}, "id2label is {'x': 'a'}, expected a dictionary"),
+    ({"id2label": {1: "a", 2: "b"}}, "id2label is {'?1'?: 'a', '?2'?: 'b'}, expected a dictionary {0: name, 1: name"),
+    ({"id2label": {-1: "a", 0: "b"}}, "expected a dictionary {0: name, 1: name, ...}"),
+    ({"label2id": {"a": 0, "b": 1}}, "label2id is {'a': 0, 'b': 1}, expected {'LABEL_0': 0, 'LABEL_1': 1}, what id2l"),
     ({"model_type": "gpt2"}, "model_type is 'gpt2', expected 'bloom'"),
     ({"architectures": "BloomModel"}, "architectures is 'BloomModel', expected a list of strings"),
 ]

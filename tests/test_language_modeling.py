@@ -11,7 +11,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from minibloom import BloomForCausalLM
+from minibloom import BloomForCausalLM, BloomTokenizerFast
 from minibloom.errors import InputError
 from minibloom.language_modeling import LanguageModeling, batches, evaluate, read_documents, tokenize
 from minibloom.settings import TrainingSettings
@@ -25,6 +25,13 @@ def numbered(draw: st.DrawFn) -> list[numpy.ndarray]:
     """Documents whose tokens are all different: 0, 1, 2, ... through all of them."""
     ends = numpy.cumsum(draw(st.lists(st.integers(1, 40), min_size=1, max_size=6)))
     return [numpy.arange(a, b) for a, b in zip([0, *ends], ends, strict=False)]
+
+
+def test_a_tokenizer_without_a_token_that_ends_a_text_is_refused(tmp_path):
+    tiny.tokenizer().save_pretrained(tmp_path)
+    endless = BloomTokenizerFast.from_pretrained(tmp_path, eos_token=None)
+    with pytest.raises(InputError, match="the tokenizer has no eos_token.*eos_token='</s>'"):
+        tokenize({"a.txt": "the cat"}, endless)
 
 
 @given(
@@ -137,7 +144,7 @@ class Recorder:
     def __init__(self) -> None:
         self.predicted: list[int] = []
 
-    def __call__(self, window: numpy.ndarray, labels: numpy.ndarray, use_cache: bool, output_logits: bool) -> Any:
+    def __call__(self, window: numpy.ndarray, labels: numpy.ndarray, **_: bool) -> Any:
         assert window is labels and len(window) == 1
         self.predicted += window[0, 1:].tolist()
         self.widest = window.shape[1]

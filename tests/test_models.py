@@ -15,6 +15,7 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from minibloom import BloomConfig, BloomForCausalLM, BloomModel, InputError, Trace
+from minibloom.base import INSTEAD
 from minibloom.generation.settings import GenerationConfig
 from minibloom.layers.alibi import alibi_slopes
 from minibloom.layers.embedding import embedding
@@ -541,9 +542,18 @@ def test_value_and_grad_takes_the_arguments_of_a_call():
     expected, _ = model.value_and_grad(IDS, attention_mask=numpy.ones((2, 4)), labels=IDS)
     by_place, _ = model.value_and_grad(IDS, None, numpy.ones((2, 4)), None, None, IDS)
     equal(by_place.loss, expected.loss)
+    expected_loss = expected.loss
     assert expected.past_key_values is None and by_place.keys() == ["loss", "logits"]
-    out, _ = model.value_and_grad(IDS, labels=IDS, use_cache=True, output_attentions=True, return_dict=False)
+    out, _ = model.value_and_grad(IDS, labels=IDS, use_cache=True, output_attentions=True)
     assert out.keys() == ["loss", "logits", "past_key_values", "attentions"]
+    as_config_says = BloomForCausalLM(CONFIG.replace(return_dict=False))
+    for (out, _), expected in (
+        (model.value_and_grad(IDS, labels=IDS, return_dict=False), tuple),
+        (as_config_says.value_and_grad(IDS, labels=IDS), tuple),
+        (as_config_says.value_and_grad(IDS, labels=IDS, return_dict=True), type(by_place)),
+    ):
+        assert type(out) is expected
+        equal(out[0], expected_loss)
     out, _ = BloomModel(CONFIG).value_and_grad(IDS, upstream=numpy.ones((2, 4, 12)), output_hidden_states=True)
     assert out.keys() == ["last_hidden_state", "hidden_states"]
 
@@ -678,6 +688,65 @@ def test_positions_to_keep():
 def test_a_precision_that_is_not_computed_in(dtype):
     with pytest.raises(InputError, match="minibloom computes in float32 or float64.*float16 and bfloat16 load"):
         BloomModel(CONFIG, dtype=dtype)
+
+
+class Torch:
+    """Stands for torch.float16."""
+
+    def __str__(self) -> str:
+        return "torch.float16"
+
+
+@KINDS
+def test_the_precision_that_a_loader_of_transformers_is_given_means_the_same_here(kind, tmp_path):
+    kind(CONFIG).save_pretrained(tmp_path)
+    for name in ("dtype", "torch_dtype"):
+        for asked in ("float16", numpy.float16, Torch()):
+            model = kind.from_pretrained(tmp_path, **{name: asked})
+            assert (model.weights, model.dtype, model.config.dtype) == ("float16", "float32", "float32")
+        assert kind.from_pretrained(tmp_path, **{name: "bfloat16"}, weights="bfloat16").weights == "bfloat16"
+        model = kind.from_pretrained(tmp_path, **{name: "float64"})
+        assert (model.weights, model.dtype) == ("float64", "float64")
+        for asked, weights in (("auto", None), ("int8", None), ("float16", "int8"), ("float16", "float32")):
+            with pytest.raises(InputError, match=f"dtype='{asked}': minibloom computes in.*weights='float16' keeps"):
+                kind.from_pretrained(tmp_path, **{name: asked}, weights=weights)
+    with pytest.raises(InputError, match="dtype is 'float32', and 'float16' as torch_dtype: give one"):
+        kind.from_pretrained(tmp_path, dtype="float32", torch_dtype=numpy.float16)
+    assert kind.from_pretrained(tmp_path, dtype="float64", torch_dtype="float64").dtype == "float64"
+
+
+@KINDS
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("attn_implementation", "one attention"),
+        ("cache_dir", "HF_HOME"),
+        ("device_map", "backend='cupy'"),
+        ("local_files_only", "HF_HUB_OFFLINE"),
+        ("low_cpu_mem_usage", "Leave it out"),
+        ("token", "hf auth login"),
+        ("trust_remote_code", "Leave it out"),
+    ],
+)
+def test_what_the_loader_of_transformers_has_besides_is_known(kind, monkeypatch, name, says):
+    for module in ("models", "checkpoint"):
+        monkeypatch.setattr(f"minibloom.{module}.fetch", lambda *_, **__: pytest.fail("something was fetched"))
+    with pytest.raises(InputError, match=f"from_pretrained has no argument '{name}'. .*{says}"):
+        kind.from_pretrained("bigscience/bloom-560m", **{name: None})
+
+
+def test_what_models_of_transformers_have_besides_is_known():
+    model = BloomForCausalLM(CONFIG)
+    assert model.eval() is model
+    for name, instead in INSTEAD.items():
+        with pytest.raises(AttributeError) as told:
+            getattr(model, name)
+        assert str(told.value) == f"BloomForCausalLM has no {name!r}. Use {instead}."
+    for name in "to train forward parameters device get_input_embeddings".split():  # noqa: SIM905
+        assert name in INSTEAD
+    with pytest.raises(AttributeError, match="BloomModel has no 'paramz'. Did you mean 'params'"):
+        _ = BloomModel(CONFIG).paramz
+    assert not hasattr(copy.copy(model), "head_matrx")
 
 
 def test_a_precision_by_its_numpy_names():

@@ -58,6 +58,13 @@ def test_two_half_batches_are_one_whole_batch(tmp_path):
         assert x == pytest.approx(y, rel=1e-8)
 
 
+def test_a_model_whose_calls_return_tuples_is_trained_and_measured_alike(tmp_path):
+    model = small_model()
+    model.config = model.config.replace(return_dict=False)
+    _, history = run(tmp_path / "tuples", model=model, validation=DOCUMENTS[:1])
+    assert history == run(tmp_path / "objects", validation=DOCUMENTS[:1])[1]
+
+
 def test_the_loss_goes_down_and_the_checkpoint_remembers_the_text(tmp_path):
     tokenizer = tiny.tokenizer()
     documents = tokenize({"text": tiny.LINES[0]}, tokenizer)
