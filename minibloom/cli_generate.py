@@ -74,9 +74,15 @@ def run(a: argparse.Namespace, load: Callable[[argparse.Namespace], LOADED]) -> 
     check_settings(draft=a.assistant is not None, **settings | {name: [[0]] for name in words})  # before loading
     sources = [a.prompt is not None, a.file is not None, a.interactive]
     if sum(sources) != 1:
-        a.parser.error("the following arguments are required: prompt, or one of --file and --interactive")
+        a.parser.error(
+            "give only one of a prompt, --file and --interactive"
+            if any(sources)
+            else "the following arguments are required: prompt, or one of --file and --interactive"
+        )
     if a.batch_size < 1:
         raise InputError(f"batch_size is {a.batch_size}, expected at least 1.")
+    if a.interactive and settings.get("num_beams", 1) > 1:
+        raise InputError("--num-beams is for prompts, as beams are not known before the end: leave out --interactive.")
     prompts = [] if a.interactive else _prompts(a)
     if a.window is not None:
         WindowCache(1, a.window)

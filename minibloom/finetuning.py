@@ -100,6 +100,7 @@ def finetune_file(
         model = kind.model.from_pretrained(
             start_from, backend=backend, seed=settings.seed, hidden_dropout=dropout, attention_dropout=dropout, **wanted
         )
+    model = model if model.weights == model.dtype else model.widened()  # of a checkpoint in int8
     tokenizer = BloomTokenizerFast.from_pretrained(start_from, **kind.tokenizer_options)
     return finetune(model, tokenizer, learnt, out, held_out, resume, progress, **dataclasses.asdict(settings))
 

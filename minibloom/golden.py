@@ -202,10 +202,26 @@ def write(path: str | Path, steps: Steps) -> None:
     """Write the arrays of a pass, and what they are about, in the form that stands at the head of this module."""
     from safetensors.numpy import save_file
 
-    path = checked_target(path)
+    path = own_target(path)
     arrays = {name: numpy.array(x, order="C") for name, x in steps.items()}  # what is a view here would be torn there
     with replacing(path) as temporary:
         save_file(arrays, temporary, {KEY: json.dumps(steps.about)})
+
+
+def own_target(path: str | Path) -> Path:
+    """`path`, if steps can be written there: it is not there yet, or holds steps that were written here."""
+    from safetensors import SafetensorError, safe_open
+
+    path = checked_target(path)
+    if path.exists():
+        try:
+            with safe_open(path, "numpy") as file:
+                ours = KEY in (file.metadata() or {})
+        except (SafetensorError, OSError):
+            ours = False
+        if not ours:
+            raise InputError(f"{path} is there already, and was not written by parity: give the name of another file.")
+    return path
 
 
 def read(path: str | Path) -> Steps:

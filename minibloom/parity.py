@@ -26,8 +26,8 @@ from .base import PreTrainedModel
 from .comparison import Report, Row, check_model, compare, generic, in_short, selection
 from .config import BloomConfig
 from .errors import InputError, suggest
-from .files import SHIPPED, checked_target, fetch
-from .golden import GIVEN, Steps, compute, load, read, run, write
+from .files import SHIPPED, fetch
+from .golden import GIVEN, Steps, compute, load, own_target, read, run, write
 from .oracle import check_oracle, transformers_steps
 from .slips import HINTS, SLIPS, Pass, Slip
 from .tokenizer import BloomTokenizerFast
@@ -205,7 +205,9 @@ def command(a: argparse.Namespace) -> int:
     if of_file and (not in_file or a.write or a.prompt or a.ids or a.dtype):
         raise InputError(f"{a.model} is a file of steps: it can only be held --against another file of steps.")
     oracle = check_oracle() if a.against == ORACLE else ""
-    target = checked_target(a.write) if a.write else None
+    target = own_target(a.write) if a.write else None
+    if target and in_file and target.exists() and target.samefile(a.against):
+        raise InputError(f"{target} is what is held --against: give another file to --write.")
     theirs = read(a.against) if in_file else Steps({})
     if a.against and not in_file and not oracle:
         try:

@@ -202,6 +202,7 @@ def train_folder(
         model = BloomForCausalLM.from_pretrained(
             start_from, backend=backend, hidden_dropout=dropout, attention_dropout=dropout
         )
+        model = model if model.weights == model.dtype else model.widened()  # of a checkpoint in int8
     else:
         config = BloomConfig(
             **shape | {"vocab_size": -(-shape["vocab_size"] // 128) * 128}, pad_token_id=3, unk_token_id=0,

@@ -149,7 +149,8 @@ def test_a_draft_model_changes_nothing(model, tmp_path, capsys):
     ("arguments", "says"),
     [
         ([], "prompt, or one of --file and --interactive"),
-        (["the", "--interactive"], "prompt, or one of --file and --interactive"),
+        (["the", "--interactive"], "give only one of a prompt, --file and --interactive"),
+        (["--interactive", "--num-beams", "3"], "leave out --interactive"),
         (["--file", "no-such-file"], "no-such-file cannot be read"),
         (["the", "--stop", ""], "stop_strings is"),
         (["the", "--num-beams", "2", "--do-sample", "--num-beam-groups", "2"], "diversity_penalty is 0.0"),

@@ -30,6 +30,14 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path)
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 
+def test_a_file_has_the_permissions_of_a_new_one_whoever_wrote_it(tmp_path: Path) -> None:
+    (tmp_path / "usual").touch()
+    with replacing(tmp_path / "file") as temporary:
+        temporary.unlink()
+        temporary.touch(0o600)  # as safetensors does
+    assert (tmp_path / "file").stat().st_mode == (tmp_path / "usual").stat().st_mode
+
+
 def test_a_file_in_the_way_of_a_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("")
     for folder in ("taken", "taken/below"):

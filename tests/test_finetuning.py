@@ -26,6 +26,7 @@ from minibloom import (
 )
 from minibloom.errors import InputError
 from minibloom.finetuning import finetune_file, load
+from minibloom.quantize import quantize
 from minibloom.settings import TrainingSettings
 from minibloom.training import STATE
 
@@ -161,6 +162,15 @@ def test_numbers_and_several_labels_are_learnt(base, tmp_path, labels, measure):
     else:
         assert [round(answer[0]["score"]) for answer in read] in ([1, 0], [2, 0], [1, -1], [2, -1])
         assert read[0][0]["score"] == pytest.approx(1.5, abs=0.5)
+
+
+def test_a_head_is_learnt_on_what_was_quantized(base, tmp_path):
+    examples = examples_of("text-classification", 10)
+    path = write(tmp_path, {"data.jsonl": "\n".join(map(json.dumps, examples)).encode()}) / "data.jsonl"
+    quantize(base, tmp_path / "int8")
+    s = TrainingSettings(**SMALL | {"steps": 1})
+    finetune_file(path, "text-classification", tmp_path / "out", s, start_from=tmp_path / "int8", progress=False)
+    assert load(tmp_path / "out")[0].weights == "float32"
 
 
 def test_a_head_that_learnt_names_goes_on_with_them(base, tmp_path):

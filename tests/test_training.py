@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from minibloom import BloomConfig, BloomForCausalLM, BloomForTokenClassification, BloomTokenizerFast
 from minibloom.errors import InputError
 from minibloom.language_modeling import LanguageModeling, evaluate, read_documents, tokenize
+from minibloom.quantize import quantize
 from minibloom.settings import TrainingSettings
 from minibloom.training import STATE, Batches, train, train_folder
 
@@ -355,6 +356,17 @@ def test_training_goes_on_from_a_checkpoint(tmp_path):
         numpy.testing.assert_array_equal(after.params[name], p)
     assert after.config == before.config
     assert BloomTokenizerFast.from_pretrained(tmp_path / "out").get_vocab() == tiny.tokenizer().get_vocab()
+
+
+def test_what_was_quantized_is_widened_to_be_trained(tmp_path):
+    texts, base = write(tmp_path / "texts", {"a.txt": tiny.TEXT.encode()}), tiny.checkpoint(tmp_path / "base")
+    quantize(base, tmp_path / "int8")
+    s = dataclasses.replace(SMALL, steps=1, learning_rate=0.0)
+    train_folder(texts, tmp_path / "out", s, progress=False, start_from=tmp_path / "int8")
+    before, after = (BloomForCausalLM.from_pretrained(tmp_path / name) for name in ("int8", "out"))
+    assert (before.weights, after.weights) == ("int8", "float32")
+    for name, p in before.widened().params.items():
+        numpy.testing.assert_array_equal(after.params[name], p)
 
 
 def test_a_checkpoint_is_not_trained_over_not_even_by_what_starts_from_it(tmp_path):
