@@ -183,7 +183,8 @@ def parser() -> argparse.ArgumentParser:
         help="a checkpoint whose model and tokenizer go on learning, in place of new ones; with --task the shipped one "
         "if not given",
     )
-    sub.add_argument("--task", choices=TASKS, help="what the examples are for: " + ", ".join(TASKS))
+    told = "; ".join(f"{name} ({task.example})" for name, task in TASKS.items())
+    sub.add_argument("--task", choices=TASKS, help=f"what examples are for, and a line of their file: {told}")
     sub.add_argument(
         "--validation",
         metavar="FILE_OR_SHARE",

@@ -41,6 +41,7 @@ class HeadTask(ABC):
     A model reads at most the tokenizer's `model_max_length` tokens at a time, and names its labels as `config` does.
     """
 
+    example: ClassVar[str]  # a line of a file of them
     model: ClassVar[type[PreTrainedModel]]  # the kind of
     tokenizer_options: ClassVar[dict[str, Any]] = {}  # that a tokenizer for it is loaded with
     per_token: ClassVar[bool] = True  # are there logits for each token?
@@ -154,7 +155,7 @@ class HeadTask(ABC):
 
 
 class TextClassification(HeadTask):
-    """A text has a label, several of them, or a number: {"text": "I loved it", "label": "positive"}.
+    """A text has a label, several of them, or a number: see `example`.
 
     label: the name of a class, or its number; or a list of the names that hold; or a decimal number to be foreseen.
     An answer lists every label with its probability, the likeliest first. For a number, it is the "score".
@@ -162,6 +163,7 @@ class TextClassification(HeadTask):
     count as given; for numbers the mean squared error.
     """
 
+    example = '{"text": "I loved it", "label": "positive"}'
     model = BloomForSequenceClassification
     per_token = False
 
@@ -232,7 +234,7 @@ SCORES: dict[str, Callable[[Array], Array]] = {
 
 
 class TokenClassification(HeadTask):
-    """Each word has a tag: {"tokens": ["Ana", "lives", "in", "Lima"], "ner_tags": ["B-PER", "O", "O", "B-LOC"]}.
+    """Each word has a tag: see `example`.
 
     ner_tags: names, or numbers. A word's tag is learnt, and read, at the first of the word's tokens, as the guide has
         it. (BLOOM looks back only, so it is found before the rest of the word is read.)
@@ -240,6 +242,7 @@ class TokenClassification(HeadTask):
     Measured is the accuracy over all words; and where tags are like `B-PER`, `I-PER` and `O`, the F1 of whole entities.
     """
 
+    example = '{"tokens": ["Ana", "lives", "in", "Lima"], "ner_tags": ["B-PER", "O", "O", "B-LOC"]}'
     model = BloomForTokenClassification
     tokenizer_options: ClassVar = {"add_prefix_space": True}  # the first word is read like any other
 
@@ -297,9 +300,7 @@ class TokenClassification(HeadTask):
 
 
 class QuestionAnswering(HeadTask):
-    """The answer to a question is a piece of its context, as in SQuAD:
-
-        {"question": "Where?", "context": "Ana lives in Lima.", "answers": {"text": ["Lima"], "answer_start": [13]}}
+    """The answer to a question is a piece of its context, as in SQuAD: see `example`.
 
     answers: the first is learnt, all are right; none (empty lists) where the context does not say.
     A context that is too long is read in windows, each of which begins with the question, and repeats a third of a
@@ -311,6 +312,9 @@ class QuestionAnswering(HeadTask):
     some examples have none.
     """
 
+    example = (
+        '{"question": "Where?", "context": "Ana lives in Lima.", "answers": {"text": ["Lima"], "answer_start": [13]}}'
+    )
     model = BloomForQuestionAnswering
 
     def encode(self, place: str, example: Any) -> list[Row]:

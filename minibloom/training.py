@@ -18,6 +18,7 @@ import json
 import math
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -208,6 +209,8 @@ def train_folder(
             **shape | {"vocab_size": -(-shape["vocab_size"] // 128) * 128}, pad_token_id=3, unk_token_id=0,
             hidden_dropout=dropout, attention_dropout=dropout,
         )  # fmt: skip
+        if progress and sys.stderr.isatty():  # for it can be long until the first step
+            print(f"making a tokenizer of {len(documents):,} texts", file=sys.stderr, flush=True)
         tokenizer = BloomTokenizerFast.train(documents.values(), shape["vocab_size"])
         model = BloomForCausalLM(config, seed=settings.seed, backend=backend)
     task = LanguageModeling(tokenize(documents, tokenizer), tokenize(held_out, tokenizer))
