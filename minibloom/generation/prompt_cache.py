@@ -88,7 +88,7 @@ class PromptCache:
         if remarks.get("minibloom") != FORMAT:
             raise InputError(f"{path} is no prompt cache: expected a file that PromptCache.save has written.")
         if remarks.get("fingerprint") != fingerprint(model):
-            raise InputError(f"{path} was written with another model, or in another precision. Delete it, or name another.")
+            raise InputError(f"{path} is of another model, or in another precision: delete it, or name another file.")
         c, prompt = model.config, cls.__new__(cls)
         prompt.model = model
         prompt.ids = model.xp.asarray(json.loads(remarks["input_ids"]), dtype="int64")

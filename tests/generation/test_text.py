@@ -210,7 +210,7 @@ def test_a_prompt_of_another_text_or_model_is_refused(tmp_path):
     numpy.testing.assert_array_equal(again.mask, [[1, 1, 1], [0, 0, 1]])
     other = random_model(tiny.config(), 1)
     for call, says in (
-        (lambda: PromptCache.load(path, other), "written with another model"),
+        (lambda: PromptCache.load(path, other), "is of another model"),
         (lambda: PromptCache.load(tmp_path / "no", MODEL), "does not exist"),
         (
             lambda: MODEL.generate([[5, 6, 9, 1], [3, 3, 8, 1]], past_key_values=prompt),
