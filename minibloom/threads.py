@@ -110,6 +110,19 @@ def _allow(library: Any, count: int) -> None:
     library.set_num_threads(count)
 
 
+@contextmanager
+def blas_on_all_cores() -> Iterator[None]:
+    """Within this block of a pass, BLAS has its threads: for a single product, while nothing else is shared out."""
+    limited = _threads.limited if threads() > 1 else []
+    for library, count in limited:
+        _allow(library, count)
+    try:
+        yield
+    finally:
+        for library, _ in limited:
+            _allow(library, 1)
+
+
 def on_all_cores(function: F) -> F:
     """`function`, with its work shared out; but not a method of what computes on a device."""
 

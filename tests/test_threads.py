@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 from minibloom import BloomConfig, BloomForCausalLM, threads
 from minibloom.layers.mlp import gelu, gelu_backward
 from minibloom.losses import IGNORE, cross_entropy
-from minibloom.threads import each, matmul, on_all_cores, over_rows, shared_out
+from minibloom.threads import blas_on_all_cores, each, matmul, on_all_cores, over_rows, shared_out
 
 from .strategies import normal, seeds, some
 
@@ -49,6 +49,26 @@ def test_blas_is_kept_on_one_thread_and_has_its_threads_back_afterwards():
 
     with pytest.raises(KeyError, match="inside"):
         fails()
+    assert blas_threads() == before
+
+
+def test_blas_has_its_threads_for_a_product_that_only_one_thread_asks_for():
+    before = blas_threads()
+    with shared_out():
+        with blas_on_all_cores():
+            assert blas_threads() == before
+        assert set(blas_threads()) == {1}
+        with pytest.raises(KeyError, match="inside"), blas_on_all_cores():
+            raise KeyError("inside")
+        assert set(blas_threads()) == {1}
+
+        def task(_: int) -> None:
+            with blas_on_all_cores():  # within a share of the work: the others are at theirs
+                assert set(blas_threads()) == {1}
+
+        each(task, range(5))
+    with blas_on_all_cores():  # outside of a pass there is nothing to give
+        assert blas_threads() == before
     assert blas_threads() == before
 
 

@@ -1,18 +1,37 @@
-"""The fast path of `linear` for one row, of which decoding a token consists: a scalar product with each weight row.
+"""The fast path of `linear` for one row, of which decoding a token consists: each weight is read once and used once.
 
-Nothing is to be gained here but bandwidth: each weight is read once and used once. BLAS's product of a matrix and a
-vector reads several rows of the weight side by side. Where they are neighbours and short, all of them lie in one page
-of memory, and the processor, which fetches ahead within a page, waits at each new one. A scalar product reads one row
-after another, from end to end, as memory likes it. Each number is the same sum, to rounding.
+Nothing is to be gained here but bandwidth, by two ways of reading.
 
-Measured on 2 cores of an AMD EPYC (Zen 4), weights from memory, medians of 9 in turns, microseconds: BLAS's order,
-eight streams of rows, a page each, and scalar products; the last line with OpenBLAS's kernels for older processors:
+A small weight is read by the thread that asks, with a scalar product for each of its rows. BLAS's product of a matrix
+and a vector reads several rows of the weight side by side. Where they are neighbours and short, all of them lie in one
+page of memory, and the processor, which fetches ahead within a page, waits at each new one. A scalar product reads one
+row after another, from end to end, as memory likes it.
 
-    weight       768 x 256    256 x 1024   4096 x 256    1024 x 1024   3072 x 1024    4096 x 1024    250880 x 1024
-                  85 47 39     68 62 54    514 261 215       256 201   497 508 461    667 629 630   32950 34826 29170
-                     47 41        63 48        257 204       279 201       569 503        740 630         37570 30937
+A large one is read by all cores, and for that BLAS has its own threads, which a pass otherwise keeps from it
+(`threads.py`). They wait awake for what comes next, and start and meet within a few microseconds. Ours sleep, and to
+wake one and to be woken at the end costs 0.1 to 0.2 ms, as much as half of such a product.
 
-Tried and left: 2, 4 and 8 streams of scalar products, alike; the transposed weight, as fast but a second copy.
+Each number is the same sum, to rounding.
+
+Measured on 2 cores of an AMD EPYC (Zen 3), weights from memory, medians of 11 in turns, microseconds: scalar products
+by one thread, BLAS's product by one; each of them by two of our threads; BLAS's product by its own two. The first line
+is what is done here below 2^20 numbers, the last from there on:
+
+    weight       768 x 256  256 x 1024  1024 x 512  1024 x 1024  3072 x 1024  4096 x 1024  1024 x 4096  250880 x 1024
+    one, scalar         68          78         134          335          914         1234         1127          68006
+    one, BLAS           87          68         166          290          741         1051          827          57928
+    two, scalar         91         106         182          304          759         1120         1105          38368
+    two, BLAS          115          93         214          273          670          919          874          30823
+    BLAS's own          93          91         122          176          522          668          476          31407
+
+A token of bloom-560m's shape, 128 and 1,024 cached: 115 and 130 ms by two of our threads, 87 and 110 so.
+
+Where other work takes a core, BLAS's threads wait for the one that was put aside: with one busy process beside it the
+gain is gone (15 GB/s in place of 27; two of ours 13 to 17), and two such programs on two cores are far slower than
+with one thread each. OPENBLAS_NUM_THREADS=1 is the remedy there, as for all of NumPy.
+
+Tried and left: 2, 4 and 8 streams of scalar products, alike; the transposed weight, as fast but a second copy; unequal
+parts for two of our threads, so that the one that wakes late has less (8% better than equal ones).
 """
 
 from __future__ import annotations
@@ -20,7 +39,7 @@ from __future__ import annotations
 import numpy
 
 from ..backend import Array
-from ..threads import SMALL_WEIGHT, each, parts, threads
+from ..threads import SMALL_WEIGHT, blas_on_all_cores
 
 LEAST = 2**16  # numbers in the weight: smaller ones may still be in the cache, where the order does not matter
 
@@ -38,8 +57,7 @@ def suits_one_row(x: Array, weight: Array) -> bool:
 
 def one_row(x: Array, weight: Array) -> Array:
     """`x [1, I]`, `weight [O, I]` -> `x Wᵀ [1, O]`."""
-    if weight.size <= SMALL_WEIGHT:
+    if weight.size < SMALL_WEIGHT:
         return numpy.vecdot(weight, x)[None]  # [O, I] [1, I] -> [O]
-    y = numpy.empty((1, len(weight)), x.dtype)
-    each(lambda rows: numpy.vecdot(weight[rows], x, out=y[0, rows]), parts(len(weight), threads()))
-    return y
+    with blas_on_all_cores():
+        return (weight @ x[0])[None]  # [O, I] [I] -> [O]

@@ -25,13 +25,18 @@ def test_it_is_the_plain_product(height, width, dtype, seed):
     numpy.testing.assert_allclose(one_row(x, weight), expected, rtol=0, atol=rounding * numpy.sqrt(width))
 
 
-def test_threads_share_the_rows(monkeypatch):
-    monkeypatch.setattr(threads, "SMALL_WEIGHT", 0)
-    monkeypatch.setattr(module, "SMALL_WEIGHT", 0)
-    x, weight = normal(1, 1, 5), normal(2, 56, 5)
+def test_a_large_weight_is_for_blas_and_its_own_threads(monkeypatch):
+    x, weight = normal(1, 1, 256), normal(2, 300, 256)
+    monkeypatch.setattr(module, "SMALL_WEIGHT", weight.size)
+    allowed: list[int] = []
     with threadpool_limits(3, "blas"), shared_out():
-        assert one_row(x, weight).shape == (1, 56)
+        monkeypatch.setattr(threads, "_allow", lambda library, count: allowed.append(count))
+        one_row(x, weight[1:])
+        assert not allowed  # a smaller one is read by the thread that asks
         numpy.testing.assert_allclose(one_row(x, weight), x @ weight.T, atol=1e-13)
+        assert allowed[0] == 3 and allowed[-1] == 1
+        monkeypatch.undo()
+    assert one_row(x, weight).shape == (1, 300)
 
 
 @pytest.mark.parametrize(
