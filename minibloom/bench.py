@@ -29,10 +29,11 @@ from statistics import median
 from typing import Any, cast
 
 from . import backend as backends
-from .bench_cost import HALVES, bytes_moved, cells, cost_table, keys_seen, precision
+from .bench_cost import HALVES, bytes_moved, cells, cost_table, keys_seen, parameters, precision
 from .bench_notes import notes, partner
 from .errors import InputError
-from .files import checked_target, replacing
+from .files import SHIPPED, checked_target, replacing
+from .machine import describe_blas
 from .memory import free_and_total, size
 
 SHAPES = {
@@ -90,6 +91,19 @@ IMPORTS = {
     "transformers": "from transformers import BloomForCausalLM",
     "CTranslate2": "import ctranslate2",
 }
+FIRST_TOKENS = {
+    "minibloom": (
+        "from minibloom import BloomForCausalLM as M, BloomTokenizerFast as T\n"
+        "from minibloom.generation import stream_text\n"
+        "next(stream_text(M.from_pretrained(), T.from_pretrained(), 'All human beings'))"
+    ),
+    "transformers": (
+        "from transformers import AutoTokenizer as T, BloomForCausalLM as M\n"
+        "model, tokenizer = M.from_pretrained({folder!r}), T.from_pretrained({folder!r})\n"
+        "inputs = tokenizer('All human beings', return_tensors='pt')\n"
+        "tokenizer.decode(model.generate(**inputs, max_new_tokens=1)[0])"
+    ),
+}
 
 
 @dataclass
@@ -103,6 +117,8 @@ class Figure:
     memory_above: int | None = None  # bytes at the peak, above the process with its model loaded
     limit: str = ""  # what bounds this work: "multiplying", "reading", or in generation both in turn
     share: float | None = None  # of that limit
+    products: float | None = None  # seconds that minibloom's products with weights take by themselves
+    gradients: int = 0  # bytes of what training returns, which are among `memory_above`
     tokens_a_byte: float | None = None  # that a pass has to move; see bench_cost.py
 
     @property
@@ -207,7 +223,7 @@ def machine(threads: int, backend: str = "numpy") -> str:
     if Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), model)
-    versions = f"Python {platform.python_version()}, NumPy {numpy.__version__}"
+    versions = f"Python {platform.python_version()}, NumPy {numpy.__version__} with {describe_blas().splitlines()[0]}"
     for name in ("torch", "transformers", "ctranslate2"):
         if find_spec(name):
             from importlib.metadata import version
@@ -238,7 +254,7 @@ def in_turns(
     try:
         for name in names:
             _, work, batch, length = WORK[name]
-            limiting = ["gemm", "read", *(f"gemm_{kind}" for kind in HALVES if on_gpu)]
+            limiting = ["gemm", "read", *([f"gemm_{kind}" for kind in HALVES] if on_gpu else [f"products_{work}"])]
             kinds = {peer: [work] for peer in workers} | {"machine": limiting}
             figures: dict[tuple[str, str], Figure] = {}
             for repeat in range(repeats + 1):
@@ -261,6 +277,9 @@ def in_turns(
             for figure in measured.values():
                 if limits:
                     _compare_with_limit(figure, limits, on_gpu)
+                if figure.peer == "minibloom" and f"products_{work}" in of_machine:
+                    figure.products = of_machine[f"products_{work}"].median
+                figure.gradients = 4 * parameters(SHAPES[shape]) if work == "train" else 0
             print(table(list(measured.values())), flush=True)
             yield from measured.values()
     finally:
@@ -428,12 +447,13 @@ def imports(peers: Sequence[str], repeats: int, threads: int) -> list[Figure]:
 
 def first_token(peers: Sequence[str], repeats: int, threads: int) -> list[Figure]:
     """From the start of the process to the first piece of text of the shipped model."""
-    code = (
-        "from minibloom import BloomForCausalLM as M, BloomTokenizerFast as T\n"
-        "from minibloom.generation import stream_text\n"
-        "next(stream_text(M.from_pretrained(), T.from_pretrained(), 'All human beings'))"
-    )
-    return [Figure("first-token", "minibloom", "s", [_process(code, threads)[0] for _ in range(repeats + 1)][1:])]
+    figures = {peer: Figure("first-token", peer, "s", []) for peer in peers if peer in FIRST_TOKENS}
+    for repeat in range(repeats + 1):
+        for peer in figures:
+            seconds = _process(FIRST_TOKENS[peer].format(folder=str(SHIPPED)), threads)[0]
+            if repeat:
+                figures[peer].values.append(seconds)
+    return list(figures.values())
 
 
 def load(peers: Sequence[str], repeats: int, threads: int) -> list[Figure]:
@@ -457,12 +477,12 @@ def load(peers: Sequence[str], repeats: int, threads: int) -> list[Figure]:
 def generation(name: str, repeats: int, threads: int) -> list[Figure]:
     """What generation takes beside its forward passes; or how many passes looking up what was there saves."""
     if name == "lookup":
-        call, unit, repeats = "lookup_passes()", "x fewer passes", 1  # a count, the same each time
+        call, unit = "[lookup_passes()]", "x fewer passes"  # a count, the same each time
     else:
         shape, batch, do_sample = OVERHEADS[name]
-        call, unit = f"overhead({SHAPES[shape]}, {batch}, {do_sample})", "of the passes' time"
-    code = f"import minibloom.bench_generation as b; print(b.{call})"
-    return [Figure(name, "minibloom", unit, [float(_process(code, threads)[1]) for _ in range(repeats)])]
+        call, unit = f"overheads({SHAPES[shape]}, {batch}, {do_sample}, {repeats})", "of the passes' time"
+    code = f"from minibloom.bench_generation import *; print({call})"
+    return [Figure(name, "minibloom", unit, json.loads(_process(code, threads)[1]))]
 
 
 def table(figures: Sequence[Figure]) -> str:

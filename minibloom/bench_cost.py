@@ -31,6 +31,12 @@ def precision(peer: str) -> str:
     return last if last in BYTES else "float32"
 
 
+def parameters(c: Mapping[str, int]) -> int:
+    """How many numbers a causal model of shape `c` has; its head is its embedding."""
+    E, L = c["hidden_size"], c["n_layer"]
+    return c["vocab_size"] * E + L * (12 * E * E + 13 * E) + 4 * E
+
+
 def bytes_moved(peer: str, c: Mapping[str, int], batch: int, past: float, new: int) -> float:
     """The bytes that a pass of a model of shape `c` has to move; see above."""
     E, L, V = c["hidden_size"], c["n_layer"], c["vocab_size"]

@@ -276,13 +276,16 @@ class CTranslate2(Peer):
 
 
 class Limits(Peer):
-    """No library but the machine: how fast it multiplies, and how fast it reads."""
+    """No library but the machine: how fast it multiplies, and how fast it reads; and products with nothing between."""
 
     def __init__(self, config: dict[str, Any], threads: int, backend: str) -> None:
-        rng = numpy.random.default_rng(0)
+        rng = self.rng = numpy.random.default_rng(0)
         E = config["hidden_size"]
         self.a, self.b = rng.random((512, E), dtype="float32"), rng.random((4 * E, E), dtype="float32")
         self.large = numpy.ones(2**27, dtype="float32")  # 0.5 GB: no cache holds it
+        shapes = [(3 * E, E), (E, E), (4 * E, E), (E, 4 * E)] * config["n_layer"]
+        self.weights = [rng.random(shape, dtype="float32") for shape in shapes]
+        self.head = rng.random((config["vocab_size"], E), dtype="float32")
 
     def gemm(self, ids: numpy.ndarray) -> float:
         """Seconds a multiplication and addition, of the product that most of prefill consists of."""
@@ -303,6 +306,42 @@ class Limits(Peer):
             start = time.perf_counter()
             each(lambda part: float(numpy.dot(part, part)), numpy.array_split(self.large, 64))
             return (time.perf_counter() - start) / self.large.nbytes
+
+    def products_prefill(self, ids: numpy.ndarray) -> float:
+        """Seconds that minibloom's products with weights take in a pass, by themselves."""
+        return self._products(ids.size, len(ids))
+
+    def products_decode(self, ids: numpy.ndarray) -> float:
+        """The same for one more token a row."""
+        return sum(self._products(len(ids), len(ids)) for _ in range(STEPS)) / STEPS
+
+    def products_generate(self, ids: numpy.ndarray) -> float:
+        """The same for `NEW` tokens behind each row."""
+        return self.products_prefill(ids) + (NEW - 1) * self.products_decode(ids)
+
+    def products_train(self, ids: numpy.ndarray) -> float:
+        """The same forward and backward."""
+        return self._products(ids.size, ids.size, backward=True)
+
+    def _products(self, rows: int, logits: int, backward: bool = False) -> float:
+        """Of `rows` tokens, `logits` of which go through the head."""
+        from .chunked_loss import FEWEST
+        from .layers.linear import linear_backward, product
+        from .threads import shared_out
+
+        E = self.head.shape[1]
+        x = {width: self.rng.random((rows, width), dtype="float32") for width in (E, 4 * E)}
+        with shared_out():
+            start = time.perf_counter()
+            for weight in self.weights:
+                y = product(x[weight.shape[1]], weight)
+                if backward:
+                    linear_backward(y, x[weight.shape[1]], weight)
+            for piece in numpy.array_split(x[E][:logits], -(-logits // FEWEST)):  # as in chunked_loss.py
+                y = product(piece, self.head)
+                if backward:
+                    linear_backward(y, piece, self.head)
+            return time.perf_counter() - start
 
 
 class LimitsOfGPU(Peer):

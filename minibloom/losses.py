@@ -30,12 +30,15 @@ def shift(labels: Array) -> Array:
     return after
 
 
-def cross_entropy(logits: Array, labels: Array, count: int | Array | None = None) -> tuple[Array, Array]:
+def cross_entropy(
+    logits: Array, labels: Array, count: int | Array | None = None, in_place: bool = False
+) -> tuple[Array, Array]:
     """`logits [..., V]`, `labels [...]` -> the mean loss, a scalar, and its gradient `dlogits [..., V]`.
 
     One function for both: the probabilities are the large array here, and both need them. Where every label
     is ignored there is no mean: the loss is NaN, as in the reference, and the gradient 0. `count` is what the sum is
-    divided by instead, where these are only some of a batch's labels.
+    divided by instead, where these are only some of a batch's labels. With `in_place`, the gradient may take the place
+    of the logits.
     """
     xp = namespace(logits, labels)
     z, y = logits.reshape(-1, logits.shape[-1]), labels.reshape(-1)  # [N, V], [N]
@@ -47,15 +50,16 @@ def cross_entropy(logits: Array, labels: Array, count: int | Array | None = None
     y = xp.where(counts, y, 0)
     share = (counts / xp.maximum(total_count, 1)).astype(z.dtype)  # [N], what each row adds to the mean
 
-    dz, surprise = xp.empty_like(z), xp.empty_like(share)  # [N, V], [N]
+    dz, surprise = z if in_place else xp.empty_like(z), xp.empty_like(share)  # [N, V], [N]
 
     def of_rows(part: slice) -> None:
         x, label, p = z[part], y[part], dz[part]
         rows = xp.arange(len(x))
         top = x.max(-1, keepdims=True)  # cancels, and keeps exp from overflowing
+        below = x[rows, label] - top[:, 0]
         xp.exp(xp.subtract(x, top, out=p), out=p)
         total = p.sum(-1)
-        surprise[part] = xp.log(total) - (x[rows, label] - top[:, 0])  # so bracketed, a small one keeps its digits
+        surprise[part] = xp.log(total) - below  # not top + log(total) - x: so a small one keeps its digits
         p *= (share[part] / total)[:, None]  # = softmax(x) * share
         p[rows, label] -= share[part]
 

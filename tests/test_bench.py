@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from minibloom import bench, bench_cost
+from minibloom import BloomConfig, BloomForCausalLM, bench, bench_cost
 from minibloom.bench import Figure, exponents, in_turns, table
 from minibloom.bench_generation import lookup_passes
-from minibloom.bench_notes import SHARES_ON_A_GPU, TARGETS, TARGETS_ON_A_GPU, TRIED, notes
+from minibloom.bench_notes import MEMORY, MOST, SHARES, SHARES_ON_A_GPU, TARGETS, TARGETS_ON_A_GPU, TRIED, notes
 from minibloom.bench_worker import LONG, PEERS, SHORT, Peer, tokens
 from minibloom.cli import main
 
@@ -190,28 +190,82 @@ def test_growth_finds_the_power_of_what_grows_by_one():
     assert exponents(figures) == "length   time grows with power 1.50, memory above the model with power 1.00"
 
 
-def test_a_missed_target_is_noted_with_what_the_machine_s_limit_leaves():
-    def of(work, ours, theirs, share):
-        figures = [Figure(work, "minibloom", "s", [ours]), Figure(work, "transformers", "s", [theirs])]
-        for figure in figures:
-            figure.limit, figure.share = "multiplying", share * theirs / figure.median
-        return figures
+def against(work, ours, theirs, share=None, peers=("minibloom", "transformers"), products=None, **more):
+    """Both figures of a work, the other's at this share of the limit."""
+    figures = [Figure(work, peer, "s", [time], **more) for peer, time in zip(peers, (ours, theirs), strict=True)]
+    for figure in figures if share else ():
+        figure.limit, figure.share = "multiplying", share * theirs / figure.median
+    figures[0].products = products
+    return figures
 
-    (out_of_reach,) = notes(of("small-train-8x256", 1.0, 0.8, 0.75))  # 1.8x wanted
+
+def test_a_missed_target_is_noted_with_what_the_machine_s_limit_leaves():
+    (out_of_reach,) = notes(against("small-train-8x256", 1.0, 0.8, 0.75))  # 1.8x wanted
     assert "0.80x was measured" in out_of_reach and "75% of" in out_of_reach and "minibloom 60%" in out_of_reach
     assert "at most 1.33x is possible, so the target is out of reach" in out_of_reach
-    (missed,) = notes(of("small-train-8x256", 1.0, 1.5, 0.5))
+    (missed,) = notes(against("small-train-8x256", 1.0, 1.5, 0.5))
     assert "at most 2.00x is possible" in missed and "out of reach" not in missed
-    assert notes(of("small-train-8x256", 1.0, 1.9, 0.5)) == []
-    assert notes(of("small-train-8x256", 1.0, 1.5, 0.5)[:1]) == []  # nothing to compare with
-    assert "possible" not in notes([Figure("decode-128", p, "s", [1.0]) for p in ("minibloom", "transformers")])[0]
+    assert "chunked_loss.py" in missed
+    assert notes(against("small-train-8x256", 1.0, 1.9, 0.5)) == []
+    assert notes(against("small-train-8x256", 1.0, 1.5, 0.5)[:1]) == []  # nothing to compare with
+    assert "possible" not in notes(against("decode-128", 1.0, 1.0))[0]
+
+
+def test_it_says_what_is_left_where_products_take_all_the_time():
+    (note,) = notes(against("small-decode-128", 1.0, 2.0, products=0.8))
+    assert "take 80% of its time: with nothing between them it would be 2.50x as fast" in note
+    slow, far = notes(against("decode-128", 1.0, 2.0, 0.3, products=0.8))
+    assert slow.startswith("decode-128: minibloom is to be 2.5x")
+    assert far == (
+        "decode-128: 85% of what this machine can do in multiplying is wanted, minibloom reaches 60%; "
+        "its products with weights alone 75%."
+    )
+
+
+def test_other_contestants_memory_growth_and_what_is_not_compared_have_targets_too():
+    assert (
+        "to be 1x as fast as CTranslate2"
+        in notes(against("decode-128", 2.0, 1.0, peers=("minibloom", "CTranslate2")))[0]
+    )
+    (int8,) = notes(against("decode-128", 1.0, 1.2, 0.9, peers=("minibloom int8", "minibloom")))
+    assert "1.20x was measured" in int8 and "possible" not in int8  # fewer bytes have another limit
+    ours, theirs = against("prefill-4096", 1.0, 9.0)
+    ours.memory_above, theirs.memory_above = 30, 100
+    (memory,) = notes([ours, theirs])
+    assert memory == "prefill-4096: 25% of transformers' memory above the weights is wanted, 30% was measured."
+    ours, theirs = against("train-1x512", 1.0, 9.0, gradients=10)
+    ours.memory_above, theirs.memory_above = 50, 100  # 40 of 90
+    assert "above weights and gradients is wanted, 44% was measured" in notes([ours, theirs])[0]
+    ours.memory_above = 40
+    assert notes([ours, theirs]) == []
+    assert (
+        "0.05 of the passes' time at most" in notes([Figure("overhead", "minibloom", "of the passes' time", [0.1])])[0]
+    )
+    assert "1.5 was measured" in notes([Figure("lookup", "minibloom", "x fewer passes", [1.5])])[0]
+    grown = [Figure(f"prefill-{n}", "minibloom", "s", [time]) for n, time in ((8192, 1.0), (16384, 2.5))]
+    assert "2.50 was measured" in notes(grown)[0]
+
+
+def test_products_alone_are_measured_of_each_kind_of_work(tiny, monkeypatch):
+    monkeypatch.setitem(bench.WORK, "tiny-generate", ("tiny", "generate", 2, 8))
+    works = ["tiny-prefill", "tiny-decode", "tiny-train", "tiny-generate"]
+    figures = list(in_turns(["minibloom", "machine"], "tiny", works, repeats=1, threads=1))
+    assert [f.work for f in figures] == works and all(0 < f.products < f.median for f in figures)
+    assert [bool(f.gradients) for f in figures] == [False, False, True, False]
+    model = BloomForCausalLM(BloomConfig(**TINY))
+    assert figures[2].gradients == sum(p.nbytes for p in model.params.values())
 
 
 def test_targets_are_of_work_that_is_there_and_what_was_tried_too():
-    assert set(TARGETS) <= set(bench.WORK)
-    assert {*TARGETS_ON_A_GPU, *SHARES_ON_A_GPU} <= set(bench.ON_A_GPU)
-    for files in TRIED.values():
-        assert all((Path(bench.__file__).parent / name).exists() for name in files.split(", "))
+    works = {work for table in (*TARGETS.values(), SHARES, MEMORY, MOST) for work in table}
+    assert works <= {*bench.WORK, *bench.PROCESSES}
+    assert {peer for pair in TARGETS for peer in pair} <= set(bench.PEERS_ON_A_CPU)
+    assert {peer for pair in TARGETS_ON_A_GPU for peer in pair} <= set(bench.PEERS_ON_A_GPU)
+    on_a_gpu = {work for table in (*TARGETS_ON_A_GPU.values(), SHARES_ON_A_GPU) for work in table}
+    assert on_a_gpu <= set(bench.ON_A_GPU)
+    for name in ", ".join(TRIED.values()).split(", "):
+        head = (Path(bench.__file__).parent / name).read_text(encoding="utf-8").split('"""')[1]
+        assert "Tried and left:" in head
 
 
 # --- on a GPU, precision by precision ---
@@ -282,7 +336,7 @@ def test_targets_on_a_gpu_are_noted_precision_by_precision():
 
     assert notes(of("", 1.0, 6.0, 0.1), on_gpu=True) == []  # 6x, and 60% of the limit
     slow, short = notes(of(" float16", 1.0, 4.0, 0.1), on_gpu=True)
-    assert slow.startswith("decode-128: 5x as fast as transformers float16 is wanted, 4.00x was measured. transformers")
+    assert slow.startswith("decode-128: minibloom float16 is to be 5x as fast as transformers float16, 4.00x was")
     assert "minibloom float16 40%" in slow and slow.endswith("at most 10.00x is possible.")
     assert short == "decode-128: 50% of what this machine can do in reading is wanted, minibloom float16 reaches 40%."
     mixed = [of("", 1.0, 6.0, 0.1)[0], of(" float16", 1.0, 2.0, 0.1)[1]]

@@ -209,3 +209,13 @@ def test_the_mean_is_over_all_numbers_and_keeps_their_type(loss, dtype):
     assert mean.shape == () and mean.dtype == gradient.dtype == dtype and gradient.shape == (3, 4)
     numpy.testing.assert_allclose(twice[0], mean, rtol=1e-6)
     numpy.testing.assert_allclose(twice[1], numpy.concatenate([gradient, gradient]) / 2, rtol=1e-6)
+
+
+@some
+@given(st.integers(1, 5), st.integers(2, 7), seeds)
+def test_in_place_the_gradient_takes_the_place_of_the_logits_and_is_the_same(N, V, seed):
+    logits, labels = normal(seed, N, V), numpy.random.default_rng(seed).integers(0, V, N)
+    loss, dlogits = cross_entropy(logits.copy(), labels)
+    same, there = cross_entropy(logits, labels, in_place=True)
+    assert same == loss and numpy.shares_memory(there, logits)
+    numpy.testing.assert_array_equal(logits, dlogits)

@@ -24,11 +24,14 @@ is what is done here below 2^20 numbers, the last from there on:
     two, BLAS          115          93         214          273          670          919          874          30823
     BLAS's own          93          91         122          176          522          668          476          31407
 
-A token of bloom-560m's shape, 128 and 1,024 cached: 115 and 130 ms by two of our threads, 87 and 110 so.
+A token of bloom-560m's shape, 128 and 1,024 cached: 115 and 130 ms with two of our threads, 87 and 110 so.
 
-Where other work takes a core, BLAS's threads wait for the one that was put aside: with one busy process beside it the
-gain is gone (15 GB/s in place of 27; two of ours 13 to 17), and two such programs on two cores are far slower than
-with one thread each. OPENBLAS_NUM_THREADS=1 is the remedy there, as for all of NumPy.
+That holds while the cores are ours. Where other work takes one, a thread that waits awake loses its turn, and all
+others wait for it: beside four busy processes a token takes 740 to 1,660 ms by BLAS's threads (transformers, whose
+threads do the same, 910), and 220 to 310 by ours. So a product that takes longer than any machine needs is taken for a
+sign of that, and the next ones are shared out among ours, until BLAS is asked once more. From 2^24 numbers on, waking
+costs nothing that counts, and ours do as well. The bits are the same, but where BLAS parts rows at another place than
+`parts`: a few of thousands of numbers then differ in their last digit, as they do by the number of threads.
 
 Tried and left: 2, 4 and 8 streams of scalar products, alike; the transposed weight, as fast but a second copy; unequal
 parts for two of our threads, so that the one that wakes late has less (8% better than equal ones).
@@ -36,12 +39,23 @@ parts for two of our threads, so that the one that wakes late has less (8% bette
 
 from __future__ import annotations
 
+import time
+
 import numpy
 
 from ..backend import Array
-from ..threads import SMALL_WEIGHT, blas_on_all_cores
+from ..threads import SMALL_WEIGHT, blas_on_all_cores, each, parts, threads
 
 LEAST = 2**16  # numbers in the weight: smaller ones may still be in the cache, where the order does not matter
+LARGE = 2**24  # numbers; of more, to wake a thread costs nothing that counts
+SLOW = 1e-9  # seconds a number; BLAS needs 0.2e-9, and more than this only if its threads wait for one put aside
+PATIENCE = 200  # products, two tokens of bloom-560m, for which BLAS's threads are then not asked
+
+
+class _Crowd:
+    """Whether other work is on the cores, as far as the last products told."""
+
+    products = 0  # to come for which that is assumed
 
 
 def suits_one_row(x: Array, weight: Array) -> bool:
@@ -59,5 +73,14 @@ def one_row(x: Array, weight: Array) -> Array:
     """`x [1, I]`, `weight [O, I]` -> `x Wᵀ [1, O]`."""
     if weight.size < SMALL_WEIGHT:
         return numpy.vecdot(weight, x)[None]  # [O, I] [1, I] -> [O]
+    if weight.size >= LARGE or _Crowd.products:
+        _Crowd.products = max(0, _Crowd.products - 1)
+        y = numpy.empty((1, len(weight)), x.dtype)
+        each(lambda rows: numpy.matmul(weight[rows], x[0], out=y[0, rows]), parts(len(weight), threads()))
+        return y
+    start = time.perf_counter()
     with blas_on_all_cores():
-        return (weight @ x[0])[None]  # [O, I] [I] -> [O]
+        y = (weight @ x[0])[None]  # [O, I] [I] -> [O]
+    if time.perf_counter() - start > SLOW * weight.size:
+        _Crowd.products = PATIENCE
+    return y

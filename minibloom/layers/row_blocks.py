@@ -13,6 +13,8 @@ Measured on 2 cores of an AMD EPYC (Zen 3), shared and noisy:
 So int8 is a quarter of the memory for the same time or a little less: NumPy computes with it about as long as it waits
 for float32. Smaller blocks cost more (int8 on both cores: 0.44 ns with 2^17 numbers, 0.17 with 2^20), as between two
 calls of NumPy's a thread waits for Python's lock; of 2^21 they no longer fit.
+
+Tried and left: for 2 or 3 rows one product with all of them, slower (above).
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from minibloom import threads
 from minibloom.layers import one_row as module
 from minibloom.layers.linear import linear
 from minibloom.layers.one_row import one_row, suits_one_row
-from minibloom.threads import shared_out
+from minibloom.threads import each, shared_out
 
 from ..strategies import normal, seeds, some
 
@@ -28,6 +28,7 @@ def test_it_is_the_plain_product(height, width, dtype, seed):
 def test_a_large_weight_is_for_blas_and_its_own_threads(monkeypatch):
     x, weight = normal(1, 1, 256), normal(2, 300, 256)
     monkeypatch.setattr(module, "SMALL_WEIGHT", weight.size)
+    monkeypatch.setattr(module, "SLOW", 1.0)
     allowed: list[int] = []
     with threadpool_limits(3, "blas"), shared_out():
         monkeypatch.setattr(threads, "_allow", lambda library, count: allowed.append(count))
@@ -37,6 +38,30 @@ def test_a_large_weight_is_for_blas_and_its_own_threads(monkeypatch):
         assert allowed[0] == 3 and allowed[-1] == 1
         monkeypatch.undo()
     assert one_row(x, weight).shape == (1, 300)
+
+
+def test_where_blas_waits_for_a_core_ours_share_the_rows_for_a_while(monkeypatch):
+    x, weight = normal(1, 1, 256), normal(2, 300, 256)
+    expected, shared = x @ weight.T, []
+
+    def shares(task, items):
+        shared.append(list(items))
+        each(task, items)
+
+    for name, value in {"SMALL_WEIGHT": weight.size, "SLOW": 0.0, "PATIENCE": 3, "each": shares}.items():
+        monkeypatch.setattr(module, name, value)
+    monkeypatch.setattr(module._Crowd, "products", 0)
+    with threadpool_limits(3, "blas"), shared_out():
+        for product in range(8):  # BLAS, three by ours, BLAS again, three by ours
+            numpy.testing.assert_allclose(one_row(x, weight), expected, atol=1e-13)
+            assert len(shared) == product - product // 4
+        monkeypatch.setattr(module, "SLOW", 1.0)
+        one_row(x, weight)  # now it is fast
+        one_row(x, weight)
+        assert len(shared) == 6
+        monkeypatch.setattr(module, "LARGE", weight.size)
+        numpy.testing.assert_allclose(one_row(x, weight), expected, atol=1e-13)
+    assert len(shared) == 7 and len(shared[-1]) == 3  # one part for each thread
 
 
 @pytest.mark.parametrize(
