@@ -133,7 +133,9 @@ def train(
             loss, tokens, grads = 0.0, 0, dict[str, Array]()
             for part in range(s.accumulation):
                 batch = next(source)
-                out, new = model.value_and_grad(**batch, train=True, seed=[s.seed, 3, step, part], return_dict=True)
+                out, new = model.value_and_grad(
+                    **batch, train=True, seed=[s.seed, 3, step, part], recompute=s.recompute, return_dict=True
+                )
                 tokens += to_numpy(batch["input_ids"]).size if "input_ids" in batch else 0
                 loss += number(out.loss) / s.accumulation
                 grads = new if not grads else {name: grads[name] + g for name, g in new.items()}
@@ -226,6 +228,7 @@ def fingerprint(
     """What must be the same for a run to go on bit for bit: settings, configuration, and the text itself."""
     config = model.config.replace(architectures=None).to_dict()
     same = dataclasses.asdict(settings) | {"save_every": None}  # how often is no part of the result
+    del same["recompute"]  # nor is this
     vocabulary = "not given" if tokenizer is None else f"{len(tokenizer)} tokens"
     identity = {
         "settings": same,

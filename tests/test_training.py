@@ -99,10 +99,11 @@ def test_dropout_is_drawn_anew_in_each_pass_and_is_not_in_the_checkpoints_way(tm
     dropout=st.sampled_from([0.0, 0.2]),
     dtype=st.sampled_from(["float32", "float64"]),
     validate=st.booleans(),
+    recompute=st.booleans(),
 )
 @settings(max_examples=12)
 def test_a_run_that_is_stopped_and_resumed_is_the_same_bit_for_bit(
-    tmp_path_factory, stop, save_every, accumulation, dropout, dtype, validate
+    tmp_path_factory, stop, save_every, accumulation, dropout, dtype, validate, recompute
 ):
     folder = tmp_path_factory.mktemp("runs")
     s = dataclasses.replace(SMALL, save_every=save_every, accumulation=accumulation)
@@ -113,12 +114,28 @@ def test_a_run_that_is_stopped_and_resumed_is_the_same_bit_for_bit(
         _, history = run(folder / "stopped", s, **options)
     assert len(history) == stop  # the step is finished, and nothing is begun after it
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    s = dataclasses.replace(s, recompute=recompute)  # which is no part of the result
     resumed = run(folder / "stopped", s, resume=True, **options)
     assert_same_run(resumed, whole)
     assert saved(folder / "stopped") == saved(folder / "whole")
     assert (
         tiny.contents(folder / "stopped")["model.safetensors"] == tiny.contents(folder / "whole")["model.safetensors"]
     )
+
+
+def test_what_is_inside_of_blocks_is_computed_again_where_that_is_asked_for(tmp_path, monkeypatch):
+    asked, real = [], BloomForCausalLM.value_and_grad
+
+    def watched(self, *args, **kwargs):
+        asked.append(kwargs["recompute"])
+        return real(self, *args, **kwargs)
+
+    monkeypatch.setattr(BloomForCausalLM, "value_and_grad", watched)
+    for recompute in (False, True):
+        run(tmp_path / str(recompute), dataclasses.replace(SMALL, recompute=recompute))
+        assert set(asked) == {recompute}
+        asked.clear()
+    assert saved(tmp_path / "True")["history"] == saved(tmp_path / "False")["history"]
 
 
 def test_a_second_ctrl_c_stops_at_once_and_what_was_saved_stands(tmp_path, monkeypatch):
