@@ -24,7 +24,8 @@ def generate(model: BloomForCausalLM, input_ids: Any, attention_mask: Any = None
     input_ids: an array `[B, S]`, padded on the left, with 0 in `attention_mask` there; or B lists of ids, or with
         `tokenizer` B texts, of any lengths, which are padded here.
     Settings are those of `GenerationConfig`, and mean what they mean in transformers; what is not set comes from
-    `generation_config`, else from the model's own file, else it has its default. Further arguments:
+    `generation_config` (or a dictionary of settings), else from the model's own file, else it has its default.
+    Further arguments:
 
     past_key_values: what the model has read of the prompts already: a cache, or a `PromptCache`. Greedy decoding,
         sampling with N = 1 and speculation for one prompt fill the cache itself; whatever else goes on with a copy.
