@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from ..backend import Array
+from ..backend import Array, to_numpy
 from ..errors import InputError
 from .beams import beam_search
 from .contrastive import contrastive_search
@@ -33,7 +33,7 @@ def generate(model: BloomForCausalLM, input_ids: Any, attention_mask: Any = None
     assistant_model: a smaller model of the same tokens, which guesses ahead (see `speculative.py`).
     logits_processor: functions of ids `[B, T]` (-1 at padding) and logits `[B, V]` that return logits.
     stopping_criteria: functions of ids `[B, T]` and scores `[B, V]` that say which rows have ended, `[B]`, or all.
-    seed: of the draws.
+    seed: of the draws; or a NumPy generator, whose draws go on from call to call.
     callback: is called with the ids `[B * N]` of each step.
     trace: a `Trace` that sees and edits every pass. It then holds the last one, over the token before the last.
 
@@ -53,10 +53,22 @@ def generate_steps(
 
     Arguments as in `generate`. All of them are checked at the call; nothing is computed before it is asked for.
     """
+    return steps_of(_prepare_steps(model, input_ids, attention_mask, **settings))
+
+
+def generate_ids(model: BloomForCausalLM, prompt: Any, **settings: Any) -> Iterator[int]:
+    """Yield the next ids of one prompt, one after another: what a stream shows. Arguments as in `generate`."""
+    job = _prepare_steps(model, prompt, **settings)
+    if (n := job.settings.num_return_sequences) > 1:
+        raise InputError(f"num_return_sequences is {n}: a stream has one continuation. Use generate or generate_text.")
+    return (int(to_numpy(chosen)[0]) for chosen in steps_of(job))
+
+
+def _prepare_steps(model: BloomForCausalLM, input_ids: Any, attention_mask: Any = None, **settings: Any) -> Job:
     job = prepare(model, input_ids, attention_mask, **settings)
     if job.settings.num_beams > 1:
         raise InputError(f"num_beams is {job.settings.num_beams}: beams are not known before the end. Use generate.")
-    return steps_of(job)
+    return job
 
 
 def steps_of(job: Job) -> Iterator[Array]:

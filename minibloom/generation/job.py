@@ -225,7 +225,7 @@ def prepare(
     assistant_model: Any = None,
     logits_processor: Any = None,
     stopping_criteria: Any = None,
-    seed: int | None = None,
+    seed: int | numpy.random.Generator | None = None,
     callback: Any = None,
     trace: Trace | None = None,
     **settings: Any,

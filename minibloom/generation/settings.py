@@ -17,6 +17,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy
+
 from ..errors import InputError, suggest
 from ..fields import FLAG, STRINGS, TOKEN_ID, Rule, choice, optional, whole
 from ..files import SHIPPED, fetch, make_folder, read_json, replacing
@@ -443,8 +445,15 @@ def check_settings(draft: bool = False, own: GenerationConfig | None = None, **s
     return full
 
 
+def _seed(value: Any) -> int | numpy.random.Generator:
+    return value if isinstance(value, numpy.random.Generator) else whole(0, 2**128).convert(value)
+
+
+SEED = optional(Rule("a whole number of at least 0, or a NumPy generator", _seed))
+
+
 def check_seed(seed: Any, do_sample: bool) -> None:
     """Raise an InputError if the draws cannot begin from `seed`."""
-    optional(Rule("a whole number of at least 0", whole(0, 2**128).convert)).check("seed", seed)
+    SEED.check("seed", seed)
     if seed is not None and not do_sample:
         raise InputError(f"seed is {seed} but do_sample is False: greedy decoding draws nothing.")

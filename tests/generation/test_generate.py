@@ -306,6 +306,7 @@ BAD_SETTINGS = [
     ({"do_sample": True, "top_p": [1]}, r"top_p is \[1\]"),
     ({"do_sample": True, "seed": -1}, "seed is -1"),
     ({"do_sample": True, "seed": "a"}, "seed is 'a'"),
+    ({"seed": numpy.random.default_rng(0)}, "seed is .* but do_sample is False"),
     ({"eos_token_id": 384}, "eos_token_id holds 384, expected ids from 0 to 383"),
     ({"eos_token_id": [2, -1]}, r"eos_token_id is \[2, -1\], expected a token id or a list"),
     ({"eos_token_id": "</s>"}, "eos_token_id is '</s>'"),
@@ -361,3 +362,12 @@ def test_settings_are_checked_without_a_model():
     check_settings(max_new_tokens=5, do_sample=True, temperature=0.7, top_k=40, top_p=0.9, seed=0)
     with pytest.raises(InputError, match="top_p"):
         check_settings(max_new_tokens=5, do_sample=True, top_p=3.0)
+
+
+@pytest.mark.parametrize("more", [{}, {"prompt_lookup_num_tokens": 2}])
+def test_a_generator_goes_on_where_the_last_call_stopped(more):
+    model, rng = BloomForCausalLM(tiny.config()), numpy.random.default_rng(4)
+    sampled = {"do_sample": True, "top_k": 0, "max_new_tokens": 12, "eos_token_id": [], **more}
+    first, second = (model.generate([[5, 6]], seed=rng, **sampled) for _ in range(2))
+    numpy.testing.assert_array_equal(first, model.generate([[5, 6]], seed=4, **sampled))
+    assert (first != second).any()
