@@ -5,13 +5,16 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy
+
 from .errors import InputError
 from .files import read_text
-from .generation import Continuation, check_settings, generate_text, stream_text
+from .generation import Continuation, GenerationConfig, check_settings, generate_text, stream_text
 from .generation.prompt_cache import PromptCache
 from .generation.session import Session
 from .generation.settings import FIELDS
@@ -25,7 +28,7 @@ NUMBERS = {  # settings that are options, and what they hold
     "penalty_alpha": float, "prompt_lookup_num_tokens": int, "num_assistant_tokens": int,
     "repetition_penalty": float, "no_repeat_ngram_size": int,
 }  # fmt: skip
-NEW_TOKENS = 100
+NEW_TOKENS = 100  # where neither an option nor the model's own file sets a length
 WORDS = {"bad_word": "bad_words_ids", "force_word": "force_words_ids"}
 
 
@@ -52,26 +55,25 @@ def add_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--force-word", action="append", metavar="TEXT", help="with --num-beams: write this; may be repeated"
     )
-    sub.add_argument("--seed", type=int, help="of the draws")
-    sub.add_argument("--do-sample", action="store_true", help=FIELDS["do_sample"].metadata["help"])
+    sub.add_argument("--seed", type=int, help="of the draws, which go on from batch to batch and from turn to turn")
+    sub.add_argument("--do-sample", action=argparse.BooleanOptionalAction, help=FIELDS["do_sample"].metadata["help"])
     for name, kind in NUMBERS.items():
         default = FIELDS[name].metadata["default"]
         says = f" (default {default})" if default not in (None, False) else ""
         option = "--" + name.replace("_", "-")
-        sub.add_argument(option, type=kind, help=FIELDS[name].metadata["help"].replace(" (default 20)", "") + says)
-    sub.set_defaults(max_new_tokens=NEW_TOKENS)
+        told = FIELDS[name].metadata["help"].replace("default 20", f"default {NEW_TOKENS}")
+        sub.add_argument(option, type=kind, help=told + says)
 
 
 def run(a: argparse.Namespace, load: Callable[[argparse.Namespace], LOADED]) -> int:
     """The command; returns the exit status."""
-    settings = {name: value for name in (*NUMBERS, "seed") if (value := getattr(a, name)) is not None}
-    settings |= {"do_sample": True} if a.do_sample else {}
+    settings = {name: value for name in (*NUMBERS, "do_sample") if (value := getattr(a, name)) is not None}
     if a.early_stopping in ("True", "False", "true", "false"):
         settings["early_stopping"] = a.early_stopping.lower() == "true"
     if a.stop:
         settings["stop_strings"] = a.stop
     words = {setting: getattr(a, name) for name, setting in WORDS.items() if getattr(a, name)}
-    check_settings(draft=a.assistant is not None, **settings | {name: [[0]] for name in words})  # before loading
+    asked = GenerationConfig(**settings)
     sources = [a.prompt is not None, a.file is not None, a.interactive]
     if sum(sources) != 1:
         a.parser.error(
@@ -81,8 +83,15 @@ def run(a: argparse.Namespace, load: Callable[[argparse.Namespace], LOADED]) -> 
         )
     if a.batch_size < 1:
         raise InputError(f"batch_size is {a.batch_size}, expected at least 1.")
-    if a.interactive and settings.get("num_beams", 1) > 1:
-        raise InputError("--num-beams is for prompts, as beams are not known before the end: leave out --interactive.")
+    own = _own_settings(a)
+    if asked.over(own).max_new_tokens is None and asked.over(own).max_length is None:
+        settings["max_new_tokens"] = NEW_TOKENS
+    stand_ins = {name: [[i]] for i, name in enumerate(words)}  # there is no tokenizer yet
+    full = check_settings(a.assistant is not None, own, seed=a.seed, **settings | stand_ins)
+    if a.interactive:
+        _check_interactive(full)
+    if a.seed is not None:
+        settings["seed"] = numpy.random.default_rng(a.seed)
     prompts = [] if a.interactive else _prompts(a)
     if a.window is not None:
         WindowCache(1, a.window)
@@ -103,12 +112,26 @@ def run(a: argparse.Namespace, load: Callable[[argparse.Namespace], LOADED]) -> 
     if a.prompt_cache is not None:
         settings["past_key_values"] = _prompt_cache(Path(a.prompt_cache), model, tokenizer, prompts)
         a.batch_size = 1  # prompts side by side would be padded, and not begin alike
-    beams, returned = (settings.get(name, 1) for name in ("num_beams", "num_return_sequences"))
-    if len(prompts) == 1 and not a.json and beams == returned == 1:
+    if len(prompts) == 1 and not a.json and full.num_beams == full.num_return_sequences == 1:
         _stream(prompts[0], stream_text(model, tokenizer, prompts[0], **settings))
     else:
         _batches(model, tokenizer, prompts, a, settings)
     return 0
+
+
+def _own_settings(a: argparse.Namespace) -> GenerationConfig:
+    """What the model's own file says, which is read before the weights are."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the model will say the same when it is loaded
+        return GenerationConfig.from_pretrained(a.model, a.revision)
+
+
+def _check_interactive(full: GenerationConfig) -> None:
+    """A text that is written in turns has one continuation, shown as it grows."""
+    for name, why in (("num_beams", "beams are not known before the end"), ("num_return_sequences", "a turn has one")):
+        if (given := getattr(full, name)) > 1:
+            option = "--" + name.replace("_", "-")
+            raise InputError(f"{name} is {given}, and {why}: leave out --interactive, or give {option} 1.")
 
 
 def _prompts(a: argparse.Namespace) -> list[str]:
@@ -224,8 +247,7 @@ def _in_turns(session: Session, as_json: bool) -> int:
         finally:
             if as_json:
                 new = session.ids[before + len(session.tokenizer(line.rstrip("\n"))["input_ids"]) :]
-                print(
-                    json.dumps({"prompt": line.rstrip("\n"), "text": "".join(pieces), "ids": new}, ensure_ascii=False)
-                )
+                turn = {"prompt": line.rstrip("\n"), "text": "".join(pieces), "ids": new}
+                print(json.dumps(turn, ensure_ascii=False), flush=True)  # a program may wait for it, to go on
             else:
                 print(flush=True)

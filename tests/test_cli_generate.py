@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import shutil
 import signal
 import subprocess
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +131,101 @@ def test_turns_are_of_one_text(model, loaded, capsys, monkeypatch, options):
     assert [line["prompt"] for line in lines] == ["the cat", " sat"] and all(len(line["ids"]) == 4 for line in lines)
 
 
+def test_a_turn_is_told_at_once_to_a_program_that_waits_for_it(model):
+    process = subprocess.Popen(
+        [*tiny.COMMAND, "generate", "--model", str(model), "--interactive", "--json", "--max-new-tokens", "3"],
+        env=os.environ | tiny.ENVIRONMENT, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdin and process.stdout
+    waits = threading.Timer(60, process.kill)
+    waits.start()
+    try:
+        for prompt in ("the cat", " sat"):
+            process.stdin.write(prompt.encode() + b"\n")
+            process.stdin.flush()
+            assert json.loads(process.stdout.readline())["prompt"] == prompt
+        process.communicate()
+    finally:
+        waits.cancel()
+
+
+# --- The model's own file ---
+
+
+def with_file(model: Path, folder: Path, values: dict[str, Any]) -> Path:
+    """A copy of the checkpoint with settings of its own."""
+    shutil.copytree(model, folder)
+    (folder / "generation_config.json").write_text(json.dumps(values))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("values", "options", "asked"),
+    [
+        ({"do_sample": True, "top_p": 0.9}, ["--temperature", "0.7", "--seed", "3"], {"temperature": 0.7, "seed": 3}),
+        ({"do_sample": True, "num_return_sequences": 3}, ["--seed", "3"], {"seed": 3}),
+        ({"num_beams": 3}, [], {}),
+        ({"num_beams": 3}, ["--num-beams", "1", "--interactive"], {"num_beams": 1}),
+        ({"num_beams": 3, "num_return_sequences": 2}, ["--length-penalty", "2"], {"length_penalty": 2}),
+        ({"do_sample": True}, ["--no-do-sample"], {"do_sample": False}),
+    ],
+)
+def test_the_models_own_file_says_what_no_option_says(model, tmp_path, capsys, monkeypatch, values, options, asked):
+    folder = with_file(model, tmp_path / "model", values | {"max_new_tokens": 3})
+    monkeypatch.setattr("sys.stdin", io.StringIO("the cat\n"))
+    generate(folder, *(["the cat"] if "--interactive" not in options else []), "--json", *options)
+    ids = [json.loads(line)["ids"] for line in capsys.readouterr().out.splitlines()]
+    loaded = BloomForCausalLM.from_pretrained(folder), BloomTokenizerFast.from_pretrained(folder)
+    assert ids == [one.ids for one in generate_text(*loaded, ["the cat"], **asked)]
+    assert len(ids) == values.get("num_return_sequences", 1) and all(len(row) == 3 for row in ids)
+
+
+def test_without_any_length_a_hundred_tokens_are_written(model, tmp_path, capsys):
+    generate(model, "the cat", "--json")
+    assert len(json.loads(capsys.readouterr().out)["ids"]) == 100
+    generate(with_file(model, tmp_path / "model", {"max_length": 20}), "the cat", "--json")
+    ids = BloomTokenizerFast.from_pretrained(model)("the cat")["input_ids"]
+    assert len(json.loads(capsys.readouterr().out)["ids"]) == 20 - len(ids)
+
+
+@pytest.mark.parametrize(
+    ("values", "options", "says"),
+    [
+        ({"num_beams": 3}, ["--interactive"], "leave out --interactive, or give --num-beams 1"),
+        ({"num_beams": 3}, ["a", "--num-return-sequences", "4"], "more than num_beams, which is 3"),
+        ({"guidance_scale": 2.0}, ["a"], "generation_config.json: guidance_scale is 2.0"),
+        ({}, ["a", "--seed", "3"], "seed is 3 but do_sample is False"),
+        ({"do_sample": True}, ["a", "--no-do-sample", "--seed", "3"], "seed is 3 but do_sample is False"),
+    ],
+)
+def test_what_the_file_does_not_allow_is_said_before_weights_are_read(
+    model, tmp_path, capsys, monkeypatch, values, options, says
+):
+    folder = with_file(model, tmp_path / "model", values)
+    monkeypatch.setattr(BloomForCausalLM, "from_pretrained", None)
+    generate(folder, *options, says=2)
+    assert says in capsys.readouterr().err
+
+
+# --- Draws ---
+
+
+def test_draws_go_on_from_batch_to_batch_and_from_turn_to_turn(model, tmp_path, capsys, monkeypatch):
+    (tmp_path / "prompts.txt").write_text("the cat\n" * 3)
+    sampled = ["--do-sample", "--temperature", "5", "--max-new-tokens", "8", "--json", "--seed", "1"]
+    runs = []
+    for _ in range(2):
+        generate(model, "--file", str(tmp_path / "prompts.txt"), "--batch-size", "1", *sampled)
+        runs.append([json.loads(line)["text"] for line in capsys.readouterr().out.splitlines()])
+    generate(model, "the cat", *sampled)
+    assert runs[0] == runs[1] and len(set(runs[0])) == 3
+    assert json.loads(capsys.readouterr().out)["text"] == runs[0][0]  # the first is as if it were alone
+    monkeypatch.setattr("sys.stdin", io.StringIO("the cat\nthe cat\n"))
+    generate(model, "--interactive", *sampled, "--window", "2")  # which hides that a turn was before
+    first, second = (json.loads(line)["ids"] for line in capsys.readouterr().out.splitlines())
+    assert first != second
+
+
 def test_words_are_given_as_text(model, capsys):
     generate(model, "the", "--max-new-tokens", "6", "--num-beams", "3", "--force-word", "chat", "--bad-word", "cat")
     out = capsys.readouterr().out
@@ -151,6 +249,7 @@ def test_a_draft_model_changes_nothing(model, tmp_path, capsys):
         ([], "prompt, or one of --file and --interactive"),
         (["the", "--interactive"], "give only one of a prompt, --file and --interactive"),
         (["--interactive", "--num-beams", "3"], "leave out --interactive"),
+        (["--interactive", "--do-sample", "--num-return-sequences", "3"], "leave out --interactive"),
         (["--file", "no-such-file"], "no-such-file cannot be read"),
         (["the", "--stop", ""], "stop_strings is"),
         (["the", "--num-beams", "2", "--do-sample", "--num-beam-groups", "2"], "diversity_penalty is 0.0"),
