@@ -250,9 +250,7 @@ def prepare(
     ids, mask = read_prompts(model, prompts, attention_mask, tokenizer, pad)
     S = ids.shape[1]
     length = S + full.max_new_tokens if full.max_new_tokens is not None else full.max_length
-    if length <= S:
-        raise InputError(f"max_length is {length}, but the prompt has {S} tokens already: expected more than that.")
-
+    _check_lengths(full, S, length)
     full.suppress_tokens = _forbidden(full.suppress_tokens or [], V, tokenizer)
     strings = None
     if full.stop_strings is not None:
@@ -281,6 +279,21 @@ def prepare(
     if trace is not None:
         _start_trace(job)
     return job
+
+
+def _check_lengths(s: GenerationConfig, S: int, length: int) -> None:
+    """Whether all that must be written finds room behind the prompt."""
+    if length <= S:
+        raise InputError(f"max_length is {length}, but the prompt has {S} tokens already: expected more than that.")
+    most = "max_length" if s.max_new_tokens is None else "max_new_tokens"
+    room = f"{most} is {getattr(s, most)}: a prompt of {S} tokens leaves room for {length - S} more"
+    if s.min_new_tokens > length - S:
+        raise InputError(f"min_new_tokens is {s.min_new_tokens}, but {room}.")
+    if s.min_length > length:
+        raise InputError(f"min_length is {s.min_length}, but {room}.")
+    needed = sum(min(map(len, ways)) for ways in s.force_words_ids or [])
+    if needed > length - S:
+        raise InputError(f"force_words_ids takes {needed} tokens, but {room}.")
 
 
 def read_prompts(

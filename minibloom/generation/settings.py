@@ -428,10 +428,29 @@ def check_together(asked: GenerationConfig, full: GenerationConfig, draft: bool 
     if full.force_words_ids is not None and beams > 1:
         refuse(full.do_sample, "force_words_ids is set and do_sample is True: give one of them.")
         refuse(groups > 1, f"force_words_ids is set and num_beam_groups is {groups}, expected 1.")
+        _check_forced_words(full)
+    for name in ("forced_bos_token_id", "forced_eos_token_id"):
+        forced = getattr(full, name)
+        only_never = forced not in (None, []) and {*_ids(forced)} <= {*(full.suppress_tokens or [])}
+        refuse(only_never, f"{name} is {forced} and suppress_tokens rules it out: take it out of one of them.")
     if returned > 1:
         alone = beams == 1 and not full.do_sample
         refuse(alone, f"num_return_sequences is {returned}, but greedy decoding has 1: use do_sample or num_beams.")
         refuse(1 < beams < returned, f"num_return_sequences is {returned}, more than num_beams, which is {beams}.")
+
+
+def _check_forced_words(s: GenerationConfig) -> None:
+    """Raise an InputError if a word that must occur has no way to be written that may occur."""
+    never = {"suppress_tokens": [[token] for token in s.suppress_tokens or []], "bad_words_ids": s.bad_words_ids or []}
+
+    def ruled_out(way: list[int], name: str) -> bool:
+        return any(way[i : i + len(word)] == word for word in never[name] for i in range(len(way)))
+
+    for ways in s.force_words_ids:
+        by = [[name for name in never if ruled_out(way, name)] for way in ways]
+        if all(by):
+            names = " and ".join(dict.fromkeys(name for found in by for name in found))
+            raise InputError(f"force_words_ids holds {ways}, ruled out by {names}: take it out of one of them.")
 
 
 def check_settings(draft: bool = False, own: GenerationConfig | None = None, **settings: Any) -> GenerationConfig:

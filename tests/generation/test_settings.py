@@ -224,6 +224,24 @@ TOGETHER = [
     ({"num_beams": 2, "length_penalty": 2000.0}, "length_penalty is 2000.0, expected a number from -30 to 30"),
     ({"num_beams": 2, "length_penalty": float("nan")}, "length_penalty is nan"),
     ({"use_cache": False}, "use_cache is False"),
+    ({"forced_eos_token_id": 5, "suppress_tokens": [5, 6]}, r"forced_eos_token_id is \[5\] and suppress_tokens rules"),
+    ({"forced_bos_token_id": 5, "suppress_tokens": [5]}, "forced_bos_token_id is 5 and suppress_tokens rules"),
+    (
+        {"num_beams": 2, "force_words_ids": [[5]], "bad_words_ids": [[5]]},
+        "force_words_ids .* ruled out by bad_words_ids",
+    ),
+    (
+        {"num_beams": 2, "force_words_ids": [[1], [4, 5, 6]], "bad_words_ids": [[5, 6]]},
+        r"holds \[\[4, 5, 6\]\], ruled out",
+    ),
+    (
+        {"num_beams": 2, "force_words_ids": [[5]], "suppress_tokens": 5},
+        "force_words_ids .* ruled out by suppress_tokens",
+    ),
+    (
+        {"num_beams": 2, "force_words_ids": [[[5], [6]]], "suppress_tokens": [5], "bad_words_ids": [[6]]},
+        "ruled out by suppress_tokens and bad_words_ids",
+    ),
 ]
 
 
@@ -231,6 +249,12 @@ TOGETHER = [
 def test_a_contradiction_is_named_without_a_model(settings, says):
     with pytest.raises(InputError, match=says):
         check_settings(**settings)
+
+
+def test_words_that_can_be_written_in_some_way_contradict_nothing():
+    check_settings(forced_eos_token_id=[5, 6], suppress_tokens=[5])
+    for never in ({"suppress_tokens": [5]}, {"bad_words_ids": [[5], [6, 7, 8], [7, 6]]}):
+        check_settings(num_beams=2, force_words_ids=[[[5], [6, 7]]], **never)
 
 
 @pytest.mark.filterwarnings("error")
@@ -250,6 +274,16 @@ def test_numbers_at_their_bounds_are_computed_with():
 
 WITH_A_MODEL = [
     ({"max_length": 2}, "max_length is 2, but the prompt has 2 tokens already"),
+    ({"max_length": 6, "min_new_tokens": 5}, "min_new_tokens is 5, but max_length is 6: .* of 2 .* for 4 more"),
+    ({"max_new_tokens": 4, "min_length": 7}, "min_length is 7, but max_new_tokens is 4: .* of 2 .* for 4 more"),
+    (
+        {"num_beams": 2, "force_words_ids": [[5, 6, 7, 8]], "max_new_tokens": 2},
+        "force_words_ids takes 4 tokens, but max_new_tokens is 2",
+    ),
+    (
+        {"num_beams": 2, "force_words_ids": [[5], [6], [[7], [8, 9]]], "max_length": 4},
+        "force_words_ids takes 3 tokens, but max_length is 4",
+    ),
     ({"stop_strings": "a"}, "stop_strings is set but tokenizer is not"),
     ({"num_beams": 2, "force_words_ids": [[1, 384]]}, "force_words_ids holds 384, expected ids from 0 to 383"),
     ({"num_beams": 2, "force_words_ids": [[[300]]], "tokenizer": tiny.tokenizer()}, "force_words_ids holds 300"),
@@ -270,6 +304,14 @@ WITH_A_MODEL = [
 def test_what_does_not_fit_the_model_or_the_prompt_is_named(settings, says):
     with pytest.raises(InputError, match=says):
         BloomForCausalLM(tiny.config()).generate([[5, 6]], **settings)
+
+
+def test_what_must_be_written_may_take_all_the_room():
+    model = BloomForCausalLM(tiny.config())
+    assert prepare(model, [[5, 6]], max_length=6, min_new_tokens=4).length == 6
+    assert prepare(model, [[5, 6]], max_new_tokens=4, min_length=6).length == 6
+    rows = model.generate([[5, 6]], num_beams=3, force_words_ids=[[7, 8], [[9], [10, 11]]], max_new_tokens=3)
+    assert sorted(rows[0, 2:].tolist()) == [7, 8, 9]
 
 
 def test_settings_that_leave_nothing_to_choose_say_so():
