@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from ..models import BloomForCausalLM
 
 
-def generate(model: BloomForCausalLM, input_ids: Any, attention_mask: Any = None, **settings: Any) -> Any:
+def generate(model: BloomForCausalLM, input_ids: Any = None, attention_mask: Any = None, **settings: Any) -> Any:
     """Prompts and what follows them, as ids `[B * N, S + new]`, int64.
 
     input_ids: an array `[B, S]`, padded on the left, with 0 in `attention_mask` there; or B lists of ids, or with
-        `tokenizer` B texts, of any lengths, which are padded here.
+        `tokenizer` B texts, of any lengths, which are padded here. `inputs` is another name for it.
     Settings are those of `GenerationConfig`, and mean what they mean in transformers; what is not set comes from
     `generation_config` (or a dictionary of settings), else from the model's own file, else it has its default.
     Further arguments:
@@ -42,18 +42,29 @@ def generate(model: BloomForCausalLM, input_ids: Any, attention_mask: Any = None
 
     If it fails midway, or Ctrl-C stops it, the error has what was there until then as its attribute `sequences`.
     """
-    job = prepare(model, input_ids, attention_mask, **settings)
+    job = prepare(model, _prompts(input_ids, settings), attention_mask, **settings)
     return beam_search(job) if job.settings.num_beams > 1 else collect(job)
 
 
+def _prompts(input_ids: Any, settings: dict[str, Any]) -> Any:
+    """What is to be continued, under either of its names; its other name leaves `settings`."""
+    inputs, embeds = settings.pop("inputs", None), settings.pop("inputs_embeds", None)
+    if embeds is not None:
+        raise InputError("inputs_embeds is set, but generate goes on from ids: give input_ids, or call the model.")
+    if (input_ids is None) == (inputs is None):
+        wrong = "there is no prompt" if inputs is None else "inputs and input_ids are both set"
+        raise InputError(f"{wrong}: give input_ids, an array or lists of ids, or texts together with tokenizer.")
+    return inputs if input_ids is None else input_ids
+
+
 def generate_steps(
-    model: BloomForCausalLM, input_ids: Any, attention_mask: Any = None, **settings: Any
+    model: BloomForCausalLM, input_ids: Any = None, attention_mask: Any = None, **settings: Any
 ) -> Iterator[Array]:
     """Yield the next id of each row, `[B * N]`, until every row has ended or the length is reached.
 
     Arguments as in `generate`. All of them are checked at the call; nothing is computed before it is asked for.
     """
-    return steps_of(_prepare_steps(model, input_ids, attention_mask, **settings))
+    return steps_of(_prepare_steps(model, _prompts(input_ids, settings), attention_mask, **settings))
 
 
 def generate_ids(model: BloomForCausalLM, prompt: Any, **settings: Any) -> Iterator[int]:

@@ -371,3 +371,25 @@ def test_a_generator_goes_on_where_the_last_call_stopped(more):
     first, second = (model.generate([[5, 6]], seed=rng, **sampled) for _ in range(2))
     numpy.testing.assert_array_equal(first, model.generate([[5, 6]], seed=4, **sampled))
     assert (first != second).any()
+
+
+def test_the_prompt_has_two_names():
+    model, new = BloomForCausalLM(tiny.config()), {"max_new_tokens": 3}
+    expected = model.generate([[5, 6]], **new)
+    for prompt in ({"inputs": [[5, 6]]}, {"input_ids": [[5, 6]], "inputs": None, "inputs_embeds": None}):
+        numpy.testing.assert_array_equal(model.generate(**prompt, **new), expected)
+        numpy.testing.assert_array_equal(numpy.stack([*generate_steps(model, **prompt, **new)], 1), expected[:, 2:])
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({}, "there is no prompt: give input_ids"),
+        ({"input_ids": [[5]], "inputs": [[5]]}, "inputs and input_ids are both set: give"),
+        ({"inputs_embeds": numpy.zeros((1, 2, 32))}, "inputs_embeds is set, but generate goes on from ids"),
+    ],
+)
+def test_what_is_no_prompt_is_said(given, says):
+    for call in (generate, generate_steps):
+        with pytest.raises(InputError, match=says):
+            call(BloomForCausalLM(tiny.config()), **given)
