@@ -29,6 +29,7 @@ NUMBERS = {  # settings that are options, and what they hold
     "repetition_penalty": float, "no_repeat_ngram_size": int,
 }  # fmt: skip
 NEW_TOKENS = 100  # where neither an option nor the model's own file sets a length
+PATIENCE = 2  # seconds without a sign of progress that nobody minds
 WORDS = {"bad_word": "bad_words_ids", "force_word": "force_words_ids"}
 
 
@@ -115,7 +116,7 @@ def run(a: argparse.Namespace, load: Callable[[argparse.Namespace], LOADED]) -> 
     if len(prompts) == 1 and not a.json and full.num_beams == full.num_return_sequences == 1:
         _stream(prompts[0], stream_text(model, tokenizer, prompts[0], **settings))
     else:
-        _batches(model, tokenizer, prompts, a, settings)
+        _batches(model, tokenizer, prompts, a, settings, full.max_new_tokens)
     return 0
 
 
@@ -195,20 +196,50 @@ def _stream(prompt: str, pieces: Iterator[str]) -> None:
         print(flush=True)
 
 
-def _batches(model: Any, tokenizer: Any, prompts: list[str], a: argparse.Namespace, settings: dict[str, Any]) -> None:
-    """Continue all prompts, some at a time, and show each as soon as its batch is there."""
+def _batches(
+    model: Any, tokenizer: Any, prompts: list[str], a: argparse.Namespace, settings: dict[str, Any], new: int | None
+) -> None:
+    """Continue all prompts, some at a time, and show each as soon as its batch is there.
+
+    A single batch shows its progress in a terminal, in tokens of the `new` that there may be.
+    """
     from tqdm import tqdm
 
-    with tqdm(total=len(prompts), unit=" prompts", file=sys.stderr, disable=len(prompts) <= a.batch_size) as bar:
+    single = len(prompts) <= a.batch_size
+    counted: dict[str, Any] = (
+        {"total": new, "unit": " tokens", "disable": None, "delay": PATIENCE, "leave": False}
+        if single
+        else {"total": len(prompts), "unit": " prompts"}
+    )
+    with tqdm(file=sys.stderr, **counted) as bar:
+        if single and not bar.disable:
+            settings = settings | {"stopping_criteria": moving(bar)}
         for start in range(0, len(prompts), a.batch_size):
             batch = prompts[start : start + a.batch_size]
             try:
                 done = generate_text(model, tokenizer, batch, **settings)
             except BaseException as error:  # Ctrl-C too: what was written until then is shown
+                bar.close()
                 _show(getattr(error, "continuations", []), a.json)
                 raise
+            if single:
+                bar.close()  # before what it counted is shown
+            else:
+                bar.update(len(batch))
             _show(done, a.json)
-            bar.update(len(batch))
+
+
+def moving(bar: Any) -> Callable[[Any, Any], bool]:
+    """A stopping criterion that stops nothing, and moves the bar on with each step of the longest row."""
+    begun: list[int] = []  # length of the prompts
+
+    def step(ids: Any, scores: Any) -> bool:
+        if not begun:
+            begun.append(ids.shape[1] - 1)
+        bar.update(max(0, ids.shape[1] - begun[0] - bar.n))
+        return False
+
+    return step
 
 
 def _show(continuations: list[Continuation], as_json: bool) -> None:

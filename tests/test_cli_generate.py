@@ -8,14 +8,17 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tqdm import tqdm
 
 from minibloom import BloomForCausalLM, BloomTokenizerFast
 from minibloom.cli import main
+from minibloom.cli_generate import moving
 from minibloom.generation import generate_text
 from minibloom.generation.beams import Group
 from minibloom.generation.session import Session
@@ -147,6 +150,31 @@ def test_a_turn_is_told_at_once_to_a_program_that_waits_for_it(model):
         process.communicate()
     finally:
         waits.cancel()
+
+
+# --- Progress ---
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"do_sample": True, "num_return_sequences": 2}, {"num_beams": 3}, {"prompt_lookup_num_tokens": 2},
+     {"num_beams": 4, "num_beam_groups": 2, "diversity_penalty": 1.0}, {"penalty_alpha": 0.5}],
+)  # fmt: skip
+def test_a_bar_moves_with_every_token_and_changes_nothing(loaded, settings):
+    common = settings | {"max_new_tokens": 7} | ({"seed": 1} if "do_sample" in settings else {})
+    with tqdm(file=io.StringIO()) as bar:
+        watched = generate_text(*loaded, ["the cat", "le"], **common, stopping_criteria=moving(bar))
+        assert bar.n == 7
+    assert watched == generate_text(*loaded, ["the cat", "le"], **common)
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_one_batch_shows_its_progress_in_a_terminal(model, capsys, monkeypatch, terminal):
+    monkeypatch.setattr("minibloom.cli_generate.PATIENCE", 0)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
+    generate(model, "the cat", "--json", "--max-new-tokens", "5")
+    shown = capsys.readouterr()
+    assert ("/5 [" in shown.err) == terminal and json.loads(shown.out)["finish_reason"] == "length"
 
 
 # --- The model's own file ---
