@@ -1,4 +1,4 @@
-"""The command line: `minibloom generate | walk | lessons | info | quantize | train | predict | parity | bench`.
+"""The command line: `minibloom generate | score | walk | lessons | info | quantize | train | predict | parity | bench`.
 
 Bad input ends with one line on standard error and exit status 2; so does a wrong option, and what the system refuses,
 as a file that it cannot write. Anything else is a bug, and keeps its traceback.
@@ -125,6 +125,12 @@ def parser() -> argparse.ArgumentParser:
     from .cli_generate import add_arguments as add_generate_arguments
 
     add_generate_arguments(sub)
+
+    sub = command("score", run_score, "say how likely a model finds a text, token by token, and its perplexity")
+    with_model(sub)
+    from .cli_score import add_arguments as add_score_arguments
+
+    add_score_arguments(sub)
 
     sub = command("walk", run_walk, "step through the forward pass: every step's name, formula, shape and values")
     sub.add_argument("prompt")
@@ -256,6 +262,12 @@ def run_generate(a: argparse.Namespace) -> int:
     from .cli_generate import run
 
     return run(a, load)
+
+
+def run_score(a: argparse.Namespace) -> None:
+    from .cli_score import run
+
+    run(a, load)
 
 
 def run_walk(a: argparse.Namespace) -> None:

@@ -138,18 +138,18 @@ def _check_interactive(full: GenerationConfig) -> None:
 def _prompts(a: argparse.Namespace) -> list[str]:
     """What is to be continued: no text of it is empty."""
     if a.file is None:
-        text = _typed(sys.stdin.read).rstrip("\n") if a.prompt == "-" else a.prompt
+        text = typed(sys.stdin.read).rstrip("\n") if a.prompt == "-" else a.prompt
         if not text:
             raise InputError("the prompt is empty: give at least one character.")
         return [text]
-    text = _typed(sys.stdin.read) if a.file == "-" else read_text(a.file)
+    text = typed(sys.stdin.read) if a.file == "-" else read_text(a.file)
     prompts = [line.removesuffix("\r") for line in text.split("\n") if line.strip()]
     if not prompts:
         raise InputError(f"{a.file} holds no prompt: expected one a line.")
     return prompts
 
 
-def _typed(read: Callable[[], str]) -> str:
+def typed(read: Callable[[], str]) -> str:
     """What `read`, a method of standard input, reads of it."""
     try:
         text = read()
@@ -260,7 +260,7 @@ def _in_turns(session: Session, as_json: bool) -> int:
     while True:
         if asks:
             print("> ", end="", file=sys.stderr, flush=True)
-        line = _typed(sys.stdin.readline)
+        line = typed(sys.stdin.readline)
         if not line:  # Ctrl-D
             return 0
         if not line.strip():
