@@ -70,7 +70,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     arguments, unknown = parser().parse_known_args(argv)
     for word in unknown:
         options = re.findall(r"--[a-z-]+", arguments.parser.format_help())
-        hint = suggest(word, options) if word.startswith("-") else " Several words need quotes around them."
+        hint = " Several words need quotes around them."
+        if word.startswith("-"):
+            behind = " A text that begins with - stands last, behind --, and options before that."
+            hint = behind if word.partition("=")[0] in options else suggest(word, options) or behind
         arguments.parser.error(f"{word!r} is not expected.{hint}")
     return arguments
 

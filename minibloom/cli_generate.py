@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -17,23 +18,30 @@ from .files import read_text
 from .generation import Continuation, GenerationConfig, check_settings, generate_text, stream_text
 from .generation.prompt_cache import PromptCache
 from .generation.session import Session
-from .generation.settings import FIELDS
+from .generation.settings import ANY, FIELDS, FILE
 from .window_cache import WindowCache
 
 LOADED = tuple[Any, Any]  # a model and its tokenizer
 NUMBERS = {  # settings that are options, and what they hold
-    "max_new_tokens": int, "min_new_tokens": int, "max_time": float, "temperature": float, "top_k": int,
-    "top_p": float, "min_p": float, "typical_p": float, "num_beams": int, "num_beam_groups": int,
-    "diversity_penalty": float, "length_penalty": float, "early_stopping": str, "num_return_sequences": int,
-    "penalty_alpha": float, "prompt_lookup_num_tokens": int, "num_assistant_tokens": int,
-    "repetition_penalty": float, "no_repeat_ngram_size": int,
+    "max_new_tokens": int, "max_length": int, "min_new_tokens": int, "max_time": float, "temperature": float,
+    "top_k": int, "top_p": float, "min_p": float, "top_h": float, "typical_p": float, "epsilon_cutoff": float,
+    "eta_cutoff": float, "num_beams": int, "num_beam_groups": int, "diversity_penalty": float,
+    "length_penalty": float, "early_stopping": str, "num_return_sequences": int, "penalty_alpha": float,
+    "prompt_lookup_num_tokens": int, "num_assistant_tokens": int, "repetition_penalty": float,
+    "no_repeat_ngram_size": int,
 }  # fmt: skip
 NEW_TOKENS = 100  # where neither an option nor the model's own file sets a length
 PATIENCE = 2  # seconds without a sign of progress that nobody minds
-WORDS = {"bad_word": "bad_words_ids", "force_word": "force_words_ids"}
+WORDS = {"bad_word": "bad_words_ids", "force_word": "force_words_ids"}  # options of text -> settings of ids
+IDS = {"eos_token_id": "eos_token_id", "suppress_token": "suppress_tokens"}
+OPTIONS = {setting: "--" + name.replace("_", "-") for name, setting in (  # how a setting is called here
+    *((name, name) for name in (*NUMBERS, "do_sample", "seed", "batch_size", "window")), *WORDS.items(), *IDS.items(),
+    ("stop", "stop_strings"), ("logit_bias", "sequence_bias"), ("assistant", "assistant_model"),
+)}  # fmt: skip
 
 
 def add_arguments(sub: argparse.ArgumentParser) -> None:
+    sub.epilog = f"What no option says comes from the model's {FILE}, else it has its default."
     sub.add_argument("prompt", nargs="?", help="the beginning of the text; - for all of standard input")
     sub.add_argument("--file", metavar="FILE", help="prompts from a file, one a line; - for standard input")
     sub.add_argument(
@@ -56,6 +64,23 @@ def add_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--force-word", action="append", metavar="TEXT", help="with --num-beams: write this; may be repeated"
     )
+    sub.add_argument(
+        "--logit-bias",
+        action="append",
+        nargs=2,
+        metavar=("TEXT", "NUMBER"),
+        help="add the number to the logit that completes the text; below 0 makes it rarer; may be repeated",
+    )
+    sub.add_argument(
+        "--eos-token-id",
+        action="append",
+        type=int,
+        metavar="ID",
+        help="end at this token, not the model's; may be repeated",
+    )
+    sub.add_argument(
+        "--suppress-token", action="append", type=int, metavar="ID", help="never choose this token; may be repeated"
+    )
     sub.add_argument("--seed", type=int, help="of the draws, which go on from batch to batch and from turn to turn")
     sub.add_argument("--do-sample", action=argparse.BooleanOptionalAction, help=FIELDS["do_sample"].metadata["help"])
     for name, kind in NUMBERS.items():
@@ -67,13 +92,32 @@ def add_arguments(sub: argparse.ArgumentParser) -> None:
 
 
 def run(a: argparse.Namespace, load: Callable[[argparse.Namespace], LOADED]) -> int:
-    """The command; returns the exit status."""
+    """The command; returns the exit status. Errors name options, where in Python they name settings."""
+    try:
+        return _run(a, load)
+    except InputError as error:
+        raise InputError(as_options(str(error))) from error
+
+
+def as_options(message: str) -> str:
+    """`message` with the names of settings as options: do_sample as --do-sample. What a file says stays as it is."""
+    if FILE in message:
+        return message
+    names = "|".join(name if "_" in name else f"{name}(?= is )" for name in OPTIONS)  # the others are words too
+    return re.sub(rf"(?<![\w./'-])({names})(?![\w/'-])", lambda found: OPTIONS[found[0]], message)
+
+
+def _run(a: argparse.Namespace, load: Callable[[argparse.Namespace], LOADED]) -> int:
     settings = {name: value for name in (*NUMBERS, "do_sample") if (value := getattr(a, name)) is not None}
     if a.early_stopping in ("True", "False", "true", "false"):
         settings["early_stopping"] = a.early_stopping.lower() == "true"
     if a.stop:
         settings["stop_strings"] = a.stop
+    settings |= {setting: given for name, setting in IDS.items() if (given := getattr(a, name))}
     words = {setting: getattr(a, name) for name, setting in WORDS.items() if getattr(a, name)}
+    biases = [(text, _number(bias)) for text, bias in a.logit_bias or []]
+    if not all(text.strip() for texts in (*words.values(), [text for text, _ in biases]) for text in texts):
+        raise InputError("--bad-word, --force-word and --logit-bias need text: one of them is empty.")
     asked = GenerationConfig(**settings)
     sources = [a.prompt is not None, a.file is not None, a.interactive]
     if sum(sources) != 1:
@@ -87,7 +131,8 @@ def run(a: argparse.Namespace, load: Callable[[argparse.Namespace], LOADED]) -> 
     own = _own_settings(a)
     if asked.over(own).max_new_tokens is None and asked.over(own).max_length is None:
         settings["max_new_tokens"] = NEW_TOKENS
-    stand_ins = {name: [[i]] for i, name in enumerate(words)}  # there is no tokenizer yet
+    stand_ins: dict[str, Any] = {name: [[i]] for i, name in enumerate(words)}  # there is no tokenizer yet
+    stand_ins |= {"sequence_bias": {(i,): bias for i, (_, bias) in enumerate(biases)}} if biases else {}
     full = check_settings(a.assistant is not None, own, seed=a.seed, **settings | stand_ins)
     if a.interactive:
         _check_interactive(full)
@@ -102,7 +147,10 @@ def run(a: argparse.Namespace, load: Callable[[argparse.Namespace], LOADED]) -> 
         _check_prompt_cache(a, prompts)
     model, tokenizer = load(a)
     for name, texts in words.items():
-        settings[name] = _words(tokenizer, texts, name == "force_words_ids")
+        ways = [_ways(tokenizer, text) for text in texts]
+        settings[name] = ways if name == "force_words_ids" else [way for word in ways for way in word]
+    if biases:
+        settings["sequence_bias"] = {tuple(way): bias for text, bias in biases for way in _ways(tokenizer, text)}
     if a.assistant is not None:
         settings["assistant_model"] = type(model).from_pretrained(a.assistant, a.dtype, a.backend)
     cache = None if a.window is None else WindowCache(model.config.n_layer, a.window)
@@ -179,12 +227,16 @@ def _prompt_cache(path: Path, model: Any, tokenizer: Any, prompts: list[str]) ->
     return cache
 
 
-def _words(tokenizer: Any, texts: list[str], forced: bool) -> list[Any]:
-    """Words as ids, each at the beginning of a text and within it, where a space belongs to it."""
-    if not all(text.strip() for text in texts):
-        raise InputError("--bad-word and --force-word need text: one of them is empty.")
-    ways = [[tokenizer(form)["input_ids"] for form in dict.fromkeys((" " + text.lstrip(" "), text))] for text in texts]
-    return ways if forced else [way for word in ways for way in word]
+def _ways(tokenizer: Any, text: str) -> list[list[int]]:
+    """A word as ids, at the beginning of a text and within it, where a space belongs to it."""
+    return [tokenizer(form)["input_ids"] for form in dict.fromkeys((" " + text.lstrip(" "), text))]
+
+
+def _number(text: str) -> float:
+    try:
+        return ANY.convert(float(text))
+    except ValueError:
+        raise InputError(f"--logit-bias ends in {text!r}, expected a text and a finite number.") from None
 
 
 def _stream(prompt: str, pieces: Iterator[str]) -> None:

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from minibloom import BloomForCausalLM, BloomTokenizerFast
 from minibloom.cli import main
-from minibloom.cli_generate import moving
+from minibloom.cli_generate import as_options, moving
 from minibloom.generation import generate_text
 from minibloom.generation.beams import Group
 from minibloom.generation.session import Session
@@ -220,10 +220,10 @@ def test_without_any_length_a_hundred_tokens_are_written(model, tmp_path, capsys
     ("values", "options", "says"),
     [
         ({"num_beams": 3}, ["--interactive"], "leave out --interactive, or give --num-beams 1"),
-        ({"num_beams": 3}, ["a", "--num-return-sequences", "4"], "more than num_beams, which is 3"),
+        ({"num_beams": 3}, ["a", "--num-return-sequences", "4"], "more than --num-beams, which is 3"),
         ({"guidance_scale": 2.0}, ["a"], "generation_config.json: guidance_scale is 2.0"),
-        ({}, ["a", "--seed", "3"], "seed is 3 but do_sample is False"),
-        ({"do_sample": True}, ["a", "--no-do-sample", "--seed", "3"], "seed is 3 but do_sample is False"),
+        ({}, ["a", "--seed", "3"], "--seed is 3 but --do-sample is False"),
+        ({"do_sample": True}, ["a", "--no-do-sample", "--seed", "3"], "--seed is 3 but --do-sample is False"),
     ],
 )
 def test_what_the_file_does_not_allow_is_said_before_weights_are_read(
@@ -262,6 +262,44 @@ def test_words_are_given_as_text(model, capsys):
     assert len(capsys.readouterr().out) < 400
 
 
+def test_a_bias_is_of_a_word_and_ids_are_given_as_numbers(model, loaded, capsys):
+    generate(model, "the", "--json", "--max-length", "9", "--logit-bias", "t", "1e9", "--logit-bias", "cat", "-3.5")
+    biases = {
+        tuple(loaded[1](form)["input_ids"]): bias for t, bias in (("t", 1e9), ("cat", -3.5)) for form in (t, " " + t)
+    }
+    (expected,) = generate_text(*loaded, ["the"], max_length=9, sequence_bias=biases)
+    assert json.loads(capsys.readouterr().out)["text"] == expected.text and "t" in expected.text
+    tokens, few = [], ["--json", "--max-new-tokens", "6"]
+    for _ in range(2):
+        given = [word for token in tokens for word in ("--suppress-token", str(token))]
+        generate(model, "the", *few, *given)
+        tokens.append(json.loads(capsys.readouterr().out)["ids"][0])
+    assert tokens[0] != tokens[1]
+    generate(model, "the", *few, "--eos-token-id", str(tokens[0]), "--eos-token-id", "300")
+    assert json.loads(capsys.readouterr().out)["finish_reason"] == "stop token"
+
+
+@pytest.mark.parametrize("cutoff", ["top-h", "epsilon-cutoff", "eta-cutoff"])
+def test_a_cutoff_reaches_the_draws(model, loaded, capsys, cutoff):
+    sampled = ["the", "--do-sample", "--seed", "1", "--temperature", "9", "--max-new-tokens", "12"]
+    shown = []
+    for more in ([], [f"--{cutoff}", "0.5"]):
+        generate(model, *sampled, *more)
+        shown.append(capsys.readouterr().out)
+    settings = {"do_sample": True, "seed": 1, "temperature": 9.0, "max_new_tokens": 12}
+    (expected,) = generate_text(*loaded, ["the"], **settings, **{cutoff.replace("-", "_"): 0.5})
+    assert shown[0] != shown[1] == f"the{expected.text}\n"
+
+
+def test_errors_name_options_and_leave_all_else_as_it_is():
+    assert as_options("top_k is 5 but do_sample is False: seed is 3.") == (
+        "--top-k is 5 but --do-sample is False: --seed is 3."
+    )
+    assert as_options("bad_words_ids, sequence_bias") == "--bad-word, --logit-bias"
+    for message in ("a/generation_config.json: top_k is -1.", "/top_k/seed/top_p does not exist.", "'top_k' and seed"):
+        assert as_options(message) == message
+
+
 def test_a_draft_model_changes_nothing(model, tmp_path, capsys):
     other = tiny.checkpoint(tmp_path, eos_token_id=None, n_layer=1)
     shown = []
@@ -279,14 +317,23 @@ def test_a_draft_model_changes_nothing(model, tmp_path, capsys):
         (["--interactive", "--num-beams", "3"], "leave out --interactive"),
         (["--interactive", "--do-sample", "--num-return-sequences", "3"], "leave out --interactive"),
         (["--file", "no-such-file"], "no-such-file cannot be read"),
-        (["the", "--stop", ""], "stop_strings is"),
-        (["the", "--num-beams", "2", "--do-sample", "--num-beam-groups", "2"], "diversity_penalty is 0.0"),
-        (["the", "--force-word", "cat"], "force_words_ids is"),
+        (["the", "--stop", ""], "--stop is"),
+        (
+            ["the", "--num-beams", "2", "--do-sample", "--num-beam-groups", "2"],
+            "--diversity-penalty is 0.0 and --num-beam-groups is 2",
+        ),
+        (["the", "--force-word", "cat"], "--force-word is"),
         (["the", "--bad-word", " "], "one of them is empty"),
-        (["the", "--batch-size", "0"], "batch_size is 0"),
-        (["the", "--window", "0"], "window is 0"),
-        (["the", "--early-stopping", "soon", "--num-beams", "2"], "early_stopping is 'soon'"),
-        (["the", "--penalty-alpha", "0.5", "--window", "4", "--prompt-lookup-num-tokens", "2"], "penalty_alpha"),
+        (["the", "--logit-bias", "", "1"], "one of them is empty"),
+        (["the", "--logit-bias", "cat", "dog"], "--logit-bias ends in 'dog', expected a text and a finite number"),
+        (["the", "--logit-bias", "cat", "inf"], "--logit-bias ends in 'inf', expected a text and a finite number"),
+        (["the", "--eos-token-id", "-1"], "--eos-token-id is [-1], expected"),
+        (["the", "--suppress-token", "999"], "--suppress-token holds 999, expected ids from 0 to 383"),
+        (["the", "--max-length", "9", "--max-new-tokens", "9"], "--max-new-tokens is 9 and --max-length is 9"),
+        (["the", "--batch-size", "0"], "--batch-size is 0"),
+        (["the", "--window", "0"], "--window is 0"),
+        (["the", "--early-stopping", "soon", "--num-beams", "2"], "--early-stopping is 'soon'"),
+        (["the", "--penalty-alpha", "0.5", "--window", "4", "--prompt-lookup-num-tokens", "2"], "--penalty-alpha"),
     ],
 )
 def test_what_cannot_be_done_is_one_line(model, capsys, arguments, says):

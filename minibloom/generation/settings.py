@@ -125,7 +125,9 @@ class GenerationConfig:
     # How long
     max_new_tokens: int = _setting(None, COUNT, "most tokens to generate (default 20)")
     max_length: int = _setting(None, COUNT, "the same, counted with the prompt")
-    min_new_tokens: int = _setting(0, FROM_0, "no stop token before so many new tokens")
+    min_new_tokens: int = _setting(
+        0, FROM_0, "no stop token before so many new tokens; a stop string ends it all the same"
+    )
     min_length: int = _setting(0, FROM_0, "the same, counted with the prompt")
     eos_token_id: list[int] = _setting(None, IDS, "what ends a row; an empty list: nothing does")
     stop_strings: list[str] = _setting(
