@@ -269,14 +269,13 @@ def test_a_bias_is_of_a_word_and_ids_are_given_as_numbers(model, loaded, capsys)
     }
     (expected,) = generate_text(*loaded, ["the"], max_length=9, sequence_bias=biases)
     assert json.loads(capsys.readouterr().out)["text"] == expected.text and "t" in expected.text
-    tokens, few = [], ["--json", "--max-new-tokens", "6"]
-    for _ in range(2):
-        given = [word for token in tokens for word in ("--suppress-token", str(token))]
-        generate(model, "the", *few, *given)
-        tokens.append(json.loads(capsys.readouterr().out)["ids"][0])
-    assert tokens[0] != tokens[1]
-    generate(model, "the", *few, "--eos-token-id", str(tokens[0]), "--eos-token-id", "300")
-    assert json.loads(capsys.readouterr().out)["finish_reason"] == "stop token"
+    told = []
+    for options in ([], ["--suppress-token", "{1}", "--suppress-token", "9"], ["--eos-token-id", "{1}"]):
+        options = [word.format(*told[0]["ids"]) if told else word for word in options]
+        generate(model, "for i", "--json", "--max-new-tokens", "4", *options)
+        told.append(json.loads(capsys.readouterr().out))
+    assert told[1]["ids"][0] == told[0]["ids"][0] and told[0]["ids"][1] not in told[1]["ids"]
+    assert told[2]["ids"] == told[0]["ids"][:2] and told[2]["finish_reason"] == "stop token"
 
 
 @pytest.mark.parametrize("cutoff", ["top-h", "epsilon-cutoff", "eta-cutoff"])
