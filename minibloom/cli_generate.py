@@ -116,7 +116,8 @@ def _run(a: argparse.Namespace, load: Callable[[argparse.Namespace], LOADED]) ->
     settings |= {setting: given for name, setting in IDS.items() if (given := getattr(a, name))}
     words = {setting: getattr(a, name) for name, setting in WORDS.items() if getattr(a, name)}
     biases = [(text, _number(bias)) for text, bias in a.logit_bias or []]
-    if not all(text.strip() for texts in (*words.values(), [text for text, _ in biases]) for text in texts):
+    texts = [text for some in words.values() for text in some] + [text for text, _ in biases]
+    if not all(text.strip() for text in texts):
         raise InputError("--bad-word, --force-word and --logit-bias need text: one of them is empty.")
     asked = GenerationConfig(**settings)
     sources = [a.prompt is not None, a.file is not None, a.interactive]
@@ -131,9 +132,17 @@ def _run(a: argparse.Namespace, load: Callable[[argparse.Namespace], LOADED]) ->
     own = _own_settings(a)
     if asked.over(own).max_new_tokens is None and asked.over(own).max_length is None:
         settings["max_new_tokens"] = NEW_TOKENS
-    stand_ins: dict[str, Any] = {name: [[i]] for i, name in enumerate(words)}  # there is no tokenizer yet
-    stand_ins |= {"sequence_bias": {(i,): bias for i, (_, bias) in enumerate(biases)}} if biases else {}
-    full = check_settings(a.assistant is not None, own, seed=a.seed, **settings | stand_ins)
+    stand_in = {text: 2**31 - 1 - i for i, text in enumerate(texts)}  # ids of no token: there is no tokenizer yet
+    checked: dict[str, Any] = {name: [[stand_in[text]] for text in some] for name, some in words.items()}
+    if biases:
+        checked["sequence_bias"] = {(stand_in[text],): bias for text, bias in biases}
+    try:
+        full = check_settings(a.assistant is not None, own, seed=a.seed, **settings | checked)
+    except InputError as error:
+        message = str(error)
+        for text, number in stand_in.items():
+            message = message.replace(str(number), repr(text))
+        raise InputError(message) from None
     if a.interactive:
         _check_interactive(full)
     if a.seed is not None:
@@ -146,8 +155,8 @@ def _run(a: argparse.Namespace, load: Callable[[argparse.Namespace], LOADED]) ->
     if a.prompt_cache is not None:
         _check_prompt_cache(a, prompts)
     model, tokenizer = load(a)
-    for name, texts in words.items():
-        ways = [_ways(tokenizer, text) for text in texts]
+    for name, some in words.items():
+        ways = [_ways(tokenizer, text) for text in some]
         settings[name] = ways if name == "force_words_ids" else [way for word in ways for way in word]
     if biases:
         settings["sequence_bias"] = {tuple(way): bias for text, bias in biases for way in _ways(tokenizer, text)}

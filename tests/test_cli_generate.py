@@ -208,6 +208,12 @@ def test_the_models_own_file_says_what_no_option_says(model, tmp_path, capsys, m
     assert len(ids) == values.get("num_return_sequences", 1) and all(len(row) == 3 for row in ids)
 
 
+def test_the_words_of_a_file_and_those_of_options_are_not_mixed_up(model, tmp_path, capsys):
+    folder = with_file(model, tmp_path / "model", {"suppress_tokens": [0, 1], "max_new_tokens": 9})
+    generate(folder, "the", "--num-beams", "2", "--force-word", "chat")
+    assert "chat" in capsys.readouterr().out
+
+
 def test_without_any_length_a_hundred_tokens_are_written(model, tmp_path, capsys):
     generate(model, "the cat", "--json")
     assert len(json.loads(capsys.readouterr().out)["ids"]) == 100
@@ -321,7 +327,8 @@ def test_a_draft_model_changes_nothing(model, tmp_path, capsys):
             ["the", "--num-beams", "2", "--do-sample", "--num-beam-groups", "2"],
             "--diversity-penalty is 0.0 and --num-beam-groups is 2",
         ),
-        (["the", "--force-word", "cat"], "--force-word is"),
+        (["the", "--force-word", "cat"], "--force-word is [[['cat']]] but --num-beams is 1"),
+        (["the", "--num-beams", "2", "--force-word", "cat", "--bad-word", "cat"], "ruled out by --bad-word"),
         (["the", "--bad-word", " "], "one of them is empty"),
         (["the", "--logit-bias", "", "1"], "one of them is empty"),
         (["the", "--logit-bias", "cat", "dog"], "--logit-bias ends in 'dog', expected a text and a finite number"),
