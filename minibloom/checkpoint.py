@@ -239,6 +239,10 @@ def find_tensors(
 
 
 def _read_config(folder: Path) -> BloomConfig:
+    if not (folder / "config.json").exists():
+        raise InputError(
+            f"{folder} is no checkpoint: config.json does not exist. Give a folder that a model is saved in."
+        )
     config = BloomConfig.from_json_file(folder / "config.json")
     if config.extra.get("quantization_config") == QUANTIZED["quantization_config"]:
         del config.extra["quantization_config"]  # it is about the file, and the headers tell it too

@@ -1,4 +1,4 @@
-"""The command line: `minibloom generate | walk | lessons | info | quantize | train | predict | parity | bench`.
+"""The command line: `minibloom generate | score | walk | lessons | info | quantize | train | predict | parity | bench`.
 
 Bad input ends with one line on standard error and exit status 2; so does a wrong option, and what the system refuses,
 as a file that it cannot write. Anything else is a bug, and keeps its traceback.
@@ -70,7 +70,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     arguments, unknown = parser().parse_known_args(argv)
     for word in unknown:
         options = re.findall(r"--[a-z-]+", arguments.parser.format_help())
-        hint = suggest(word, options) if word.startswith("-") else " Several words need quotes around them."
+        hint = " Several words need quotes around them."
+        if word.startswith("-"):
+            behind = " A text that begins with - stands last, behind --, and options before that."
+            hint = behind if word.partition("=")[0] in options else suggest(word, options) or behind
         arguments.parser.error(f"{word!r} is not expected.{hint}")
     return arguments
 
@@ -125,6 +128,12 @@ def parser() -> argparse.ArgumentParser:
     from .cli_generate import add_arguments as add_generate_arguments
 
     add_generate_arguments(sub)
+
+    sub = command("score", run_score, "say how likely a model finds a text, token by token, and its perplexity")
+    with_model(sub)
+    from .cli_score import add_arguments as add_score_arguments
+
+    add_score_arguments(sub)
 
     sub = command("walk", run_walk, "step through the forward pass: every step's name, formula, shape and values")
     sub.add_argument("prompt")
@@ -256,6 +265,12 @@ def run_generate(a: argparse.Namespace) -> int:
     from .cli_generate import run
 
     return run(a, load)
+
+
+def run_score(a: argparse.Namespace) -> None:
+    from .cli_score import run
+
+    run(a, load)
 
 
 def run_walk(a: argparse.Namespace) -> None:

@@ -4,32 +4,44 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy
+
 from .errors import InputError
 from .files import read_text
-from .generation import Continuation, check_settings, generate_text, stream_text
+from .generation import Continuation, GenerationConfig, check_settings, generate_text, stream_text
 from .generation.prompt_cache import PromptCache
 from .generation.session import Session
-from .generation.settings import FIELDS
+from .generation.settings import ANY, FIELDS, FILE
 from .window_cache import WindowCache
 
 LOADED = tuple[Any, Any]  # a model and its tokenizer
 NUMBERS = {  # settings that are options, and what they hold
-    "max_new_tokens": int, "min_new_tokens": int, "max_time": float, "temperature": float, "top_k": int,
-    "top_p": float, "min_p": float, "typical_p": float, "num_beams": int, "num_beam_groups": int,
-    "diversity_penalty": float, "length_penalty": float, "early_stopping": str, "num_return_sequences": int,
-    "penalty_alpha": float, "prompt_lookup_num_tokens": int, "num_assistant_tokens": int,
-    "repetition_penalty": float, "no_repeat_ngram_size": int,
+    "max_new_tokens": int, "max_length": int, "min_new_tokens": int, "max_time": float, "temperature": float,
+    "top_k": int, "top_p": float, "min_p": float, "top_h": float, "typical_p": float, "epsilon_cutoff": float,
+    "eta_cutoff": float, "num_beams": int, "num_beam_groups": int, "diversity_penalty": float,
+    "length_penalty": float, "early_stopping": str, "num_return_sequences": int, "penalty_alpha": float,
+    "prompt_lookup_num_tokens": int, "num_assistant_tokens": int, "repetition_penalty": float,
+    "no_repeat_ngram_size": int,
 }  # fmt: skip
-NEW_TOKENS = 100
-WORDS = {"bad_word": "bad_words_ids", "force_word": "force_words_ids"}
+NEW_TOKENS = 100  # where neither an option nor the model's own file sets a length
+PATIENCE = 2  # seconds without a sign of progress that nobody minds
+WORDS = {"bad_word": "bad_words_ids", "force_word": "force_words_ids"}  # options of text -> settings of ids
+IDS = {"eos_token_id": "eos_token_id", "suppress_token": "suppress_tokens"}
+OPTIONS = {setting: "--" + name.replace("_", "-") for name, setting in (  # how a setting is called here
+    *((name, name) for name in (*NUMBERS, "do_sample", "seed", "batch_size", "window")), *WORDS.items(), *IDS.items(),
+    ("stop", "stop_strings"), ("logit_bias", "sequence_bias"), ("assistant", "assistant_model"),
+)}  # fmt: skip
 
 
 def add_arguments(sub: argparse.ArgumentParser) -> None:
+    sub.epilog = f"What no option says comes from the model's {FILE}, else it has its default."
     sub.add_argument("prompt", nargs="?", help="the beginning of the text; - for all of standard input")
     sub.add_argument("--file", metavar="FILE", help="prompts from a file, one a line; - for standard input")
     sub.add_argument(
@@ -52,26 +64,62 @@ def add_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--force-word", action="append", metavar="TEXT", help="with --num-beams: write this; may be repeated"
     )
-    sub.add_argument("--seed", type=int, help="of the draws")
-    sub.add_argument("--do-sample", action="store_true", help=FIELDS["do_sample"].metadata["help"])
+    sub.add_argument(
+        "--logit-bias",
+        action="append",
+        nargs=2,
+        metavar=("TEXT", "NUMBER"),
+        help="add the number to the logit that completes the text; below 0 makes it rarer; may be repeated",
+    )
+    sub.add_argument(
+        "--eos-token-id",
+        action="append",
+        type=int,
+        metavar="ID",
+        help="end at this token, not the model's; may be repeated",
+    )
+    sub.add_argument(
+        "--suppress-token", action="append", type=int, metavar="ID", help="never choose this token; may be repeated"
+    )
+    sub.add_argument("--seed", type=int, help="of the draws, which go on from batch to batch and from turn to turn")
+    sub.add_argument("--do-sample", action=argparse.BooleanOptionalAction, help=FIELDS["do_sample"].metadata["help"])
     for name, kind in NUMBERS.items():
         default = FIELDS[name].metadata["default"]
         says = f" (default {default})" if default not in (None, False) else ""
         option = "--" + name.replace("_", "-")
-        sub.add_argument(option, type=kind, help=FIELDS[name].metadata["help"].replace(" (default 20)", "") + says)
-    sub.set_defaults(max_new_tokens=NEW_TOKENS)
+        told = FIELDS[name].metadata["help"].replace("default 20", f"default {NEW_TOKENS}")
+        sub.add_argument(option, type=kind, help=told + says)
 
 
 def run(a: argparse.Namespace, load: Callable[[argparse.Namespace], LOADED]) -> int:
-    """The command; returns the exit status."""
-    settings = {name: value for name in (*NUMBERS, "seed") if (value := getattr(a, name)) is not None}
-    settings |= {"do_sample": True} if a.do_sample else {}
+    """The command; returns the exit status. Errors name options, where in Python they name settings."""
+    try:
+        return _run(a, load)
+    except InputError as error:
+        raise InputError(as_options(str(error))) from error
+
+
+def as_options(message: str) -> str:
+    """`message` with the names of settings as options: do_sample as --do-sample. What a file says stays as it is."""
+    if FILE in message:
+        return message
+    names = "|".join(name if "_" in name else f"{name}(?= is )" for name in OPTIONS)  # the others are words too
+    return re.sub(rf"(?<![\w./'-])({names})(?![\w/'-])", lambda found: OPTIONS[found[0]], message)
+
+
+def _run(a: argparse.Namespace, load: Callable[[argparse.Namespace], LOADED]) -> int:
+    settings = {name: value for name in (*NUMBERS, "do_sample") if (value := getattr(a, name)) is not None}
     if a.early_stopping in ("True", "False", "true", "false"):
         settings["early_stopping"] = a.early_stopping.lower() == "true"
     if a.stop:
         settings["stop_strings"] = a.stop
+    settings |= {setting: given for name, setting in IDS.items() if (given := getattr(a, name))}
     words = {setting: getattr(a, name) for name, setting in WORDS.items() if getattr(a, name)}
-    check_settings(draft=a.assistant is not None, **settings | {name: [[0]] for name in words})  # before loading
+    biases = [(text, _number(bias)) for text, bias in a.logit_bias or []]
+    texts = [text for some in words.values() for text in some] + [text for text, _ in biases]
+    if not all(text.strip() for text in texts):
+        raise InputError("--bad-word, --force-word and --logit-bias need text: one of them is empty.")
+    asked = GenerationConfig(**settings)
     sources = [a.prompt is not None, a.file is not None, a.interactive]
     if sum(sources) != 1:
         a.parser.error(
@@ -81,8 +129,24 @@ def run(a: argparse.Namespace, load: Callable[[argparse.Namespace], LOADED]) -> 
         )
     if a.batch_size < 1:
         raise InputError(f"batch_size is {a.batch_size}, expected at least 1.")
-    if a.interactive and settings.get("num_beams", 1) > 1:
-        raise InputError("--num-beams is for prompts, as beams are not known before the end: leave out --interactive.")
+    own = _own_settings(a)
+    if asked.over(own).max_new_tokens is None and asked.over(own).max_length is None:
+        settings["max_new_tokens"] = NEW_TOKENS
+    stand_in = {text: 2**31 - 1 - i for i, text in enumerate(texts)}  # ids of no token: there is no tokenizer yet
+    checked: dict[str, Any] = {name: [[stand_in[text]] for text in some] for name, some in words.items()}
+    if biases:
+        checked["sequence_bias"] = {(stand_in[text],): bias for text, bias in biases}
+    try:
+        full = check_settings(a.assistant is not None, own, seed=a.seed, **settings | checked)
+    except InputError as error:
+        message = str(error)
+        for text, number in stand_in.items():
+            message = message.replace(str(number), repr(text))
+        raise InputError(message) from None
+    if a.interactive:
+        _check_interactive(full)
+    if a.seed is not None:
+        settings["seed"] = numpy.random.default_rng(a.seed)
     prompts = [] if a.interactive else _prompts(a)
     if a.window is not None:
         WindowCache(1, a.window)
@@ -91,8 +155,11 @@ def run(a: argparse.Namespace, load: Callable[[argparse.Namespace], LOADED]) -> 
     if a.prompt_cache is not None:
         _check_prompt_cache(a, prompts)
     model, tokenizer = load(a)
-    for name, texts in words.items():
-        settings[name] = _words(tokenizer, texts, name == "force_words_ids")
+    for name, some in words.items():
+        ways = [_ways(tokenizer, text) for text in some]
+        settings[name] = ways if name == "force_words_ids" else [way for word in ways for way in word]
+    if biases:
+        settings["sequence_bias"] = {tuple(way): bias for text, bias in biases for way in _ways(tokenizer, text)}
     if a.assistant is not None:
         settings["assistant_model"] = type(model).from_pretrained(a.assistant, a.dtype, a.backend)
     cache = None if a.window is None else WindowCache(model.config.n_layer, a.window)
@@ -103,29 +170,43 @@ def run(a: argparse.Namespace, load: Callable[[argparse.Namespace], LOADED]) -> 
     if a.prompt_cache is not None:
         settings["past_key_values"] = _prompt_cache(Path(a.prompt_cache), model, tokenizer, prompts)
         a.batch_size = 1  # prompts side by side would be padded, and not begin alike
-    beams, returned = (settings.get(name, 1) for name in ("num_beams", "num_return_sequences"))
-    if len(prompts) == 1 and not a.json and beams == returned == 1:
+    if len(prompts) == 1 and not a.json and full.num_beams == full.num_return_sequences == 1:
         _stream(prompts[0], stream_text(model, tokenizer, prompts[0], **settings))
     else:
-        _batches(model, tokenizer, prompts, a, settings)
+        _batches(model, tokenizer, prompts, a, settings, full.max_new_tokens)
     return 0
+
+
+def _own_settings(a: argparse.Namespace) -> GenerationConfig:
+    """What the model's own file says, which is read before the weights are."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the model will say the same when it is loaded
+        return GenerationConfig.from_pretrained(a.model, a.revision)
+
+
+def _check_interactive(full: GenerationConfig) -> None:
+    """A text that is written in turns has one continuation, shown as it grows."""
+    for name, why in (("num_beams", "beams are not known before the end"), ("num_return_sequences", "a turn has one")):
+        if (given := getattr(full, name)) > 1:
+            option = "--" + name.replace("_", "-")
+            raise InputError(f"{name} is {given}, and {why}: leave out --interactive, or give {option} 1.")
 
 
 def _prompts(a: argparse.Namespace) -> list[str]:
     """What is to be continued: no text of it is empty."""
     if a.file is None:
-        text = _typed(sys.stdin.read).rstrip("\n") if a.prompt == "-" else a.prompt
+        text = typed(sys.stdin.read).rstrip("\n") if a.prompt == "-" else a.prompt
         if not text:
             raise InputError("the prompt is empty: give at least one character.")
         return [text]
-    text = _typed(sys.stdin.read) if a.file == "-" else read_text(a.file)
+    text = typed(sys.stdin.read) if a.file == "-" else read_text(a.file)
     prompts = [line.removesuffix("\r") for line in text.split("\n") if line.strip()]
     if not prompts:
         raise InputError(f"{a.file} holds no prompt: expected one a line.")
     return prompts
 
 
-def _typed(read: Callable[[], str]) -> str:
+def typed(read: Callable[[], str]) -> str:
     """What `read`, a method of standard input, reads of it."""
     try:
         text = read()
@@ -155,12 +236,16 @@ def _prompt_cache(path: Path, model: Any, tokenizer: Any, prompts: list[str]) ->
     return cache
 
 
-def _words(tokenizer: Any, texts: list[str], forced: bool) -> list[Any]:
-    """Words as ids, each at the beginning of a text and within it, where a space belongs to it."""
-    if not all(text.strip() for text in texts):
-        raise InputError("--bad-word and --force-word need text: one of them is empty.")
-    ways = [[tokenizer(form)["input_ids"] for form in dict.fromkeys((" " + text.lstrip(" "), text))] for text in texts]
-    return ways if forced else [way for word in ways for way in word]
+def _ways(tokenizer: Any, text: str) -> list[list[int]]:
+    """A word as ids, at the beginning of a text and within it, where a space belongs to it."""
+    return [tokenizer(form)["input_ids"] for form in dict.fromkeys((" " + text.lstrip(" "), text))]
+
+
+def _number(text: str) -> float:
+    try:
+        return ANY.convert(float(text))
+    except ValueError:
+        raise InputError(f"--logit-bias ends in {text!r}, expected a text and a finite number.") from None
 
 
 def _stream(prompt: str, pieces: Iterator[str]) -> None:
@@ -172,20 +257,50 @@ def _stream(prompt: str, pieces: Iterator[str]) -> None:
         print(flush=True)
 
 
-def _batches(model: Any, tokenizer: Any, prompts: list[str], a: argparse.Namespace, settings: dict[str, Any]) -> None:
-    """Continue all prompts, some at a time, and show each as soon as its batch is there."""
+def _batches(
+    model: Any, tokenizer: Any, prompts: list[str], a: argparse.Namespace, settings: dict[str, Any], new: int | None
+) -> None:
+    """Continue all prompts, some at a time, and show each as soon as its batch is there.
+
+    A single batch shows its progress in a terminal, in tokens of the `new` that there may be.
+    """
     from tqdm import tqdm
 
-    with tqdm(total=len(prompts), unit=" prompts", file=sys.stderr, disable=len(prompts) <= a.batch_size) as bar:
+    single = len(prompts) <= a.batch_size
+    counted: dict[str, Any] = (
+        {"total": new, "unit": " tokens", "disable": None, "delay": PATIENCE, "leave": False}
+        if single
+        else {"total": len(prompts), "unit": " prompts"}
+    )
+    with tqdm(file=sys.stderr, **counted) as bar:
+        if single and not bar.disable:
+            settings = settings | {"stopping_criteria": moving(bar)}
         for start in range(0, len(prompts), a.batch_size):
             batch = prompts[start : start + a.batch_size]
             try:
                 done = generate_text(model, tokenizer, batch, **settings)
             except BaseException as error:  # Ctrl-C too: what was written until then is shown
+                bar.close()
                 _show(getattr(error, "continuations", []), a.json)
                 raise
+            if single:
+                bar.close()  # before what it counted is shown
+            else:
+                bar.update(len(batch))
             _show(done, a.json)
-            bar.update(len(batch))
+
+
+def moving(bar: Any) -> Callable[[Any, Any], bool]:
+    """A stopping criterion that stops nothing, and moves the bar on with each step of the longest row."""
+    begun: list[int] = []  # length of the prompts
+
+    def step(ids: Any, scores: Any) -> bool:
+        if not begun:
+            begun.append(ids.shape[1] - 1)
+        bar.update(max(0, ids.shape[1] - begun[0] - bar.n))
+        return False
+
+    return step
 
 
 def _show(continuations: list[Continuation], as_json: bool) -> None:
@@ -206,7 +321,7 @@ def _in_turns(session: Session, as_json: bool) -> int:
     while True:
         if asks:
             print("> ", end="", file=sys.stderr, flush=True)
-        line = _typed(sys.stdin.readline)
+        line = typed(sys.stdin.readline)
         if not line:  # Ctrl-D
             return 0
         if not line.strip():
@@ -224,8 +339,7 @@ def _in_turns(session: Session, as_json: bool) -> int:
         finally:
             if as_json:
                 new = session.ids[before + len(session.tokenizer(line.rstrip("\n"))["input_ids"]) :]
-                print(
-                    json.dumps({"prompt": line.rstrip("\n"), "text": "".join(pieces), "ids": new}, ensure_ascii=False)
-                )
+                turn = {"prompt": line.rstrip("\n"), "text": "".join(pieces), "ids": new}
+                print(json.dumps(turn, ensure_ascii=False), flush=True)  # a program may wait for it, to go on
             else:
                 print(flush=True)

@@ -178,20 +178,23 @@ class BloomForCausalLM(PreTrainedModel):
         place = SHIPPED if path_or_repo is None else path_or_repo
         revision = kwargs.get("revision", args[2] if len(args) > 2 else None)
         folder = fetch(place, revision=revision)  # once for both
-        settings = GenerationConfig.from_pretrained(folder)  # first: a fault in it is seen before weights are read
+        settings = GenerationConfig.from_pretrained(folder)  # first: JSON that is none is seen before weights are read
         model = super().from_pretrained(folder, *args, **kwargs)
         model.generation_config = settings
         return model
 
     def save_pretrained(self, folder: Any, dtype: str | None = None, max_shard_size: int = 5 * 10**9) -> None:
         """As of all models; with `generation_config.json`, if there is anything to say in it."""
+        from .generation.settings import GenerationConfig
+
         super().save_pretrained(folder, dtype, max_shard_size)
-        if self.generation_config is not None and self.generation_config.to_dict():
-            self.generation_config.save_pretrained(folder)
+        settings = GenerationConfig.of(self.generation_config)
+        if settings.to_dict() or settings.refused:
+            settings.save_pretrained(folder)
         else:  # an earlier model's, which a reader would take for this one's
             (Path(folder) / "generation_config.json").unlink(missing_ok=True)
 
-    def generate(self, input_ids: Any, attention_mask: Any = None, **settings: Any) -> Any:
+    def generate(self, input_ids: Any = None, attention_mask: Any = None, **settings: Any) -> Any:
         """Prompts and what follows them, as ids `[B, S + new]`. See `minibloom.generation.generate` for all settings.
 
         model.generate(input_ids, attention_mask=mask, max_new_tokens=50, do_sample=True, top_p=0.9, seed=0)

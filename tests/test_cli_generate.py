@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import shutil
 import signal
 import subprocess
+import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tqdm import tqdm
 
 from minibloom import BloomForCausalLM, BloomTokenizerFast
 from minibloom.cli import main
+from minibloom.cli_generate import as_options, moving
 from minibloom.generation import generate_text
 from minibloom.generation.beams import Group
 from minibloom.generation.session import Session
@@ -128,12 +134,175 @@ def test_turns_are_of_one_text(model, loaded, capsys, monkeypatch, options):
     assert [line["prompt"] for line in lines] == ["the cat", " sat"] and all(len(line["ids"]) == 4 for line in lines)
 
 
+def test_a_turn_is_told_at_once_to_a_program_that_waits_for_it(model):
+    process = subprocess.Popen(
+        [*tiny.COMMAND, "generate", "--model", str(model), "--interactive", "--json", "--max-new-tokens", "3"],
+        env=os.environ | tiny.ENVIRONMENT, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdin and process.stdout
+    waits = threading.Timer(60, process.kill)
+    waits.start()
+    try:
+        for prompt in ("the cat", " sat"):
+            process.stdin.write(prompt.encode() + b"\n")
+            process.stdin.flush()
+            assert json.loads(process.stdout.readline())["prompt"] == prompt
+        process.communicate()
+    finally:
+        waits.cancel()
+
+
+# --- Progress ---
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"do_sample": True, "num_return_sequences": 2}, {"num_beams": 3}, {"prompt_lookup_num_tokens": 2},
+     {"num_beams": 4, "num_beam_groups": 2, "diversity_penalty": 1.0}, {"penalty_alpha": 0.5}],
+)  # fmt: skip
+def test_a_bar_moves_with_every_token_and_changes_nothing(loaded, settings):
+    common = settings | {"max_new_tokens": 7} | ({"seed": 1} if "do_sample" in settings else {})
+    with tqdm(file=io.StringIO()) as bar:
+        watched = generate_text(*loaded, ["the cat", "le"], **common, stopping_criteria=moving(bar))
+        assert bar.n == 7
+    assert watched == generate_text(*loaded, ["the cat", "le"], **common)
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_one_batch_shows_its_progress_in_a_terminal(model, capsys, monkeypatch, terminal):
+    monkeypatch.setattr("minibloom.cli_generate.PATIENCE", 0)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
+    generate(model, "the cat", "--json", "--max-new-tokens", "5")
+    shown = capsys.readouterr()
+    assert ("/5 [" in shown.err) == terminal and json.loads(shown.out)["finish_reason"] == "length"
+
+
+# --- The model's own file ---
+
+
+def with_file(model: Path, folder: Path, values: dict[str, Any]) -> Path:
+    """A copy of the checkpoint with settings of its own."""
+    shutil.copytree(model, folder)
+    (folder / "generation_config.json").write_text(json.dumps(values))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("values", "options", "asked"),
+    [
+        ({"do_sample": True, "top_p": 0.9}, ["--temperature", "0.7", "--seed", "3"], {"temperature": 0.7, "seed": 3}),
+        ({"do_sample": True, "num_return_sequences": 3}, ["--seed", "3"], {"seed": 3}),
+        ({"num_beams": 3}, [], {}),
+        ({"num_beams": 3}, ["--num-beams", "1", "--interactive"], {"num_beams": 1}),
+        ({"num_beams": 3, "num_return_sequences": 2}, ["--length-penalty", "2"], {"length_penalty": 2}),
+        ({"do_sample": True}, ["--no-do-sample"], {"do_sample": False}),
+    ],
+)
+def test_the_models_own_file_says_what_no_option_says(model, tmp_path, capsys, monkeypatch, values, options, asked):
+    folder = with_file(model, tmp_path / "model", values | {"max_new_tokens": 3})
+    monkeypatch.setattr("sys.stdin", io.StringIO("the cat\n"))
+    generate(folder, *(["the cat"] if "--interactive" not in options else []), "--json", *options)
+    ids = [json.loads(line)["ids"] for line in capsys.readouterr().out.splitlines()]
+    loaded = BloomForCausalLM.from_pretrained(folder), BloomTokenizerFast.from_pretrained(folder)
+    assert ids == [one.ids for one in generate_text(*loaded, ["the cat"], **asked)]
+    assert len(ids) == values.get("num_return_sequences", 1) and all(len(row) == 3 for row in ids)
+
+
+def test_the_words_of_a_file_and_those_of_options_are_not_mixed_up(model, tmp_path, capsys):
+    folder = with_file(model, tmp_path / "model", {"suppress_tokens": [0, 1], "max_new_tokens": 9})
+    generate(folder, "the", "--num-beams", "2", "--force-word", "chat")
+    assert "chat" in capsys.readouterr().out
+
+
+def test_without_any_length_a_hundred_tokens_are_written(model, tmp_path, capsys):
+    generate(model, "the cat", "--json")
+    assert len(json.loads(capsys.readouterr().out)["ids"]) == 100
+    generate(with_file(model, tmp_path / "model", {"max_length": 20}), "the cat", "--json")
+    ids = BloomTokenizerFast.from_pretrained(model)("the cat")["input_ids"]
+    assert len(json.loads(capsys.readouterr().out)["ids"]) == 20 - len(ids)
+
+
+@pytest.mark.parametrize(
+    ("values", "options", "says"),
+    [
+        ({"num_beams": 3}, ["--interactive"], "leave out --interactive, or give --num-beams 1"),
+        ({"num_beams": 3}, ["a", "--num-return-sequences", "4"], "more than --num-beams, which is 3"),
+        ({"guidance_scale": 2.0}, ["a"], "generation_config.json: guidance_scale is 2.0"),
+        ({}, ["a", "--seed", "3"], "--seed is 3 but --do-sample is False"),
+        ({"do_sample": True}, ["a", "--no-do-sample", "--seed", "3"], "--seed is 3 but --do-sample is False"),
+    ],
+)
+def test_what_the_file_does_not_allow_is_said_before_weights_are_read(
+    model, tmp_path, capsys, monkeypatch, values, options, says
+):
+    folder = with_file(model, tmp_path / "model", values)
+    monkeypatch.setattr(BloomForCausalLM, "from_pretrained", None)
+    generate(folder, *options, says=2)
+    assert says in capsys.readouterr().err
+
+
+# --- Draws ---
+
+
+def test_draws_go_on_from_batch_to_batch_and_from_turn_to_turn(model, tmp_path, capsys, monkeypatch):
+    (tmp_path / "prompts.txt").write_text("the cat\n" * 3)
+    sampled = ["--do-sample", "--temperature", "5", "--max-new-tokens", "8", "--json", "--seed", "1"]
+    runs = []
+    for _ in range(2):
+        generate(model, "--file", str(tmp_path / "prompts.txt"), "--batch-size", "1", *sampled)
+        runs.append([json.loads(line)["text"] for line in capsys.readouterr().out.splitlines()])
+    generate(model, "the cat", *sampled)
+    assert runs[0] == runs[1] and len(set(runs[0])) == 3
+    assert json.loads(capsys.readouterr().out)["text"] == runs[0][0]  # the first is as if it were alone
+    monkeypatch.setattr("sys.stdin", io.StringIO("the cat\nthe cat\n"))
+    generate(model, "--interactive", *sampled, "--window", "2")  # which hides that a turn was before
+    first, second = (json.loads(line)["ids"] for line in capsys.readouterr().out.splitlines())
+    assert first != second
+
+
 def test_words_are_given_as_text(model, capsys):
     generate(model, "the", "--max-new-tokens", "6", "--num-beams", "3", "--force-word", "chat", "--bad-word", "cat")
     out = capsys.readouterr().out
     assert "chat" in out and "cat" not in out
     generate(model, "the", "--max-new-tokens", "50", "--stop", out[4:6])
     assert len(capsys.readouterr().out) < 400
+
+
+def test_a_bias_is_of_a_word_and_ids_are_given_as_numbers(model, loaded, capsys):
+    generate(model, "the", "--json", "--max-length", "9", "--logit-bias", "t", "1e9", "--logit-bias", "cat", "-3.5")
+    biases = {
+        tuple(loaded[1](form)["input_ids"]): bias for t, bias in (("t", 1e9), ("cat", -3.5)) for form in (t, " " + t)
+    }
+    (expected,) = generate_text(*loaded, ["the"], max_length=9, sequence_bias=biases)
+    assert json.loads(capsys.readouterr().out)["text"] == expected.text and "t" in expected.text
+    told = []
+    for options in ([], ["--suppress-token", "{1}", "--suppress-token", "9"], ["--eos-token-id", "{1}"]):
+        options = [word.format(*told[0]["ids"]) if told else word for word in options]
+        generate(model, "for i", "--json", "--max-new-tokens", "4", *options)
+        told.append(json.loads(capsys.readouterr().out))
+    assert told[1]["ids"][0] == told[0]["ids"][0] and told[0]["ids"][1] not in told[1]["ids"]
+    assert told[2]["ids"] == told[0]["ids"][:2] and told[2]["finish_reason"] == "stop token"
+
+
+@pytest.mark.parametrize("cutoff", ["top-h", "epsilon-cutoff", "eta-cutoff"])
+def test_a_cutoff_reaches_the_draws(model, loaded, capsys, cutoff):
+    sampled = ["the", "--do-sample", "--seed", "1", "--temperature", "9", "--max-new-tokens", "12"]
+    shown = []
+    for more in ([], [f"--{cutoff}", "0.5"]):
+        generate(model, *sampled, *more)
+        shown.append(capsys.readouterr().out)
+    settings = {"do_sample": True, "seed": 1, "temperature": 9.0, "max_new_tokens": 12}
+    (expected,) = generate_text(*loaded, ["the"], **settings, **{cutoff.replace("-", "_"): 0.5})
+    assert shown[0] != shown[1] == f"the{expected.text}\n"
+
+
+def test_errors_name_options_and_leave_all_else_as_it_is():
+    assert as_options("top_k is 5 but do_sample is False: seed is 3.") == (
+        "--top-k is 5 but --do-sample is False: --seed is 3."
+    )
+    assert as_options("bad_words_ids, sequence_bias") == "--bad-word, --logit-bias"
+    for message in ("a/generation_config.json: top_k is -1.", "/top_k/seed/top_p does not exist.", "'top_k' and seed"):
+        assert as_options(message) == message
 
 
 def test_a_draft_model_changes_nothing(model, tmp_path, capsys):
@@ -151,15 +320,26 @@ def test_a_draft_model_changes_nothing(model, tmp_path, capsys):
         ([], "prompt, or one of --file and --interactive"),
         (["the", "--interactive"], "give only one of a prompt, --file and --interactive"),
         (["--interactive", "--num-beams", "3"], "leave out --interactive"),
+        (["--interactive", "--do-sample", "--num-return-sequences", "3"], "leave out --interactive"),
         (["--file", "no-such-file"], "no-such-file cannot be read"),
-        (["the", "--stop", ""], "stop_strings is"),
-        (["the", "--num-beams", "2", "--do-sample", "--num-beam-groups", "2"], "diversity_penalty is 0.0"),
-        (["the", "--force-word", "cat"], "force_words_ids is"),
+        (["the", "--stop", ""], "--stop is"),
+        (
+            ["the", "--num-beams", "2", "--do-sample", "--num-beam-groups", "2"],
+            "--diversity-penalty is 0.0 and --num-beam-groups is 2",
+        ),
+        (["the", "--force-word", "cat"], "--force-word is [[['cat']]] but --num-beams is 1"),
+        (["the", "--num-beams", "2", "--force-word", "cat", "--bad-word", "cat"], "ruled out by --bad-word"),
         (["the", "--bad-word", " "], "one of them is empty"),
-        (["the", "--batch-size", "0"], "batch_size is 0"),
-        (["the", "--window", "0"], "window is 0"),
-        (["the", "--early-stopping", "soon", "--num-beams", "2"], "early_stopping is 'soon'"),
-        (["the", "--penalty-alpha", "0.5", "--window", "4", "--prompt-lookup-num-tokens", "2"], "penalty_alpha"),
+        (["the", "--logit-bias", "", "1"], "one of them is empty"),
+        (["the", "--logit-bias", "cat", "dog"], "--logit-bias ends in 'dog', expected a text and a finite number"),
+        (["the", "--logit-bias", "cat", "inf"], "--logit-bias ends in 'inf', expected a text and a finite number"),
+        (["the", "--eos-token-id", "-1"], "--eos-token-id is [-1], expected"),
+        (["the", "--suppress-token", "999"], "--suppress-token holds 999, expected ids from 0 to 383"),
+        (["the", "--max-length", "9", "--max-new-tokens", "9"], "--max-new-tokens is 9 and --max-length is 9"),
+        (["the", "--batch-size", "0"], "--batch-size is 0"),
+        (["the", "--window", "0"], "--window is 0"),
+        (["the", "--early-stopping", "soon", "--num-beams", "2"], "--early-stopping is 'soon'"),
+        (["the", "--penalty-alpha", "0.5", "--window", "4", "--prompt-lookup-num-tokens", "2"], "--penalty-alpha"),
     ],
 )
 def test_what_cannot_be_done_is_one_line(model, capsys, arguments, says):

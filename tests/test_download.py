@@ -279,7 +279,7 @@ DAMAGES = [
     ("whole", written("model.safetensors", b"short"), "holds a corrupt", "model.safetensors is truncated"),
     ("whole", written("model.safetensors", HEADER + b"{]"), "is not json-encoded", "is corrupt"),
     ("whole", written("model.safetensors", HEADER + b"[]"), "holds a corrupt model.safetensors", "is corrupt"),
-    ("whole", without("config.json"), "it has no file config.json", "config.json does not exist"),
+    ("whole", without("config.json"), "it has no file config.json", "it has no file config.json"),
     ("whole", without("tokenizer.json"), None, "there is no file tokenizer.json"),
     ("shards", without(SHARD), "weights cannot be read (Entry Not Found for url", f"{SHARD} does not exist"),
     ("shards", written(INDEX, b"<html>"), f"a corrupt {INDEX}", "no valid JSON"),

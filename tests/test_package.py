@@ -54,6 +54,7 @@ FLOORS = [
     ["bench_generation", "bench_notes"],
     ["bench"],
     ["cli_generate"],
+    ["cli_score"],
     ["cli", "pretrained"],
 ]
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}

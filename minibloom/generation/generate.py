@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from ..backend import Array
+from ..backend import Array, to_numpy
 from ..errors import InputError
 from .beams import beam_search
 from .contrastive import contrastive_search
@@ -18,13 +18,14 @@ if TYPE_CHECKING:
     from ..models import BloomForCausalLM
 
 
-def generate(model: BloomForCausalLM, input_ids: Any, attention_mask: Any = None, **settings: Any) -> Any:
+def generate(model: BloomForCausalLM, input_ids: Any = None, attention_mask: Any = None, **settings: Any) -> Any:
     """Prompts and what follows them, as ids `[B * N, S + new]`, int64.
 
     input_ids: an array `[B, S]`, padded on the left, with 0 in `attention_mask` there; or B lists of ids, or with
-        `tokenizer` B texts, of any lengths, which are padded here.
+        `tokenizer` B texts, of any lengths, which are padded here. `inputs` is another name for it.
     Settings are those of `GenerationConfig`, and mean what they mean in transformers; what is not set comes from
-    `generation_config`, else from the model's own file, else it has its default. Further arguments:
+    `generation_config` (or a dictionary of settings), else from the model's own file, else it has its default.
+    Further arguments:
 
     past_key_values: what the model has read of the prompts already: a cache, or a `PromptCache`. Greedy decoding,
         sampling with N = 1 and speculation for one prompt fill the cache itself; whatever else goes on with a copy.
@@ -32,7 +33,7 @@ def generate(model: BloomForCausalLM, input_ids: Any, attention_mask: Any = None
     assistant_model: a smaller model of the same tokens, which guesses ahead (see `speculative.py`).
     logits_processor: functions of ids `[B, T]` (-1 at padding) and logits `[B, V]` that return logits.
     stopping_criteria: functions of ids `[B, T]` and scores `[B, V]` that say which rows have ended, `[B]`, or all.
-    seed: of the draws.
+    seed: of the draws; or a NumPy generator, whose draws go on from call to call.
     callback: is called with the ids `[B * N]` of each step.
     trace: a `Trace` that sees and edits every pass. It then holds the last one, over the token before the last.
 
@@ -41,21 +42,44 @@ def generate(model: BloomForCausalLM, input_ids: Any, attention_mask: Any = None
 
     If it fails midway, or Ctrl-C stops it, the error has what was there until then as its attribute `sequences`.
     """
-    job = prepare(model, input_ids, attention_mask, **settings)
+    job = prepare(model, _prompts(input_ids, settings), attention_mask, **settings)
     return beam_search(job) if job.settings.num_beams > 1 else collect(job)
 
 
+def _prompts(input_ids: Any, settings: dict[str, Any]) -> Any:
+    """What is to be continued, under either of its names; its other name leaves `settings`."""
+    inputs, embeds = settings.pop("inputs", None), settings.pop("inputs_embeds", None)
+    if embeds is not None:
+        raise InputError("inputs_embeds is set, but generate goes on from ids: give input_ids, or call the model.")
+    if (input_ids is None) == (inputs is None):
+        wrong = "there is no prompt" if inputs is None else "inputs and input_ids are both set"
+        raise InputError(f"{wrong}: give input_ids, an array or lists of ids, or texts together with tokenizer.")
+    return inputs if input_ids is None else input_ids
+
+
 def generate_steps(
-    model: BloomForCausalLM, input_ids: Any, attention_mask: Any = None, **settings: Any
+    model: BloomForCausalLM, input_ids: Any = None, attention_mask: Any = None, **settings: Any
 ) -> Iterator[Array]:
     """Yield the next id of each row, `[B * N]`, until every row has ended or the length is reached.
 
     Arguments as in `generate`. All of them are checked at the call; nothing is computed before it is asked for.
     """
+    return steps_of(_prepare_steps(model, _prompts(input_ids, settings), attention_mask, **settings))
+
+
+def generate_ids(model: BloomForCausalLM, prompt: Any, **settings: Any) -> Iterator[int]:
+    """Yield the next ids of one prompt, one after another: what a stream shows. Arguments as in `generate`."""
+    job = _prepare_steps(model, prompt, **settings)
+    if (n := job.settings.num_return_sequences) > 1:
+        raise InputError(f"num_return_sequences is {n}: a stream has one continuation. Use generate or generate_text.")
+    return (int(to_numpy(chosen)[0]) for chosen in steps_of(job))
+
+
+def _prepare_steps(model: BloomForCausalLM, input_ids: Any, attention_mask: Any = None, **settings: Any) -> Job:
     job = prepare(model, input_ids, attention_mask, **settings)
     if job.settings.num_beams > 1:
         raise InputError(f"num_beams is {job.settings.num_beams}: beams are not known before the end. Use generate.")
-    return steps_of(job)
+    return job
 
 
 def steps_of(job: Job) -> Iterator[Array]:

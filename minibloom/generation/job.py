@@ -5,7 +5,7 @@ Behind the border nothing is checked again: a strategy is given a `Job`, and rea
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from ..errors import InputError
 from ..trace import Trace
 from .filters import Filter, filtered, filters, log_softmax, spread
 from .processors import Processor, processors, tokens_past
-from .settings import FIELDS, GenerationConfig, check_seed, check_together, unknown_setting
+from .settings import FIELDS, GenerationConfig, check_seed, settle, unknown_setting
 from .stopping import Stopping, StopStrings
 
 if TYPE_CHECKING:
@@ -220,12 +220,12 @@ def prepare(
     attention_mask: Any = None,
     *,
     past_key_values: Any = None,
-    generation_config: GenerationConfig | None = None,
+    generation_config: GenerationConfig | Mapping[str, Any] | None = None,
     tokenizer: Any = None,
     assistant_model: Any = None,
     logits_processor: Any = None,
     stopping_criteria: Any = None,
-    seed: int | None = None,
+    seed: int | numpy.random.Generator | None = None,
     callback: Any = None,
     trace: Trace | None = None,
     **settings: Any,
@@ -234,14 +234,11 @@ def prepare(
     for name in settings:
         if name not in FIELDS:
             raise unknown_setting(name, SETTINGS)
-    asked = GenerationConfig(**settings)
-    base = generation_config or getattr(model, "generation_config", None) or GenerationConfig()
-    full = asked.over(base).complete()
-    if full.max_length is not None and asked.max_length is None and full.max_new_tokens is not None:
-        full.max_length = None  # a file that has both: transformers goes by max_new_tokens
-    check_together(asked, full, assistant_model is not None)
+    asked, given = GenerationConfig(**settings), GenerationConfig.of(generation_config)
+    own = GenerationConfig.of(getattr(model, "generation_config", None))
+    full = settle(asked, given, own, assistant_model is not None)
     check_seed(seed, full.do_sample)
-    _check_ids_known(asked, model.config.vocab_size, tokenizer)
+    _check_ids_known(asked.over(given), model.config.vocab_size, tokenizer)
     c, V = model.config, model.config.vocab_size
 
     ends = full.eos_token_id
@@ -253,9 +250,7 @@ def prepare(
     ids, mask = read_prompts(model, prompts, attention_mask, tokenizer, pad)
     S = ids.shape[1]
     length = S + full.max_new_tokens if full.max_new_tokens is not None else full.max_length
-    if length <= S:
-        raise InputError(f"max_length is {length}, but the prompt has {S} tokens already: expected more than that.")
-
+    _check_lengths(full, S, length)
     full.suppress_tokens = _forbidden(full.suppress_tokens or [], V, tokenizer)
     strings = None
     if full.stop_strings is not None:
@@ -284,6 +279,21 @@ def prepare(
     if trace is not None:
         _start_trace(job)
     return job
+
+
+def _check_lengths(s: GenerationConfig, S: int, length: int) -> None:
+    """Whether all that must be written finds room behind the prompt."""
+    if length <= S:
+        raise InputError(f"max_length is {length}, but the prompt has {S} tokens already: expected more than that.")
+    most = "max_length" if s.max_new_tokens is None else "max_new_tokens"
+    room = f"{most} is {getattr(s, most)}: a prompt of {S} tokens leaves room for {length - S} more"
+    if s.min_new_tokens > length - S:
+        raise InputError(f"min_new_tokens is {s.min_new_tokens}, but {room}.")
+    if s.min_length > length:
+        raise InputError(f"min_length is {s.min_length}, but {room}.")
+    needed = sum(min(map(len, ways)) for ways in s.force_words_ids or [])
+    if needed > length - S:
+        raise InputError(f"force_words_ids takes {needed} tokens, but {room}.")
 
 
 def read_prompts(

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from ..backend import to_numpy
+import numpy
+
 from ..cache import Cache
 from ..errors import InputError
-from .generate import generate_steps
+from .generate import generate_ids
+from .settings import SEED
 
 if TYPE_CHECKING:
     from ..models import BloomForCausalLM
@@ -23,13 +25,15 @@ class Session:
             print(piece, end="")
 
     ids: of the whole text. cache: a `Cache` without it, or a `WindowCache` for a text without end. Settings as in
-    `generate`.
+    `generate`; the draws of `seed` go on from turn to turn.
     """
 
     def __init__(
         self, model: BloomForCausalLM, tokenizer: BloomTokenizerFast, cache: Cache | None = None, **settings: Any
     ) -> None:
         self.model, self.tokenizer, self.settings = model, tokenizer, settings
+        if settings.get("seed") is not None:
+            settings["seed"] = numpy.random.default_rng(SEED.check("seed", settings["seed"]))
         self.cache = Cache(model.config.n_layer) if cache is None else cache
         self.ids: list[int] = []
 
@@ -42,14 +46,14 @@ class Session:
         if not new:
             raise InputError("the text is empty: give at least one character.")
         ids = [*self.ids, *new]
-        steps = generate_steps(self.model, [ids], past_key_values=self.cache, tokenizer=self.tokenizer, **self.settings)
+        added = generate_ids(self.model, [ids], past_key_values=self.cache, tokenizer=self.tokenizer, **self.settings)
         stream = self.tokenizer.stream()
 
         def pieces() -> Iterator[str]:  # a function of its own: what stands above runs at the call
             self.ids = ids
-            for chosen in steps:
-                ids.append(int(to_numpy(chosen)[0]))
-                if piece := stream.put(ids[-1]):
+            for one in added:
+                ids.append(one)
+                if piece := stream.put(one):
                     yield piece
             if piece := stream.end():
                 yield piece

@@ -1,8 +1,8 @@
 """GenerationConfig: what can be set about generation, with the names, meanings and defaults of transformers.
 
-A setting comes from the call, else from the model's `generation_config.json`, else from the table here. What a call
-asks for must make sense together: a setting that would change nothing is an error that names it. What a file holds
-is only a default, and may be more than one call needs.
+A setting comes from the call, else from its `generation_config`, else from the model's `generation_config.json`, else
+from the table here. What a call asks for must make sense together: a setting that would change nothing is an error that
+names it. What a file holds is only a default, and may be more than one call needs.
 """
 
 from __future__ import annotations
@@ -11,10 +11,13 @@ import copy
 import dataclasses
 import json
 import math
+import reprlib
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+
+import numpy
 
 from ..errors import InputError, suggest
 from ..fields import FLAG, STRINGS, TOKEN_ID, Rule, choice, optional, whole
@@ -122,7 +125,9 @@ class GenerationConfig:
     # How long
     max_new_tokens: int = _setting(None, COUNT, "most tokens to generate (default 20)")
     max_length: int = _setting(None, COUNT, "the same, counted with the prompt")
-    min_new_tokens: int = _setting(0, FROM_0, "no stop token before so many new tokens")
+    min_new_tokens: int = _setting(
+        0, FROM_0, "no stop token before so many new tokens; a stop string ends it all the same"
+    )
     min_length: int = _setting(0, FROM_0, "the same, counted with the prompt")
     eos_token_id: list[int] = _setting(None, IDS, "what ends a row; an empty list: nothing does")
     stop_strings: list[str] = _setting(
@@ -205,9 +210,11 @@ class GenerationConfig:
     bos_token_id: int = _setting(None, TOKEN_ID, "not read: BLOOM begins without one")
     use_cache: bool = _setting(True, Rule("True", _true), "always: keys and values are kept")
 
+    # What a file asks for and minibloom cannot do, each with its error, which `generate` raises: a model loads without.
+    refused: ClassVar[dict[str, tuple[Any, str]]] = {}
+
     def __init__(self, **given: Any) -> None:
-        for name in FIELDS:
-            self.__dict__[name] = None
+        self.__dict__.update(dict.fromkeys(FIELDS), refused={})
         for name, value in given.items():
             setattr(self, name, value)
 
@@ -228,15 +235,30 @@ class GenerationConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> GenerationConfig:
         """Return the settings in `values`, as a file has them: remarks of transformers are left out."""
-        kept = {}
+        settings = cls()
         for name, value in values.items():
-            if name in FIELDS:
-                kept[name] = value
-            elif name in NOT_DONE and value not in (None, NOT_DONE[name]):
-                raise InputError(f"{name} is {value!r}: minibloom does not do this. Take it out of the settings.")
-            elif name not in NOT_DONE and name not in REMARKS:
-                raise unknown_setting(name, FIELDS)
-        return cls(**kept)
+            settings._take(name, value)
+        return settings
+
+    def _take(self, name: str, value: Any) -> None:
+        """Set what a file of transformers has under `name`."""
+        if name in FIELDS:
+            setattr(self, name, value)
+        elif name in NOT_DONE and value not in (None, NOT_DONE[name]):
+            raise InputError(f"{name} is {value!r}: minibloom does not do this. Take it out of the settings.")
+        elif name not in NOT_DONE and name not in REMARKS and value is not None:
+            raise unknown_setting(name, FIELDS)
+
+    @classmethod
+    def of(cls, given: Any) -> GenerationConfig:
+        """The settings in what is given as `generation_config`: these, a dictionary, transformers' object, or None."""
+        if given is None or isinstance(given, cls):
+            return given or cls()
+        values = given.to_dict() if hasattr(given, "to_dict") and not isinstance(given, type) else given
+        if not isinstance(values, Mapping):
+            expected = "a GenerationConfig or a dictionary of settings"
+            raise InputError(f"generation_config is {reprlib.repr(given)}, expected {expected}.")
+        return cls.from_dict(values)
 
     @classmethod
     def from_pretrained(
@@ -244,25 +266,27 @@ class GenerationConfig:
     ) -> GenerationConfig:
         """Return the settings in a folder or a hub repository, with some changed; all unset where it has no file.
 
-        A setting that minibloom does not know, in a file of others, is left out with a warning: the model still runs.
+        A file of others stops no model from loading. What minibloom does not know, or what changes no result, is left
+        out with a warning; what else cannot be done is an error when something is generated.
         """
-        folder = fetch(SHIPPED if path_or_repo is None else path_or_repo, [FILE], revision)
-        values = {}
-        if (folder / FILE).exists():
-            values = read_json(folder / FILE)
-            foreign = [name for name in values if name not in FIELDS and name not in (*NOT_DONE, *REMARKS)]
-            for name in foreign:
-                message = f"{folder / FILE}: {unknown_setting(name, FIELDS)} It is left out."
-                warnings.warn(message, stacklevel=2)
-            values = {name: value for name, value in values.items() if name not in foreign}
-        try:
-            return cls.from_dict(values | changes)
-        except InputError as error:
-            raise InputError(f"{folder / FILE}: {error}") from None
+        # With a file that each checkpoint has: a repository may be without one of settings.
+        folder = fetch(SHIPPED if path_or_repo is None else path_or_repo, ["config.json", FILE], revision)
+        file, settings = folder / FILE, cls.from_dict(changes)
+        for name, value in (read_json(file) if file.exists() else {}).items():
+            if name in changes:
+                continue
+            try:
+                settings._take(name, value)
+            except InputError as error:
+                if name in SPEED_ONLY or name not in (*FIELDS, *NOT_DONE):
+                    warnings.warn(f"{file}: {error} It is left out.", stacklevel=2)
+                else:
+                    settings.refused[name] = value, f"{file}: {error}"
+        return settings
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `generation_config.json` into `folder`. transformers reads it too."""
-        values = self.to_dict()
+        values = {name: value for name, (value, _) in self.refused.items()} | self.to_dict()
         if self.sequence_bias is not None:
             values["sequence_bias"] = [[list(ids), bias] for ids, bias in self.sequence_bias.items()]
         with replacing(make_folder(folder) / FILE) as path:
@@ -273,7 +297,7 @@ class GenerationConfig:
     def over(self, base: GenerationConfig) -> GenerationConfig:
         """These settings, and `base`'s where one is not set here. Of two lengths, one set here hides both of `base`."""
         together = base.to_dict()
-        for ours, other in (("max_new_tokens", "max_length"), ("min_new_tokens", "min_length")):
+        for ours, other in LENGTHS:
             if getattr(self, ours) is not None or getattr(self, other) is not None:
                 together.pop(ours, None)
                 together.pop(other, None)
@@ -282,6 +306,9 @@ class GenerationConfig:
     def complete(self) -> GenerationConfig:
         """A copy in which every setting has its value: what is not set has its default."""
         full = GenerationConfig(**self.to_dict())
+        for new, total in LENGTHS:
+            if getattr(full, new) is not None:  # a file that has both: transformers goes by that of new tokens
+                full.__dict__[total] = None
         for name, field in FIELDS.items():
             if getattr(full, name) is None:
                 full.__dict__[name] = field.metadata["default"]
@@ -290,6 +317,7 @@ class GenerationConfig:
         return full
 
 
+LENGTHS = (("max_new_tokens", "max_length"), ("min_new_tokens", "min_length"))
 FIELDS = {field.name: field for field in dataclasses.fields(GenerationConfig)}
 REMARKS = ("_from_model_config", "transformers_version", "_commit_hash")  # that transformers leaves in its files
 NOT_DONE: dict[str, Any] = {  # what transformers has and minibloom has not, and the value that changes nothing
@@ -300,6 +328,12 @@ NOT_DONE: dict[str, Any] = {  # what transformers has and minibloom has not, and
     "assistant_ensemble_weight": None, "speculation_type": None, "compile_config": None, "disable_compile": False,
     "low_memory": False, "dola_layers": None, "constraints": None, "prefill_chunk_size": None,
 }  # fmt: skip
+SPEED_ONLY = (  # what changes time or memory, and no result
+    "use_cache", "cache_implementation", "cache_config", "max_cache_len", "compile_config", "disable_compile",
+    "low_memory", "prefill_chunk_size", "use_mtp", "speculation_type", "is_assistant", "assistant_early_exit",
+    "assistant_lookbehind", "target_lookbehind", "num_assistant_tokens", "num_assistant_tokens_schedule",
+    "assistant_confidence_threshold", "max_matching_ngram_size",
+)  # fmt: skip
 
 
 def unknown_setting(name: str, known: Sequence[str] | Mapping[str, Any]) -> InputError:
@@ -312,31 +346,60 @@ def unknown_setting(name: str, known: Sequence[str] | Mapping[str, Any]) -> Inpu
 # --- What makes no sense together ---
 
 
+def settle(
+    asked: GenerationConfig, given: GenerationConfig, own: GenerationConfig, draft: bool = False
+) -> GenerationConfig:
+    """All settings that something is generated by; an InputError names one that cannot be.
+
+    asked: what the call sets; given: its `generation_config`; own: what the model's own file sets.
+    draft: whether there is a draft model.
+    """
+    called = asked.over(given)
+    for name, (_, error) in (own.refused | given.refused).items():
+        if getattr(called, name, None) is None:
+            raise InputError(error)
+    full = called.over(own).complete()
+    check_together(asked, full, draft)
+    _check_read(given, (full, given.complete()), draft)  # what makes sense alone may be more than this call needs
+    return full
+
+
+def _check_read(settings: GenerationConfig, readers: Sequence[GenerationConfig], draft: bool) -> None:
+    """Raise an InputError that names one of `settings` which no generation by one of `readers` would read."""
+    for name, value in settings.to_dict().items():
+        unread = [_unread(name, full, draft) for full in readers]
+        if all(unread) and value != FIELDS[name].metadata["default"]:
+            raise InputError(f"{name} is {value} but {unread[0]}.")
+
+
+def _unread(name: str, s: GenerationConfig, draft: bool) -> str:
+    """Why a generation by `s` does not read the setting `name`, or an empty string."""
+    kinds = {  # kind of generation -> whether it is asked for, and what is said if it is not
+        "": (True, ""),
+        "drawing": (s.do_sample, "do_sample is False: greedy decoding draws nothing"),
+        "beams": (s.num_beams > 1, "num_beams is 1: only beam search reads it"),
+        "groups": (s.num_beam_groups > 1, "num_beam_groups is 1: only groups differ from each other"),
+        "lookup": (s.prompt_lookup_num_tokens is not None, "prompt_lookup_num_tokens is not set: nothing is looked up"),
+        "draft": (draft, "assistant_model is not set: there is no draft model"),
+        "returning": (s.return_dict_in_generate, "return_dict_in_generate is False: ids alone are returned"),
+    }
+    asked_for, says = kinds[FIELDS[name].metadata["only"]]
+    return "" if asked_for or (name == "top_k" and s.penalty_alpha > 0) else says
+
+
 def check_together(asked: GenerationConfig, full: GenerationConfig, draft: bool = False) -> None:
     """Raise an InputError that names a setting which contradicts another, or would change nothing.
 
     asked: what this call sets; full: the same with all defaults. draft: whether there is a draft model.
     """
     lookup, contrast = full.prompt_lookup_num_tokens is not None, full.penalty_alpha > 0
-    kinds = {  # kind of generation -> whether it is asked for, and what is said if it is not
-        "drawing": (full.do_sample, "do_sample is False: greedy decoding draws nothing"),
-        "beams": (full.num_beams > 1, "num_beams is 1: only beam search reads it"),
-        "groups": (full.num_beam_groups > 1, "num_beam_groups is 1: only groups differ from each other"),
-        "lookup": (lookup, "prompt_lookup_num_tokens is not set: nothing is looked up"),
-        "draft": (draft, "assistant_model is not set: there is no draft model"),
-        "returning": (full.return_dict_in_generate, "return_dict_in_generate is False: ids alone are returned"),
-    }
-    for name, value in asked.to_dict().items():
-        only = FIELDS[name].metadata["only"]
-        asks_for_nothing = value is False or (name == "top_k" and contrast)
-        if only and not kinds[only][0] and not asks_for_nothing:
-            raise InputError(f"{name} is {value} but {kinds[only][1]}.")
+    _check_read(asked, [full], draft)
 
     def refuse(when: bool, message: str) -> None:
         if when:
             raise InputError(message)
 
-    for new, total in (("max_new_tokens", "max_length"), ("min_new_tokens", "min_length")):
+    for new, total in LENGTHS:
         both = getattr(asked, new) is not None and getattr(asked, total) is not None
         refuse(both, f"{new} is {getattr(asked, new)} and {total} is {getattr(asked, total)}: give one of them.")
     for least, most in (("min_new_tokens", "max_new_tokens"), ("min_length", "max_length")):
@@ -367,22 +430,51 @@ def check_together(asked: GenerationConfig, full: GenerationConfig, draft: bool 
     if full.force_words_ids is not None and beams > 1:
         refuse(full.do_sample, "force_words_ids is set and do_sample is True: give one of them.")
         refuse(groups > 1, f"force_words_ids is set and num_beam_groups is {groups}, expected 1.")
+        _check_forced_words(full)
+    for name in ("forced_bos_token_id", "forced_eos_token_id"):
+        forced = getattr(full, name)
+        only_never = forced not in (None, []) and {*_ids(forced)} <= {*(full.suppress_tokens or [])}
+        refuse(only_never, f"{name} is {forced} and suppress_tokens rules it out: take it out of one of them.")
     if returned > 1:
         alone = beams == 1 and not full.do_sample
         refuse(alone, f"num_return_sequences is {returned}, but greedy decoding has 1: use do_sample or num_beams.")
         refuse(1 < beams < returned, f"num_return_sequences is {returned}, more than num_beams, which is {beams}.")
 
 
-def check_settings(draft: bool = False, **settings: Any) -> None:
-    """Raise an InputError that names the setting that cannot be used, or not beside another. Needs no model."""
+def _check_forced_words(s: GenerationConfig) -> None:
+    """Raise an InputError if a word that must occur has no way to be written that may occur."""
+    never = {"suppress_tokens": [[token] for token in s.suppress_tokens or []], "bad_words_ids": s.bad_words_ids or []}
+
+    def ruled_out(way: list[int], name: str) -> bool:
+        return any(way[i : i + len(word)] == word for word in never[name] for i in range(len(way)))
+
+    for ways in s.force_words_ids:
+        by = [[name for name in never if ruled_out(way, name)] for way in ways]
+        if all(by):
+            names = " and ".join(dict.fromkeys(name for found in by for name in found))
+            raise InputError(f"force_words_ids holds {ways}, ruled out by {names}: take it out of one of them.")
+
+
+def check_settings(draft: bool = False, own: GenerationConfig | None = None, **settings: Any) -> GenerationConfig:
+    """Return what `settings` come to; an InputError names one that cannot be used, or not beside another.
+
+    Needs no model: `own` is what its file says, as of `GenerationConfig.from_pretrained`.
+    """
     seed = settings.pop("seed", None)
-    asked = GenerationConfig(**settings)
-    check_together(asked, asked.complete(), draft)
-    check_seed(seed, asked.complete().do_sample)
+    full = settle(GenerationConfig(**settings), GenerationConfig(), own or GenerationConfig(), draft)
+    check_seed(seed, full.do_sample)
+    return full
+
+
+def _seed(value: Any) -> int | numpy.random.Generator:
+    return value if isinstance(value, numpy.random.Generator) else whole(0, 2**128).convert(value)
+
+
+SEED = optional(Rule("a whole number of at least 0, or a NumPy generator", _seed))
 
 
 def check_seed(seed: Any, do_sample: bool) -> None:
     """Raise an InputError if the draws cannot begin from `seed`."""
-    optional(Rule("a whole number of at least 0", whole(0, 2**128).convert)).check("seed", seed)
+    SEED.check("seed", seed)
     if seed is not None and not do_sample:
         raise InputError(f"seed is {seed} but do_sample is False: greedy decoding draws nothing.")

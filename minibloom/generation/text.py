@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..backend import to_numpy
 from ..errors import InputError
 from .beams import search
-from .generate import generate_steps, steps_of
+from .generate import generate_ids, steps_of
 from .job import prepare
 
 if TYPE_CHECKING:
@@ -40,12 +40,12 @@ def stream_text(model: BloomForCausalLM, tokenizer: BloomTokenizerFast, prompt: 
     """
     if not isinstance(prompt, str):
         raise InputError(f"the prompt is a {type(prompt).__name__}, expected one text.")
-    steps = generate_steps(model, prompt, tokenizer=tokenizer, **settings)
+    ids = generate_ids(model, prompt, tokenizer=tokenizer, **settings)
     stream = tokenizer.stream()
 
     def pieces() -> Iterator[str]:  # a function of its own: what stands above runs at the call
-        for chosen in steps:
-            if piece := stream.put(int(to_numpy(chosen)[0])):
+        for one in ids:
+            if piece := stream.put(one):
                 yield piece
         if piece := stream.end():
             yield piece
@@ -66,6 +66,8 @@ def generate_text(
     Arguments as in `generate`; with `num_return_sequences=N` there are N continuations of each prompt, in a row.
     If it fails midway, or Ctrl-C stops it, the error has what was there until then as its attribute `continuations`.
     """
+    if callback is not None and not callable(callback):
+        raise InputError(f"callback is {callback!r}, expected a function.")
     job = prepare(model, prompts, tokenizer=tokenizer, **settings)
     job.wants_log_probs = True
     texts = [prompts] if isinstance(prompts, str) else list(prompts)

@@ -306,6 +306,7 @@ BAD_SETTINGS = [
     ({"do_sample": True, "top_p": [1]}, r"top_p is \[1\]"),
     ({"do_sample": True, "seed": -1}, "seed is -1"),
     ({"do_sample": True, "seed": "a"}, "seed is 'a'"),
+    ({"seed": numpy.random.default_rng(0)}, "seed is .* but do_sample is False"),
     ({"eos_token_id": 384}, "eos_token_id holds 384, expected ids from 0 to 383"),
     ({"eos_token_id": [2, -1]}, r"eos_token_id is \[2, -1\], expected a token id or a list"),
     ({"eos_token_id": "</s>"}, "eos_token_id is '</s>'"),
@@ -361,3 +362,34 @@ def test_settings_are_checked_without_a_model():
     check_settings(max_new_tokens=5, do_sample=True, temperature=0.7, top_k=40, top_p=0.9, seed=0)
     with pytest.raises(InputError, match="top_p"):
         check_settings(max_new_tokens=5, do_sample=True, top_p=3.0)
+
+
+@pytest.mark.parametrize("more", [{}, {"prompt_lookup_num_tokens": 2}])
+def test_a_generator_goes_on_where_the_last_call_stopped(more):
+    model, rng = BloomForCausalLM(tiny.config()), numpy.random.default_rng(4)
+    sampled = {"do_sample": True, "top_k": 0, "max_new_tokens": 12, "eos_token_id": [], **more}
+    first, second = (model.generate([[5, 6]], seed=rng, **sampled) for _ in range(2))
+    numpy.testing.assert_array_equal(first, model.generate([[5, 6]], seed=4, **sampled))
+    assert (first != second).any()
+
+
+def test_the_prompt_has_two_names():
+    model, new = BloomForCausalLM(tiny.config()), {"max_new_tokens": 3}
+    expected = model.generate([[5, 6]], **new)
+    for prompt in ({"inputs": [[5, 6]]}, {"input_ids": [[5, 6]], "inputs": None, "inputs_embeds": None}):
+        numpy.testing.assert_array_equal(model.generate(**prompt, **new), expected)
+        numpy.testing.assert_array_equal(numpy.stack([*generate_steps(model, **prompt, **new)], 1), expected[:, 2:])
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({}, "there is no prompt: give input_ids"),
+        ({"input_ids": [[5]], "inputs": [[5]]}, "inputs and input_ids are both set: give"),
+        ({"inputs_embeds": numpy.zeros((1, 2, 32))}, "inputs_embeds is set, but generate goes on from ids"),
+    ],
+)
+def test_what_is_no_prompt_is_said(given, says):
+    for call in (generate, generate_steps):
+        with pytest.raises(InputError, match=says):
+            call(BloomForCausalLM(tiny.config()), **given)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+from typing import Any
 
 import numpy
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from minibloom import BloomForCausalLM, InputError
 from minibloom.generation import GenerationConfig, check_settings
 from minibloom.generation.beams import Beam, Group
 from minibloom.generation.job import prepare
+from minibloom.generation.settings import FIELDS
 
 from .. import tiny
 
@@ -20,6 +24,8 @@ FULL = {
     "stop_strings": ["a"], "bad_words_ids": [[1, 2], [3]], "sequence_bias": {(1, 2): -1.5, (3,): 2.0},
     "early_stopping": "never",
 }  # fmt: skip
+
+DEFAULTS = {name: field.metadata["default"] for name, field in FIELDS.items() if field.metadata["default"] is not None}
 
 
 def test_what_is_written_is_read_back(tmp_path):
@@ -57,19 +63,109 @@ def test_a_file_of_transformers_is_read_and_a_models_own_goes_with_it(tmp_path):
         ({"guidance_scale": 1.5}, "guidance_scale is 1.5: minibloom does not do this"),
     ],
 )
-def test_a_file_that_asks_for_the_impossible_is_named(tmp_path, values, says):
-    folder = tiny.checkpoint(tmp_path)
+@pytest.mark.filterwarnings("error")
+def test_a_file_that_asks_for_the_impossible_is_named_when_something_is_generated(tmp_path, values, says):
+    folder = tiny.checkpoint(tmp_path / "a")
     (folder / "generation_config.json").write_text(json.dumps(values))
-    with pytest.raises(InputError, match=f"generation_config.json: {says}"):
-        BloomForCausalLM.from_pretrained(folder)
+    model = BloomForCausalLM.from_pretrained(folder)
+    model.save_pretrained(tmp_path / "b")
+    assert json.loads((tmp_path / "b" / "generation_config.json").read_text()) == values
+    for call in (
+        lambda: model.generate([[5]], max_new_tokens=3),
+        lambda: model.generate([[5]], generation_config=GenerationConfig.from_pretrained(folder)),
+        lambda: check_settings(own=model.generation_config),
+    ):
+        with pytest.raises(InputError, match=f"a.generation_config.json: {says}"):
+            call()
+    if "temperature" in values:
+        model.generate([[5]], do_sample=True, temperature=0.5, max_new_tokens=3)  # the call's own is what counts
 
 
-def test_a_setting_that_nobody_knows_stops_no_model_from_loading(tmp_path):
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"temperatur": 1}, "no setting 'temperatur'.* Did you mean 'temperature'"),
+        ({"use_cache": False}, "use_cache is False, expected True"),
+        ({"num_assistant_tokens_schedule": "heuristic_transient"}, "num_assistant_tokens_schedule is 'heuristic_tran"),
+        ({"cache_implementation": "static"}, "cache_implementation is 'static': minibloom does not do this"),
+    ],
+)
+def test_a_setting_that_nobody_knows_or_that_changes_no_result_is_left_out(tmp_path, values, says):
     folder = tiny.checkpoint(tmp_path)
-    (folder / "generation_config.json").write_text(json.dumps({"temperatur": 1, "max_new_tokens": 3}))
-    with pytest.warns(UserWarning, match="no setting 'temperatur'.* Did you mean 'temperature'.*It is left out"):
+    (folder / "generation_config.json").write_text(json.dumps(values | {"max_new_tokens": 3}))
+    with pytest.warns(UserWarning, match=f"{says}.*It is left out"):
         model = BloomForCausalLM.from_pretrained(folder)
     assert model.generation_config == GenerationConfig(max_new_tokens=3)
+    assert model.generate([[5]], eos_token_id=[]).shape == (1, 4)
+
+
+# --- Where a setting comes from ---
+
+
+class Foreign:
+    """As transformers' GenerationConfig: `to_dict` has whatever there is, most of it unset."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"use_mtp": None, "continuous_batching_config": None, "guidance_scale": None, "max_new_tokens": 6,
+                "transformers_version": "5.23.0", "temperature": 1.0, "min_length": 0}  # fmt: skip
+
+
+@pytest.mark.parametrize("given", [GenerationConfig(max_new_tokens=6), {"max_new_tokens": 6}, Foreign()])
+def test_a_generation_config_goes_before_the_models_own_file_and_after_the_call(given):
+    model = BloomForCausalLM(tiny.config())
+    model.generation_config = GenerationConfig(max_new_tokens=9, suppress_tokens=[5], eos_token_id=[26])
+    job = prepare(model, [[5, 6]], generation_config=given)
+    assert (job.length, job.ends, job.settings.suppress_tokens) == (8, [26], [5])
+    job = prepare(model, [[5, 6]], generation_config=given, max_length=4, eos_token_id=[])
+    assert (job.length, job.ends, job.settings.max_new_tokens) == (4, [], None)
+    assert prepare(model, [[5, 6]], generation_config={"max_length": 5}).length == 5  # hides both of the file
+    model.generation_config = given
+    assert prepare(model, [[5, 6]]).length == 8
+
+
+@pytest.mark.parametrize("given", [5, "a", [("top_k", 5)], GenerationConfig])
+def test_what_is_no_generation_config_is_said(given):
+    with pytest.raises(InputError, match="generation_config is .*, expected a GenerationConfig or a dictionary"):
+        BloomForCausalLM(tiny.config()).generate([[5]], generation_config=given)
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"temperature": 0.5}, "temperature is 0.5 but do_sample is False"),
+        ({"length_penalty": 2.0}, "length_penalty is 2.0 but num_beams is 1"),
+        ({"tempratur": 1}, "no setting 'tempratur'"),
+        ({"guidance_scale": 2}, "guidance_scale is 2: minibloom does not do this"),
+        ({"bad_words_ids": [[999]]}, "bad_words_ids holds 999"),
+    ],
+)
+def test_a_generation_config_that_contradicts_itself_is_named(values, says):
+    with pytest.raises(InputError, match=says):
+        BloomForCausalLM(tiny.config()).generate([[5]], generation_config=values)
+
+
+def test_a_generation_config_that_makes_sense_alone_may_hold_more_than_a_call_needs():
+    model, common = BloomForCausalLM(tiny.config()), {"max_new_tokens": 2}
+    model.generate([[5]], generation_config={"do_sample": True, "temperature": 0.5, **common}, do_sample=False)
+    model.generate([[5]], generation_config={"temperature": 0.5, **common}, do_sample=True)
+    model.generate([[5]], generation_config={"penalty_alpha": 0.5, "top_k": 4, **common}, penalty_alpha=0.0)
+
+
+@given(st.sets(st.sampled_from(sorted(DEFAULTS))), st.booleans(), st.sampled_from([1, 2]))
+def test_defaults_contradict_nothing(names, do_sample, num_beams):
+    if {"min_new_tokens", "min_length"} <= names:
+        names = names - {"min_length"}
+    defaults = {name: DEFAULTS[name] for name in names}
+    assert check_settings(**defaults) == check_settings()
+    others = {"do_sample": do_sample, "num_beams": num_beams}
+    assert check_settings(**defaults | others) == check_settings(**others)
+
+
+@pytest.mark.parametrize("kind", ["max", "min"])
+def test_of_two_lengths_in_a_file_that_of_new_tokens_counts(kind):
+    both = {f"{kind}_length": 9, f"{kind}_new_tokens": 3}
+    full = check_settings(own=GenerationConfig.from_dict(both))
+    assert (getattr(full, f"{kind}_new_tokens"), getattr(full, f"{kind}_length") or 0) == (3, 0)
 
 
 def test_what_changes_nothing_may_stand_in_a_file():
@@ -112,7 +208,7 @@ TOGETHER = [
     ({"draft": True, "prompt_lookup_num_tokens": 2}, "both set"),
     ({"draft": True, "do_sample": True, "num_return_sequences": 2}, "num_return_sequences is 2, expected 1"),
     ({"num_assistant_tokens": 2}, "num_assistant_tokens is 2 but assistant_model is not set"),
-    ({"max_matching_ngram_size": 2}, "max_matching_ngram_size is 2 but prompt_lookup_num_tokens is not set"),
+    ({"max_matching_ngram_size": 3}, "max_matching_ngram_size is 3 but prompt_lookup_num_tokens is not set"),
     ({"output_scores": True}, "output_scores is True but return_dict_in_generate is False"),
     ({"stop_strings": ""}, "stop_strings is '', expected a string that is not empty"),
     ({"stop_strings": ["a", ""]}, "stop_strings is"),
@@ -128,6 +224,24 @@ TOGETHER = [
     ({"num_beams": 2, "length_penalty": 2000.0}, "length_penalty is 2000.0, expected a number from -30 to 30"),
     ({"num_beams": 2, "length_penalty": float("nan")}, "length_penalty is nan"),
     ({"use_cache": False}, "use_cache is False"),
+    ({"forced_eos_token_id": 5, "suppress_tokens": [5, 6]}, r"forced_eos_token_id is \[5\] and suppress_tokens rules"),
+    ({"forced_bos_token_id": 5, "suppress_tokens": [5]}, "forced_bos_token_id is 5 and suppress_tokens rules"),
+    (
+        {"num_beams": 2, "force_words_ids": [[5]], "bad_words_ids": [[5]]},
+        "force_words_ids .* ruled out by bad_words_ids",
+    ),
+    (
+        {"num_beams": 2, "force_words_ids": [[1], [4, 5, 6]], "bad_words_ids": [[5, 6]]},
+        r"holds \[\[4, 5, 6\]\], ruled out",
+    ),
+    (
+        {"num_beams": 2, "force_words_ids": [[5]], "suppress_tokens": 5},
+        "force_words_ids .* ruled out by suppress_tokens",
+    ),
+    (
+        {"num_beams": 2, "force_words_ids": [[[5], [6]]], "suppress_tokens": [5], "bad_words_ids": [[6]]},
+        "ruled out by suppress_tokens and bad_words_ids",
+    ),
 ]
 
 
@@ -135,6 +249,12 @@ TOGETHER = [
 def test_a_contradiction_is_named_without_a_model(settings, says):
     with pytest.raises(InputError, match=says):
         check_settings(**settings)
+
+
+def test_words_that_can_be_written_in_some_way_contradict_nothing():
+    check_settings(forced_eos_token_id=[5, 6], suppress_tokens=[5])
+    for never in ({"suppress_tokens": [5]}, {"bad_words_ids": [[5], [6, 7, 8], [7, 6]]}):
+        check_settings(num_beams=2, force_words_ids=[[[5], [6, 7]]], **never)
 
 
 @pytest.mark.filterwarnings("error")
@@ -154,6 +274,16 @@ def test_numbers_at_their_bounds_are_computed_with():
 
 WITH_A_MODEL = [
     ({"max_length": 2}, "max_length is 2, but the prompt has 2 tokens already"),
+    ({"max_length": 6, "min_new_tokens": 5}, "min_new_tokens is 5, but max_length is 6: .* of 2 .* for 4 more"),
+    ({"max_new_tokens": 4, "min_length": 7}, "min_length is 7, but max_new_tokens is 4: .* of 2 .* for 4 more"),
+    (
+        {"num_beams": 2, "force_words_ids": [[5, 6, 7, 8]], "max_new_tokens": 2},
+        "force_words_ids takes 4 tokens, but max_new_tokens is 2",
+    ),
+    (
+        {"num_beams": 2, "force_words_ids": [[5], [6], [[7], [8, 9]]], "max_length": 4},
+        "force_words_ids takes 3 tokens, but max_length is 4",
+    ),
     ({"stop_strings": "a"}, "stop_strings is set but tokenizer is not"),
     ({"num_beams": 2, "force_words_ids": [[1, 384]]}, "force_words_ids holds 384, expected ids from 0 to 383"),
     ({"num_beams": 2, "force_words_ids": [[[300]]], "tokenizer": tiny.tokenizer()}, "force_words_ids holds 300"),
@@ -174,6 +304,14 @@ WITH_A_MODEL = [
 def test_what_does_not_fit_the_model_or_the_prompt_is_named(settings, says):
     with pytest.raises(InputError, match=says):
         BloomForCausalLM(tiny.config()).generate([[5, 6]], **settings)
+
+
+def test_what_must_be_written_may_take_all_the_room():
+    model = BloomForCausalLM(tiny.config())
+    assert prepare(model, [[5, 6]], max_length=6, min_new_tokens=4).length == 6
+    assert prepare(model, [[5, 6]], max_new_tokens=4, min_length=6).length == 6
+    rows = model.generate([[5, 6]], num_beams=3, force_words_ids=[[7, 8], [[9], [10, 11]]], max_new_tokens=3)
+    assert sorted(rows[0, 2:].tolist()) == [7, 8, 9]
 
 
 def test_settings_that_leave_nothing_to_choose_say_so():

@@ -79,6 +79,11 @@ def test_a_batch_of_texts_is_continued_each_as_if_alone_and_says_why_it_ended():
     assert all(one.log_probs is None and one.finish_reason == "length" for one in beams)
 
 
+def test_what_cannot_be_called_back_is_said_first():
+    with pytest.raises(InputError, match="callback is 'x', expected a function"):
+        generate_text(MODEL, TOKENIZER, "the cat", callback="x")
+
+
 def test_what_a_batch_had_is_handed_back():
     def stops(row: int, piece: str) -> None:
         raise KeyboardInterrupt
@@ -127,6 +132,25 @@ def test_turns_go_on_with_one_text_and_read_each_token_once():
     assert "".join(session.turn(" and")) is not None
     with pytest.raises(InputError, match="the text is empty"):
         session.turn("")
+
+
+def test_turns_draw_anew_and_a_session_draws_the_same_again():
+    sampled = {"do_sample": True, "temperature": 9.0, "top_k": 0, "max_new_tokens": 9, "seed": 1, "eos_token_id": []}
+    sessions = [Session(MODEL, TOKENIZER, WindowCache(2, 1), **sampled) for _ in range(2)]  # blind to earlier turns
+    turns = [["".join(session.turn("the cat")) for _ in range(2)] for session in sessions]
+    assert turns[0] == turns[1] and turns[0][0] != turns[0][1]
+    with pytest.raises(InputError, match="seed is 'a', expected a whole number"):
+        Session(MODEL, TOKENIZER, do_sample=True, seed="a")
+
+
+@pytest.mark.parametrize("settings", [{"do_sample": True, "num_return_sequences": 2}, {"num_beams": 2}])
+def test_a_stream_has_one_continuation(settings):
+    for call in (
+        lambda: stream_text(MODEL, TOKENIZER, "the cat", **settings),
+        lambda: Session(MODEL, TOKENIZER, **settings).turn("the cat"),
+    ):
+        with pytest.raises(InputError, match=r"num_(return_sequences|beams) is 2.*[Uu]se generate"):
+            call()
 
 
 def test_turns_may_have_a_window():

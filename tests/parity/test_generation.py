@@ -16,7 +16,7 @@ import torch
 import transformers
 
 from minibloom import BloomConfig, BloomForCausalLM, BloomTokenizerFast, InputError
-from minibloom.generation import processed
+from minibloom.generation import GenerationConfig, processed
 from minibloom.generation.job import prepare
 from minibloom.layers.softmax import softmax
 
@@ -175,3 +175,18 @@ def _scores(job: Any, ids: numpy.ndarray, logits: numpy.ndarray) -> numpy.ndarra
         return job.scored(ids, logits)
     except InputError:
         return None
+
+
+@pytest.mark.parametrize("asked", [{"max_new_tokens": 4}, {"max_length": 7, "repetition_penalty": 1.5, "num_beams": 2}])
+def test_settings_in_an_object_of_transformers_are_settings_here(asked):
+    model = BloomForCausalLM(
+        BloomConfig(vocab_size=V, hidden_size=8, n_layer=1, n_head=1, initializer_range=1.0), dtype="float64"
+    )
+    own, module = {"eos_token_id": [3], "suppress_tokens": [6]}, Oracle(model).module
+    model.generation_config = GenerationConfig(**own)
+    for name, value in own.items():
+        setattr(module.generation_config, name, value)
+    settings = transformers.GenerationConfig(**asked)
+    with torch.no_grad(), float64_kept(), slopes_of_minibloom():
+        expected = module.generate(torch.tensor([[5, 4]]), generation_config=settings)
+    numpy.testing.assert_array_equal(model.generate([[5, 4]], generation_config=settings), expected)
