@@ -117,14 +117,20 @@ def _allow(library: Any, count: int) -> None:
 @contextmanager
 def blas_on_all_cores() -> Iterator[None]:
     """Within this block of a pass, BLAS has its threads: for a single product, while nothing else is shared out."""
-    limited = _threads.limited if threads() > 1 else []
-    for library, count in limited:
-        _allow(library, count)
+    t = _threads
+    if threads() == 1:
+        yield
+        return
+    with t.lock:
+        for library, count in t.limited:
+            _allow(library, count)
     try:
         yield
     finally:
-        for library, _ in limited:
-            _allow(library, 1)
+        with t.lock:
+            if t.passes:  # the one seen above may have been another thread's, and over by now
+                for library, _ in t.limited:
+                    _allow(library, 1)
 
 
 def on_all_cores(function: F) -> F:

@@ -3,7 +3,8 @@
 A shell that runs the tests in the background has them ignore SIGINT, and every process that a test starts with them.
 
 What computes is tested on every backend: with NumPy, on the stand-in for a device (`standin.py`), and where there is
-a GPU on that. `pytest -m gpu` runs the GPU's part alone.
+a GPU on that. `pytest -m gpu` runs the GPU's part alone. Parity and properties of whole models are tested with NumPy
+twice: as small models are computed, and on the fast paths of large ones (`fast_paths.py`).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
@@ -24,6 +25,7 @@ from minibloom.backend import load
 from minibloom.errors import InputError
 
 from . import bridge, standin, tiny
+from .fast_paths import fast_paths
 
 settings.register_profile("local", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
@@ -72,6 +74,17 @@ ON_THE_HOST_ALONE = """
 EXAMPLES = 4  # that Hypothesis draws for a device, where a call takes longer: their formulas are the host's
 BACKENDS = ("numpy", "standin", pytest.param("cupy", marks=pytest.mark.gpu))
 
+ON_FAST_PATHS_TOO = """
+    parity.test_half_precision parity.test_heads parity.test_quirks parity.test_transformers
+    test_cache test_chunked_loss test_fast_paths test_heads test_models
+"""  # what Hypothesis draws in there, and these:
+NOT_DRAWN = ["test_unusual_sizes"]
+ON_PLAIN_PATHS_ALONE = [
+    "test_watching_changes_no_bit_and_what_was_seen_stays",  # who watches probabilities has the plain path, to the bit
+    "test_products_in_16_bits_on_a_device_are_no_further_either",  # which has paths of its own
+    "test_what_is_returned",  # names and shapes
+]
+
 
 def why_no_gpu() -> str:
     """Why tests cannot run on a GPU here; nothing if they can."""
@@ -82,24 +95,43 @@ def why_no_gpu() -> str:
     return ""
 
 
+def listed(module: ModuleType, names: str) -> bool:
+    return module.__name__.removeprefix("tests.") in names.split()
+
+
 def on_every_backend(module: ModuleType) -> bool:
-    return module.__name__.removeprefix("tests.") in ON_EVERY_BACKEND.split()
+    return listed(module, ON_EVERY_BACKEND)
+
+
+def on_fast_paths_too(test: Any, module: ModuleType) -> bool:
+    drawn = getattr(test, "is_hypothesis_test", False)
+    chosen = (drawn or test.__name__ in NOT_DRAWN) and test.__name__ not in ON_PLAIN_PATHS_ALONE
+    return chosen and listed(module, ON_FAST_PATHS_TOO)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Tests of what computes run once for each backend; for a GPU only where there is one, or where it is asked for."""
     asked = "gpu" in (metafunc.config.option.markexpr or "")
-    backends = BACKENDS if asked or not why_no_gpu() else BACKENDS[:2]
+    devices = BACKENDS[1:] if asked or not why_no_gpu() else BACKENDS[1:2]
+    test, backends = metafunc.function, ["numpy"]
+    if on_fast_paths_too(test, metafunc.module):
+        backends.append("fast")
+    if on_every_backend(metafunc.module) and test.__name__ not in ON_THE_HOST_ALONE.split():
+        backends += devices
     if "device" in metafunc.fixturenames:
-        metafunc.parametrize("backend", backends[1:], indirect=True, scope="module")
-    elif on_every_backend(metafunc.module) and metafunc.function.__name__ not in ON_THE_HOST_ALONE.split():
+        backends = devices
+    if backends != ["numpy"]:
         metafunc.parametrize("backend", backends, indirect=True, scope="module")
 
 
 @pytest.fixture(autouse=True, scope="module")
 def backend(request: pytest.FixtureRequest) -> Iterator[str]:
-    """The backend that the tests of a module compute with."""
+    """The backend that the tests of a module compute with; "fast" is NumPy, on its fast paths."""
     name = getattr(request, "param", "numpy")
+    if name == "fast":
+        with fast_paths(), fewer_examples(request.module, lambda own: max(6, own // 4)):  # not once more the time
+            yield name
+        return
     if name == "cupy" and why_no_gpu():
         pytest.skip(why_no_gpu())
     with pytest.MonkeyPatch.context() as patch:
@@ -108,19 +140,19 @@ def backend(request: pytest.FixtureRequest) -> Iterator[str]:
         if name == "numpy" or not on_every_backend(request.module):
             yield name
             return
-        with bridge.onto(load("cupy"), request.module), fewer_examples(request.module):
+        with bridge.onto(load("cupy"), request.module), fewer_examples(request.module, lambda own: min(own, EXAMPLES)):
             yield name
 
 
 @contextmanager
-def fewer_examples(module: ModuleType) -> Iterator[None]:
-    """While this lasts, Hypothesis draws at most `EXAMPLES` for a test of `module`."""
+def fewer_examples(module: ModuleType, fewer: Callable[[int], int]) -> Iterator[None]:
+    """While this lasts, Hypothesis draws for a test of `module` `fewer(own)` examples in place of its own number."""
     with pytest.MonkeyPatch.context() as patch:
         for test in vars(module).values():
             own = getattr(test, "_hypothesis_internal_use_settings", None)
             if own is not None:
-                fewer = settings(own, max_examples=min(own.max_examples, EXAMPLES))
-                patch.setattr(test, "_hypothesis_internal_use_settings", fewer)
+                changed = settings(own, max_examples=fewer(own.max_examples))
+                patch.setattr(test, "_hypothesis_internal_use_settings", changed)
         yield
 
 

@@ -29,6 +29,13 @@ def normal(seed: int, *shape: int, dtype: str = "float64") -> numpy.ndarray:
     return numpy.random.default_rng(seed).standard_normal(shape).astype(dtype)
 
 
+def assert_product(y: numpy.ndarray, x: numpy.ndarray, weight: numpy.ndarray) -> None:
+    """Assert that `y` is x Wᵀ but for rounding, which is measured against the sum of all magnitudes that were added."""
+    exact, size = ((f(x.astype("float64")) @ f(weight.astype("float64")).T) for f in (numpy.asarray, numpy.abs))
+    rounding = {"float32": 1e-6, "float64": 1e-14}[str(y.dtype)]
+    assert y.shape == exact.shape and (numpy.abs(y - exact) <= rounding * size).all()
+
+
 @st.composite
 def arrays(draw: st.DrawFn, dims: int = 2, longest: int = 5) -> numpy.ndarray:
     """A float64 array of random shape."""

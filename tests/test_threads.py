@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from minibloom import BloomConfig, BloomForCausalLM, threads
+from minibloom.layers import one_row
 from minibloom.layers.mlp import gelu, gelu_backward
 from minibloom.losses import IGNORE, cross_entropy
 from minibloom.threads import blas_on_all_cores, each, matmul, on_all_cores, over_rows, shared_out
@@ -69,6 +70,45 @@ def test_blas_has_its_threads_for_a_product_that_only_one_thread_asks_for():
         each(task, range(5))
     with blas_on_all_cores():  # outside of a pass there is nothing to give
         assert blas_threads() == before
+    assert blas_threads() == before
+
+
+def test_a_product_that_outlasts_another_thread_s_pass_takes_no_threads_from_blas():
+    """A layer that is called by itself while another thread's model computes is in no pass of its own."""
+    before, inside, over = blas_threads(), threading.Event(), threading.Event()
+
+    def product() -> None:
+        with blas_on_all_cores():
+            inside.set()
+            over.wait(20)
+
+    thread = threading.Thread(target=product)
+    with shared_out():
+        thread.start()
+        inside.wait(20)
+    over.set()
+    thread.join()
+    assert blas_threads() == before
+
+
+def test_models_that_decode_at_once_in_two_threads_get_what_each_gets_alone(monkeypatch):
+    """Each gives BLAS its threads for every product of one row, and takes them back, while the other does the same."""
+    monkeypatch.setattr(one_row, "LEAST", 0)
+    monkeypatch.setattr(one_row, "SMALL_WEIGHT", 0)
+    before, model = blas_threads(), BloomForCausalLM(BloomConfig(vocab_size=99, hidden_size=64, n_layer=2, n_head=4))
+
+    def decode(start: int) -> numpy.ndarray:
+        return model.generate([[start]], max_new_tokens=60, do_sample=False)
+
+    alone, found = [decode(start) for start in range(2)], {}
+    together = [threading.Thread(target=lambda n=n: found.update({n: decode(n)}), daemon=True) for n in range(2)]
+    for thread in together:
+        thread.start()
+    for thread in together:
+        thread.join(60)
+    assert len(found) == 2, "they wait for each other"
+    for n, expected in enumerate(alone):
+        numpy.testing.assert_array_equal(found[n], expected)
     assert blas_threads() == before
 
 

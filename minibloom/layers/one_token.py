@@ -33,7 +33,7 @@ from . import tiled_attention as tiles
 from .few_rows import MOST
 from .linear import linear
 from .mlp import A, C
-from .one_row import LEAST
+from .one_row import LEAST, suits_one_row
 from .run import Run, Unwatched
 
 
@@ -122,7 +122,7 @@ def _norm(x: Array, weight: Array, bias: Array, eps: float) -> Array:
 
 def _linear(x: Array, weight: Array, bias: Array) -> Array:
     """`linear` of `x [B, I]`, and where it is `one_row` that stays on this thread, that written out."""
-    if len(x) > 1 or type(weight) is not numpy.ndarray or weight.size >= SMALL_WEIGHT:
+    if weight.size >= SMALL_WEIGHT or not suits_one_row(x, weight):
         return linear(x, weight, bias)
     y = numpy.vecdot(weight, x)  # [O, I] [1, I] -> [O]
     y += bias

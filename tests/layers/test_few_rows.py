@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,7 +12,7 @@ from minibloom.layers.few_rows import HEIGHT, MOST, SHORT, few_rows, suits_few_r
 from minibloom.layers.linear import linear
 from minibloom.threads import shared_out
 
-from ..strategies import normal, seeds, some
+from ..strategies import assert_product, normal, seeds, some
 
 
 @some
@@ -27,9 +26,8 @@ def test_it_is_the_plain_product(N, blocks, width, dtype, threads, uncopied, see
         patch.setattr(module, "SMALL_WEIGHT", 2**15)  # larger ones are for all threads
         patch.setattr(module, "UNCOPIED", uncopied)
         y = few_rows(x, weight)
-    rounding = 1e-5 if dtype == "float32" else 1e-13
     assert y.dtype == x.dtype and y.flags.c_contiguous
-    numpy.testing.assert_allclose(y, x @ weight.T, rtol=0, atol=rounding * numpy.sqrt(width))
+    assert_product(y, x, weight)
 
 
 @pytest.mark.parametrize(
@@ -47,4 +45,4 @@ def test_it_is_the_plain_product(N, blocks, width, dtype, threads, uncopied, see
 )
 def test_what_suits_it(x, weight, suits):
     assert suits_few_rows(x, weight) is suits
-    numpy.testing.assert_allclose(linear(x, weight), x @ weight.T, atol=1e-4)
+    assert_product(linear(x, weight), x, weight)

@@ -68,6 +68,25 @@ def test_it_sees_through_a_window_what_the_block_sees():
     numpy.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(numpy.asfortranarray, id="columns in a row, as a kernel of Flax turned round"),
+        pytest.param(lambda weight: numpy.repeat(weight, 2, axis=1)[:, ::2], id="a view with gaps"),
+        pytest.param(lambda weight: weight.astype("float16"), id="of another type than what it multiplies"),
+    ],
+)
+@pytest.mark.parametrize("batch", [1, 2])
+def test_it_is_the_block_however_a_weight_lies_in_memory(change, batch):
+    """Weights that a user put in place: `linear` has a faster way for them than a scalar product of each row."""
+    model = BloomForCausalLM(BloomConfig(vocab_size=31, hidden_size=256, n_layer=1, n_head=4, initializer_range=0.1))
+    for name in ("self_attention.query_key_value", "self_attention.dense", "mlp.dense_h_to_4h", "mlp.dense_4h_to_h"):
+        model.params[f"h.0.{name}.weight"] = change(model.params[f"h.0.{name}.weight"])
+    ids = numpy.arange(12).reshape(2, 6)[:batch]
+    ours, theirs = (decoded(model, ids, ids[:, :2], plain) for plain in (False, True))
+    numpy.testing.assert_array_equal(ours, theirs)
+
+
 def test_what_is_asked_beyond_the_result_takes_the_block():
     config = BloomConfig(vocab_size=9, hidden_size=256, n_layer=1, n_head=2)
     x, mask = numpy.zeros((1, 1, 256), "float32"), numpy.ones((1, 2), "int64")

@@ -17,6 +17,8 @@ from minibloom import (
     BloomForTokenClassification,
 )
 
+from .. import fast_paths
+
 HEADS = (1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 24, 40, 112)  # 112 is the 176B model's; half of them no power of two
 MASKS = ("none", "left", "right", "holes", "one token")
 LABELS = ("all", "tokens", "half", "one")  # which positions count
@@ -49,9 +51,9 @@ class Case:
         return model
 
     def call(self, dtype: str) -> dict[str, Any]:
-        """The arguments of the whole call, embeddings in `dtype`, with everything returned."""
+        """The arguments of the whole call, embeddings in `dtype`, with all returned that the paths taken now have."""
         inputs = {name: x.astype(dtype) if x.dtype.kind == "f" else x for name, x in self.inputs.items()}
-        return {**inputs, "output_hidden_states": True, "output_attentions": True}
+        return {**inputs, "output_hidden_states": True, "output_attentions": not fast_paths.taken()}
 
     def steps(self, dtype: str) -> Iterator[dict[str, Any]]:
         """The arguments of each piece's call: new positions, and the mask over past and new ones."""
@@ -66,6 +68,8 @@ class Case:
                     call[name] = x[:, :end]
                 elif name.startswith("input"):
                     call[name] = x[:, start:end]
+            if piece == 1 and fast_paths.taken():
+                call["output_hidden_states"] = False  # they are not there to be shown: `one_token.py`
             yield {**call, "use_cache": True}
 
     @property
@@ -113,14 +117,21 @@ def call_of(B: int, S: int, seed: int = 1, mask: Any = None, **config: Any) -> C
 
 
 @st.composite
-def cases(draw: st.DrawFn, wild: bool = False, shortest: int = 1, **fields: Any) -> Case:
-    """A random case; `fields` fix some of the configuration.
+def cases(
+    draw: st.DrawFn,
+    wild: bool = False,
+    shortest: int = 1,
+    longest: int = 40,
+    n_heads: tuple[int, ...] = HEADS,
+    **fields: Any,
+) -> Case:
+    """A random case, of a length and with a number of heads from those given; `fields` fix some of the configuration.
 
     A wild one also has what no float32 survives to five digits: scores of 50 and more, layer norms over three
     numbers, an epsilon of 1e-12, gradients that are sums of next to nothing. There transformers in float32 is
     further from transformers in float64 than float32's tolerance, so wild cases are for float64.
     """
-    heads = draw(st.sampled_from(HEADS))
+    heads = draw(st.sampled_from(n_heads))
     narrowest, widest = (3, 48) if wild else (16, 64)
     E = heads * draw(st.integers(-(-narrowest // heads), max(1, widest // heads)))
     config = BloomConfig(
@@ -140,7 +151,7 @@ def cases(draw: st.DrawFn, wild: bool = False, shortest: int = 1, **fields: Any)
     gain = draw(st.sampled_from([0.5, 1.0, *([2.0, 4.0] if wild else [])]))
     seed = draw(st.integers(0, 2**32 - 1))
     rng = numpy.random.default_rng(seed)
-    B, S = draw(st.integers(1, 3)), draw(st.integers(shortest, 40))
+    B, S = draw(st.integers(1, 3)), draw(st.integers(shortest, longest))
 
     inputs: dict[str, Any] = {}
     if draw(st.sampled_from(["ids", "ids", "ids", "embeddings"])) == "ids":

@@ -21,9 +21,11 @@ from . import NOT_INSTALLED
 torch = pytest.importorskip("torch", reason=NOT_INSTALLED)
 pytest.importorskip("transformers", minversion="5.23", reason=NOT_INSTALLED)
 
+from transformers import DynamicCache  # noqa: E402
+
 from .. import standin  # noqa: E402
 from .cases import Case, cases, head_cases  # noqa: E402
-from .compare import named, rows  # noqa: E402
+from .compare import assert_same, named, rows  # noqa: E402
 from .oracle import Oracle, exactly  # noqa: E402
 
 TASKS = ("words", "single_label_classification", "tokens", "answers")
@@ -78,6 +80,23 @@ def test_no_further_from_the_answer_than_transformers(stored, tmp_path_factory, 
                 continue
             luck = 1e-6 * abs(x).max(initial=0) if x.size < FEW else 0
             assert distance(got[name], x) <= max(luck, distance(other[name], x)), name
+
+
+@pytest.mark.parametrize("stored", ["float16", "bfloat16", "int8"])
+@settings(max_examples=20)
+@given(case=cases() | head_cases("single_label_classification") | head_cases("tokens"))
+def test_matrices_that_stay_in_fewer_bits_are_the_numbers_that_they_stand_for(stored, tmp_path_factory, case):
+    """Computed with from where they are, in float32, they give what transformers does with the same numbers widened."""
+    folder, made = tmp_path_factory.mktemp(stored), case.kind(case.config)
+    made.params = case.model("float32").params
+    made.save_pretrained(folder)
+    model = case.kind.from_pretrained(folder, weights=stored)
+    cache, their_cache = model.init_cache(*case.mask.shape), DynamicCache()
+    with exactly(case, "float32"):
+        oracle = Oracle(model.widened())
+        for step in case.steps("float32"):
+            out, expected = model(**step, past_key_values=cache), oracle(**step, past_key_values=their_cache)
+            assert_same(out, expected, case.mask[:, : cache.length], "float32")
 
 
 def error(arrays: dict[str, Any], answer: dict[str, Any]) -> float:

@@ -23,7 +23,7 @@ pytest.importorskip("transformers", minversion="5.23", reason=NOT_INSTALLED)
 from transformers import DynamicCache  # noqa: E402
 
 from .cases import TASKS, Case, call_of, head_cases  # noqa: E402
-from .compare import TOLERANCE, assert_close, assert_same, error, form, rows  # noqa: E402
+from .compare import TOLERANCE, assert_close, assert_same, error, form, leave_out_zeros, rows  # noqa: E402
 from .oracle import Oracle, dropout_factors, exactly, oracle_value_and_grad, tensors  # noqa: E402
 
 in_both_dtypes = pytest.mark.parametrize("dtype", TOLERANCE)
@@ -65,16 +65,6 @@ def assert_parity(
     assert_same(out, expected, case.mask, dtype)
     leave_out_zeros(gradients, expected_gradients)
     assert_close(gradients, expected_gradients, TOLERANCE[dtype])
-
-
-def leave_out_zeros(gradients: dict[str, Any], expected: dict[str, Any]) -> None:
-    """Take out gradients that are 0 but for rounding, below the resolution of the largest: so they must be in both."""
-    largest = max(abs(x).max() for x in expected.values())
-    for name in [*expected]:
-        resolution = numpy.finfo(expected[name].dtype).eps * largest
-        if abs(expected[name]).max() < resolution:
-            del expected[name]
-            assert abs(gradients.pop(name)).max() < resolution, f"the gradient of {name} is not 0, as the oracle's is"
 
 
 def test_a_gradient_that_is_zero_for_one_library_alone_is_noticed():

@@ -3,7 +3,8 @@
 Two gates. In float32, transformers runs as it is, and every number is within 1e-5 of its array's largest. In float64,
 transformers is kept from rounding to float32 in between (`float64_kept`), and the two agree to 1e-11: what differs
 in float32 is rounding, not a formula. Only the float64 draws are wild: `cases`, `tame` and the tests of
-extremes say why.
+extremes say why. What is drawn is held to both gates twice: as small models are computed, with attentions, and on the
+fast paths of large ones (`tests/fast_paths.py`), which have none to show.
 Classifiers are in `test_heads.py`. Where transformers does something else than minibloom, `test_quirks.py` pins it.
 """
 
@@ -25,7 +26,7 @@ torch = pytest.importorskip("torch", reason=NOT_INSTALLED)
 pytest.importorskip("transformers", minversion="5.23", reason=NOT_INSTALLED)
 
 from .cases import Case, call_of, cases  # noqa: E402
-from .compare import TOLERANCE, assert_close, assert_same, error, form, named  # noqa: E402
+from .compare import TOLERANCE, assert_close, assert_same, error, form, leave_out_zeros, named  # noqa: E402
 from .oracle import (  # noqa: E402
     Oracle,
     dropout_factors,
@@ -83,6 +84,40 @@ def test_cached_pieces(dtype, data):
 
 
 @in_both_dtypes
+@settings(max_examples=24)
+@given(data=st.data())
+def test_token_by_token(dtype, data):
+    """As text is decoded: nothing is asked for but the logits, and each of the last three tokens has its own pass."""
+    fields = {"apply_residual_connection_post_layernorm": False, "slow_but_exact": False}
+    case = drawn(data, dtype, shortest=4, longest=12, n_heads=(1, 2, 3, 4, 6), **fields)
+    case.pieces, model = [case.mask.shape[1] - 3, 1, 1, 1], case.model(dtype)
+    cache = their_cache = None
+    with exactly(case, dtype):
+        oracle = Oracle(model)
+        for step in case.steps(dtype):
+            step |= {"output_hidden_states": False, "output_attentions": False}
+            out, expected = model(**step, past_key_values=cache), oracle(**step, past_key_values=their_cache)
+            cache, their_cache = out.past_key_values, expected["past_key_values"]
+            assert_same(out, expected, case.mask[:, : cache.length], dtype)
+
+
+@in_both_dtypes
+@settings(max_examples=24)
+@given(data=st.data(), recompute=st.booleans())
+def test_loss_and_every_gradient_without_logits(dtype, data, recompute):
+    """Logits go through in chunks, and no array has all of them; blocks are computed again on the way back, or kept."""
+    case = drawn(data, dtype, shortest=2)
+    model, call = case.model(dtype), case.call(dtype)
+    with exactly(case, dtype):
+        expected, expected_gradients = oracle_value_and_grad(model, **call)
+    tame(expected, dtype)
+    del expected["logits"]
+    out, gradients = model.value_and_grad(**call, output_logits=False, recompute=recompute)
+    assert_same(out, expected, case.mask, dtype)
+    assert_close(gradients, expected_gradients, TOLERANCE[dtype])
+
+
+@in_both_dtypes
 @settings(max_examples=20)
 @given(data=st.data())
 def test_model_without_a_head(dtype, data):
@@ -120,6 +155,7 @@ def test_gradients_with_a_past(dtype, data):
     past = model(**first).past_key_values
     out, gradients = model.value_and_grad(**second, labels=labels, past_key_values=past)
     assert_same(out, expected, case.mask, dtype)
+    leave_out_zeros(gradients, expected_gradients)  # of scores, where all tokens of the past are one word
     assert_close(gradients, expected_gradients, TOLERANCE[dtype])
 
 
