@@ -35,7 +35,7 @@ from minibloom.layers import (
 SIZES: dict[ModuleType, dict[str, int]] = {
     threads: {"CHUNK": 2**10, "SMALL": 2**11, "SMALL_PRODUCT": 2**15, "SMALL_WEIGHT": 2**10},
     tiled_attention: {"QUERIES": 8, "KEYS": 7, "TILE": 512, "LARGE": 64},
-    one_row: {"LEAST": 0, "SMALL_WEIGHT": 2**10},
+    one_row: {"LEAST": 0, "SMALL_WEIGHT": 2**10, "PATIENCE": 1},
     one_token: {"LEAST": 0, "SMALL_WEIGHT": 2**10},
     few_rows: {"LEAST": 0, "SMALL_WEIGHT": 2**10, "HEIGHT": 4, "APART": 2, "SHORT": 48},
     row_blocks: {"BLOCK": 2**9, "MANY": 8, "HEIGHT": 4},
@@ -47,7 +47,7 @@ PATHS: dict[Any, tuple[str, ...]] = {  # what each of them calls, in the module 
     tiled_attention: ("_far", "each"),
     transformer: ("one_token_block",),
     linear: ("one_row", "few_rows", "blocked_linear", "each"),
-    one_row: ("blas_on_all_cores",),
+    one_row: ("blas_on_all_cores", "each"),
     few_rows: ("far_apart", "at_a_time", "each"),
     row_blocks: ("at_a_time", "each"),
     models: ("chunked_cross_entropy",),
