@@ -29,6 +29,10 @@ ARGUMENTS = (  # of generate, beside its settings
     "stopping_criteria", "seed", "callback", "trace",
 )  # fmt: skip
 SETTINGS = (*FIELDS, *ARGUMENTS)
+NOT_FINITE = (
+    "the logits of a token are not finite, expected numbers: parameters of the model are NaN, infinite or too large, "
+    "or a logits_processor made them so. Find these; remove_invalid_values=True generates with 0 in place of NaN."
+)
 
 
 @dataclass
@@ -287,11 +291,12 @@ def prepare(
 
 
 def read_prompts(
-    model: BloomForCausalLM, given: Any, attention_mask: Any, tokenizer: Any, pad: int
+    model: BloomForCausalLM, given: Any, attention_mask: Any, tokenizer: Any, pad: int, continued: bool = True
 ) -> tuple[Array, Array | None]:
     """Prompts as ids `[B, S]` int64 and their mask; None where it is all ones, which is the same and cheaper.
 
-    given: an array `[B, S]`, or B lists of ids, which are padded on the left; with a tokenizer, a text or several.
+    given: an array `[B, S]`, or B lists or arrays of ids, which are padded on the left; with a tokenizer, a text or
+    several. continued: whether something is to follow, so that a mask must end in tokens.
     """
     xp = model.xp
     texts = [given] if isinstance(given, str) else given
@@ -301,10 +306,15 @@ def read_prompts(
         given = tokenizer(list(texts))["input_ids"]
         if not all(given):
             raise InputError("the prompt is empty: give at least one character.")
-    if attention_mask is None and isinstance(given, list | tuple) and all(isinstance(r, list | tuple) for r in given):
+    if attention_mask is None and isinstance(given, list | tuple) and all(map(_is_row, given)):
         given, attention_mask = _padded(given, pad)
     ids = model.check_ids(given).astype("int64")  # NumPy joins unsigned and signed to floats
-    return ids, None if attention_mask is None else _check_mask(attention_mask, ids, xp)
+    return ids, None if attention_mask is None else _check_mask(attention_mask, ids, xp, continued)
+
+
+def _is_row(given: Any) -> bool:
+    """Whether it is one prompt's ids: a list of them, or an array of the host."""
+    return isinstance(given, list | tuple) or (isinstance(given, numpy.ndarray) and given.ndim == 1)
 
 
 def _padded(rows: Sequence[Sequence[int]], pad: int) -> tuple[Any, Any]:
@@ -319,13 +329,13 @@ def _padded(rows: Sequence[Sequence[int]], pad: int) -> tuple[Any, Any]:
     )
 
 
-def _check_mask(attention_mask: Any, ids: Array, xp: Any) -> Array | None:
+def _check_mask(attention_mask: Any, ids: Array, xp: Any, continued: bool) -> Array | None:
     mask, moved = backends.received(attention_mask, xp, "attention_mask")
     if mask.shape != ids.shape:
         raise InputError(f"attention_mask has shape {list(mask.shape)}, expected {list(ids.shape)} like input_ids.")
     if not ((mask == 0) | (mask == 1)).all():
         raise InputError("attention_mask holds other numbers than 0 (padding) and 1 (token).")
-    if not mask[:, -1].all():
+    if continued and not mask[:, -1].all():
         raise InputError("attention_mask ends in 0: pad prompts on the left, for what is generated follows their end.")
     return None if mask.all() else moved.astype("int64")
 

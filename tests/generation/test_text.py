@@ -161,9 +161,8 @@ def test_each_token_is_scored_by_what_its_window_has_before_it(model, seed, data
     S = max(map(len, rows))
     got = token_log_probs(model, rows, window=window, stride=stride)
     assert got.shape == (2, S - 1)
-    if len(rows[0]) == len(rows[1]):
-        for row, scores in zip(rows, got, strict=True):
-            numpy.testing.assert_allclose(scores, slow_scores(model, row, window, stride), rtol=1e-8)
+    for row, scores in zip(rows, got, strict=True):  # a window is laid over a row's own tokens, wherever they stand
+        numpy.testing.assert_allclose(scores[S - len(row) :], slow_scores(model, row, window, stride), rtol=1e-8)
     whole = token_log_probs(model, rows)
     for row, scores in zip(rows, whole, strict=True):
         expected = slow_scores(model, row, 100, 1)
@@ -171,6 +170,25 @@ def test_each_token_is_scored_by_what_its_window_has_before_it(model, seed, data
         assert numpy.isnan(scores[: S - len(row)]).all()
     every = [x for row in rows for x in slow_scores(model, row, 100, 1)]
     assert perplexity(model, rows) == pytest.approx(math.exp(-sum(every) / len(every)))
+
+
+def test_padding_may_stand_anywhere_in_a_text_that_is_scored():
+    rows, (left, right) = [[1, 2, 3, 4, 5], [6, 7, 8]], ([0, 0, 6, 7, 8], [6, 7, 8, 0, 0])
+    expected = token_log_probs(MODEL, [numpy.array(row) for row in rows], window=3)  # arrays are padded as lists are
+    for ids, places in ((left, [2, 3]), (right, [0, 1])):
+        mask = [[1] * 5, [int(i > 0) for i in ids]]
+        scores = token_log_probs(MODEL, [rows[0], ids], mask, window=3)
+        assert numpy.isfinite(scores[1]).nonzero()[0].tolist() == places
+        numpy.testing.assert_allclose(scores[1, places], expected[1, 2:])
+        numpy.testing.assert_allclose(scores[0], expected[0])
+
+
+def test_a_model_that_gives_no_numbers_is_no_text_of_one_token():
+    broken = random_model(tiny.config(), 0)
+    broken.params["ln_f.weight"][:] = math.nan
+    for rows in ([[1, 2, 3]], [[1, 2, 3], [4]]):
+        with pytest.raises(InputError, match="the logits of a token are not finite"):
+            perplexity(broken, rows)
 
 
 def test_scores_need_something_to_score():
