@@ -50,6 +50,7 @@ class Job:
     filters: list[Filter]
     stopping: Stopping
     cache: Cache | None = None  # of the first tokens of the prompts
+    fills_cache: bool = False  # whether it is the caller's own, who goes on with what is read here
     draft: BloomForCausalLM | None = None
     rng: numpy.random.Generator = field(default_factory=numpy.random.default_rng)
     callback: Any = None  # called with the ids [B * N] of each step
@@ -176,7 +177,7 @@ class Reader:
     def rows_leave(self) -> bool:
         """Whether a row that has ended leaves the batch: not where somebody looks at all rows' arrays."""
         job = self.job
-        return job.cache is None and job.trace is None and not job.settings.return_dict_in_generate
+        return not job.fills_cache and job.trace is None and not job.settings.return_dict_in_generate
 
     def likeliest(self, scores: Array) -> Array:
         """The likeliest id of each row `[B]`, by the scores `[B, V]` made of the last pass's logits."""
@@ -281,6 +282,7 @@ def prepare(
         job.filters.append(log_softmax)
     job.draft = None if assistant_model is None else _check_draft(model, assistant_model)
     job.cache = None if past_key_values is None else _check_cache(model, past_key_values, ids, mask, length)
+    job.fills_cache = job.cache is not None and job.cache is past_key_values  # not a copy: a prompt's, a tuple's
     if job.cache is not None:
         _check_use_of_cache(job.cache, full, job.draft is not None)
     if many_beams and callback is not None:

@@ -305,6 +305,13 @@ def test_a_row_that_has_ended_is_read_no_more():
     prompts = [[1], [2], [3], [4]]
     free = model.generate(prompts, max_new_tokens=8, **FREE)
     end = int(free[0, 3])  # ends the first row at the latest with its third token
+    of_prompts = model(prompts).past_key_values.to_tuple()  # read again, longer by the tokens that end nothing
+    longer = numpy.concatenate([prompts, [[9]] * 4], axis=1).tolist()
+    for cache in (PromptCache(model, prompts), of_prompts):  # whoever gave it does not see the copy that is filled
+        sizes.clear()
+        whole = model.generate(longer, max_new_tokens=8, eos_token_id=[end], pad_token_id=10, past_key_values=cache)
+        lengths = [row.index(end) + 1 if end in row else 8 for row in whole[:, 2:].tolist()]
+        assert len(set(lengths)) > 1 and sizes == [sum(n > step for n in lengths) for step in range(max(lengths))]
     for way in ({}, {"penalty_alpha": 0.4, "top_k": 2}):
         sizes.clear()
         out = model.generate(prompts, max_new_tokens=8, eos_token_id=[end], pad_token_id=10, **way)[:, 1:]
