@@ -27,7 +27,8 @@ def generate(model: BloomForCausalLM, input_ids: Any, attention_mask: Any = None
     `generation_config`, else from the model's own file, else it has its default. Further arguments:
 
     past_key_values: what the model has read of the prompts already: a cache, or a `PromptCache`. Greedy decoding,
-        sampling with N = 1 and speculation for one prompt fill the cache itself; whatever else goes on with a copy.
+        sampling with N = 1, and for one prompt speculation and contrastive search fill the cache itself; whatever else
+        goes on with a copy.
     tokenizer: turns texts into ids; ids that it has no token for are never chosen. `stop_strings` needs it.
     assistant_model: a smaller model of the same tokens, which guesses ahead (see `speculative.py`).
     logits_processor: functions of ids `[B, T]` (-1 at padding) and logits `[B, V]` that return logits.

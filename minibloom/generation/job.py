@@ -50,7 +50,7 @@ class Job:
     filters: list[Filter]
     stopping: Stopping
     cache: Cache | None = None  # of the first tokens of the prompts
-    fills_cache: bool = False  # whether it is the caller's own, who goes on with what is read here
+    callers_cache: Cache | None = None  # the same, where it is no copy: the caller goes on with what is read here
     draft: BloomForCausalLM | None = None
     rng: numpy.random.Generator = field(default_factory=numpy.random.default_rng)
     callback: Any = None  # called with the ids [B * N] of each step
@@ -177,7 +177,7 @@ class Reader:
     def rows_leave(self) -> bool:
         """Whether a row that has ended leaves the batch: not where somebody looks at all rows' arrays."""
         job = self.job
-        return not job.fills_cache and job.trace is None and not job.settings.return_dict_in_generate
+        return job.callers_cache is None and job.trace is None and not job.settings.return_dict_in_generate
 
     def likeliest(self, scores: Array) -> Array:
         """The likeliest id of each row `[B]`, by the scores `[B, V]` made of the last pass's logits."""
@@ -281,8 +281,9 @@ def prepare(
     if full.renormalize_logits and not full.do_sample:
         job.filters.append(log_softmax)
     job.draft = None if assistant_model is None else _check_draft(model, assistant_model)
-    job.cache = None if past_key_values is None else _check_cache(model, past_key_values, ids, mask, length)
-    job.fills_cache = job.cache is not None and job.cache is past_key_values  # not a copy: a prompt's, a tuple's
+    if past_key_values is not None:
+        job.cache = _check_cache(model, past_key_values, ids, mask, length, full.penalty_alpha > 0)
+    job.callers_cache = job.cache if job.cache is past_key_values else None  # else a copy: a prompt's, or a tuple's
     if job.cache is not None:
         _check_use_of_cache(job.cache, full, job.draft is not None)
     if many_beams and callback is not None:
@@ -373,9 +374,12 @@ def _forbidden(given: Sequence[int], V: int, tokenizer: Any) -> list[int]:
     return sorted(forbidden)
 
 
-def _check_cache(model: BloomForCausalLM, given: Any, ids: Array, mask: Array | None, length: int) -> Cache:
+def _check_cache(
+    model: BloomForCausalLM, given: Any, ids: Array, mask: Array | None, length: int, contrastive: bool
+) -> Cache:
     """The cache to go on from: `given`, or a copy of the prompt's that it holds."""
     c, (B, S) = model.config, ids.shape
+    read = length if contrastive else length - 1  # only candidates for the last token are read
     cache = given.start(ids, mask, model) if hasattr(given, "start") else given
     cache = cache if isinstance(cache, Cache) else Cache.from_tuple(cache, B, c.n_head, c.head_dim)
     if cache.seen >= S:
@@ -384,19 +388,19 @@ def _check_cache(model: BloomForCausalLM, given: Any, ids: Array, mask: Array | 
             "the cache holds less. cache.crop(length) forgets some."
         )
     cache.check(c.n_layer, c.n_head, c.head_dim, model.dtype, B, S - cache.seen, model.xp)
-    if cache.max_length is not None and length - 1 > cache.max_length:  # the last token is not read
+    if cache.max_length is not None and read > cache.max_length:
         raise InputError(
             f"past_key_values has room for {cache.max_length} positions, but the prompt has {S} and up to "
-            f"{length - S} follow: make one with max_length={length - 1}, or lower max_new_tokens."
+            f"{length - S} follow: make one with max_length={read}, or lower max_new_tokens."
         )
     return cache
 
 
 def _check_use_of_cache(cache: Cache, s: GenerationConfig, draft: bool) -> None:
-    if s.penalty_alpha > 0 and cache.seen:
+    if s.penalty_alpha > 0 and cache.seen != (0 if cache.states is None else cache.states.shape[1]):
         raise InputError(
             "past_key_values is set and penalty_alpha too: contrastive search needs the hidden states of the whole "
-            "prompt, which a cache does not hold."
+            "prompt, which only a cache holds that it has filled itself: give that, or an empty one."
         )
     if cache.window is not None and (draft or s.prompt_lookup_num_tokens is not None):
         raise InputError(

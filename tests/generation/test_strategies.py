@@ -105,6 +105,19 @@ def test_contrastive_search_weighs_likelihood_against_likeness(model, seed, alph
             ids = [*ids, chosen]
 
 
+def test_contrastive_search_goes_on_with_a_copy_where_it_cannot_fill_the_cache():
+    asked = {"penalty_alpha": 0.5, "top_k": 3, "max_new_tokens": 4, **FREE}
+    for prompts, make in (([[1, 2], [3, 4]], lambda: Cache(2)), ([[1, 2]], lambda: WindowCache(2, 9))):
+        cache = make()
+        numpy.testing.assert_array_equal(
+            MODEL.generate(prompts, past_key_values=cache, **asked), MODEL.generate(prompts, **asked)
+        )
+        assert cache.seen == 0
+    with pytest.raises(InputError, match="make one with max_length=6"):  # candidates for the last token are read
+        MODEL.generate([[1, 2]], past_key_values=MODEL.init_cache(1, 5), **asked)
+    assert MODEL.generate([[1, 2]], past_key_values=MODEL.init_cache(1, 6), **asked).shape == (1, 6)
+
+
 @given(model=models(), seed=seeds, left=st.integers(1, 4))
 @draws
 def test_contrastive_search_never_chooses_what_is_ruled_out(model, seed, left):

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from minibloom import BloomForCausalLM, InputError, WindowCache
 from minibloom.generation import PromptCache, generate_text, perplexity, stream_text, token_log_probs
+from minibloom.generation.contrastive import unit
 from minibloom.generation.filters import log_softmax
 from minibloom.generation.session import Session
 from minibloom.generation.stopping import StopStrings
@@ -127,6 +128,31 @@ def test_turns_go_on_with_one_text_and_read_each_token_once():
     assert "".join(session.turn(" and")) is not None
     with pytest.raises(InputError, match="the text is empty"):
         session.turn("")
+
+
+@pytest.mark.parametrize("static", [False, True])
+def test_turns_of_contrastive_search_read_each_token_once_too(static):
+    """And as if the whole text were read anew, broken off or not; what else goes on keeps the states in step."""
+    settings = {"max_new_tokens": 4, "penalty_alpha": 0.6, "top_k": 3}
+    model = random_model(tiny.config(eos_token_id=None), 1)
+    session = Session(model, TOKENIZER, model.init_cache(1, 60) if static else None, **settings)
+    for line in ("the cat", " sat on", " mat"):
+        list(session.turn(line))
+        assert session.ids == model.generate([session.ids[:-4]], tokenizer=TOKENIZER, **settings)[0].tolist()
+        assert session.cache.seen == session.cache.states.shape[1] == len(session.ids) - 1
+    states = model([session.ids[:-1]], output_hidden_states=True).hidden_states[-1]
+    numpy.testing.assert_allclose(session.cache.states, unit(states), atol=1e-6)
+    broken = session.turn(" and")
+    next(broken)
+    broken.close()
+    assert session.cache.seen == len(session.ids) - 1
+    before = list(session.ids)
+    list(session.turn("!"))
+    again = [*before, *TOKENIZER("!")["input_ids"]]
+    assert session.ids == model.generate([again], tokenizer=TOKENIZER, **settings)[0].tolist()
+    plain = model.generate([[*session.ids, 7]], past_key_values=session.cache, max_new_tokens=2)
+    with pytest.raises(InputError, match="needs the hidden states of the whole prompt"):
+        model.generate([[*plain[0], 7]], past_key_values=session.cache, **settings)
 
 
 def test_turns_may_have_a_window():
