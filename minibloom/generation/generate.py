@@ -56,7 +56,14 @@ def generate_steps(
     job = prepare(model, input_ids, attention_mask, **settings)
     if job.settings.num_beams > 1:
         raise InputError(f"num_beams is {job.settings.num_beams}: beams are not known before the end. Use generate.")
-    return steps_of(job)
+
+    def steps() -> Iterator[Array]:  # a function of its own: what stands above runs at the call
+        for chosen in steps_of(job):
+            if job.callback is not None:
+                job.callback(chosen)
+            yield chosen
+
+    return steps()
 
 
 def steps_of(job: Job) -> Iterator[Array]:

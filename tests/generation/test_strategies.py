@@ -362,6 +362,10 @@ def test_a_callback_sees_every_step():
     steps: list[Any] = []
     out = MODEL.generate(IDS, max_new_tokens=4, callback=steps.append, **FREE)
     assert numpy.stack(steps, 1).tolist() == out[:, 3:].tolist()
+    steps.clear()
+    for i, chosen in enumerate(generate_steps(MODEL, IDS, max_new_tokens=4, callback=steps.append, **FREE)):
+        assert len(steps) == i + 1 and steps[i] is chosen  # as soon as it is there
+    assert numpy.stack(steps, 1).tolist() == out[:, 3:].tolist()
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
