@@ -22,7 +22,7 @@ import numpy
 from ..backend import Array, number, to_numpy
 from .constraints import Progress, share_out
 from .filters import log_softmax
-from .job import Job, Reader
+from .job import Job, Reader, check_numbers
 from .outputs import GenerateBeamDecoderOnlyOutput, hand_back
 from .processors import diversity
 from .stopping import LENGTH, TOKEN
@@ -270,6 +270,7 @@ def _candidates(job: Job, live: Sequence[Group], spans: Sequence[Span], scores: 
     tokens = xp.argpartition(ranked, V - n, axis=-1)[:, V - n :] if n < V else xp.tile(xp.arange(V), (len(scores), 1))
     # [rows, n], to the host: from here on there are few
     logs, keys = (to_numpy(xp.take_along_axis(x, tokens, axis=1)).astype("float64") for x in (scores, ranked))
+    check_numbers(logs)
     tokens = to_numpy(tokens)
     found = []
     for start, end in spans:

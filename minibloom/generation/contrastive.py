@@ -20,7 +20,7 @@ import numpy
 from ..backend import Array
 from ..cache import Cache
 from ..layers.softmax import softmax
-from .job import Job, Reader
+from .job import Job, Reader, check_numbers
 from .stopping import LENGTH
 
 
@@ -60,6 +60,7 @@ def contrastive_search(job: Job) -> Iterator[Array]:
             worth = xp.where(xp.take_along_axis(scores, tokens, axis=1) > -numpy.inf, worth, -numpy.inf)
             best, at = worth.argmax(-1), xp.arange(n)
             chosen = tokens[at, best]
+            check_numbers(probs[at, chosen])
             job.keep(logits, scores)
             job.keep_log_probs(logits, here, chosen, B)
 

@@ -84,7 +84,10 @@ class Job:
             logits = process(ids, logits)
         if len(self.processors) == 1 and self.settings.suppress_tokens and self.xp is not numpy:
             return logits  # `_forbidden` has seen that tokens are left, and to look makes the host wait for the device
-        if not backends.number((logits.max(-1) > -numpy.inf).all()):
+        likeliest = logits.max(-1)
+        if not backends.number((likeliest > -numpy.inf).all()):
+            if backends.number((likeliest != likeliest).any()):
+                raise InputError(NOT_FINITE)
             raise InputError("the settings leave no token to choose at this place: every one is ruled out.")
         return logits
 
@@ -110,6 +113,16 @@ class Job:
             kept = self.xp.full(count, numpy.nan)
             kept[rows] = self.xp.take_along_axis(log_softmax(logits), chosen[:, None], axis=1)[:, 0]
             self.log_probs.append(kept)
+
+
+def check_numbers(deciding: Array, drawn: bool = False) -> None:
+    """Raise an InputError if what decided about a token is NaN, or for a draw, which makes NaN of it, infinite.
+
+    Greedy decoding looks at the logit chosen alone: NaN counts as the largest. On a device nothing is looked at, for
+    the host would have to wait.
+    """
+    if backends.namespace(deciding) is numpy and (numpy.isnan(deciding) | (drawn & numpy.isinf(deciding))).any():
+        raise InputError(NOT_FINITE)
 
 
 class History:

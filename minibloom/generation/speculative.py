@@ -27,7 +27,7 @@ import numpy
 from ..backend import Array, number, to_numpy
 from ..layers.softmax import softmax
 from .filters import pick
-from .job import History, Job, Reader
+from .job import History, Job, Reader, check_numbers
 from .stopping import LENGTH
 
 
@@ -69,6 +69,7 @@ class Draft:
         feed = xp.where(ids[:, self.reader.read :] < 0, self.job.pad, ids[:, self.reader.read :])
         for _ in range(count):
             scores = self.job.scored(ids, self.reader(feed).logits[:, -1])
+            check_numbers(scores.max(-1), s.do_sample)
             p = softmax(scores)
             one = pick(scores, xp.asarray(self.job.rng.random(1))) if s.do_sample else scores.argmax(-1)
             guesses.append(number(one))
@@ -164,6 +165,7 @@ def _choose(job: Job, scores: Array, guess: int | None, q: Array | None) -> int:
     q: the probabilities `[1, V]` that the guess was drawn with; None where it was not drawn.
     """
     xp = job.xp
+    check_numbers(scores.max(-1), job.settings.do_sample)
     if not job.settings.do_sample:
         return int(number(scores.argmax(-1)))
     u = job.rng.random(1)

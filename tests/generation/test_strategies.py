@@ -408,6 +408,44 @@ def test_a_criterion_is_given_the_scores_of_the_rows_it_is_asked_about():
         assert MODEL.generate([[1], [2]], stopping_criteria=seen, max_new_tokens=3, **FREE, **way).shape[0] == 2
 
 
+WAYS: list[dict[str, Any]] = [
+    {}, {"do_sample": True, "seed": 0}, {"do_sample": True, "seed": 0, "top_k": 0, "top_p": 0.9}, {"num_beams": 2},
+    {"num_beams": 2, "do_sample": True, "seed": 0}, {"num_beams": 2, "num_beam_groups": 2, "diversity_penalty": 1.0},
+    {"penalty_alpha": 0.5, "top_k": 2}, {"prompt_lookup_num_tokens": 2}, {"assistant_model": MODEL},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("processor", [{}, {"repetition_penalty": 1.5}])
+def test_a_model_that_gives_no_numbers_is_an_error_unless_these_are_asked_to_be_removed(way, processor):
+    broken = copy.copy(MODEL)
+    broken.params = MODEL.params | {"ln_f.weight": numpy.full(8, math.nan)}
+    with pytest.raises(InputError, match="the logits of a token are not finite"):
+        broken.generate([[1, 2], [3, 4]], max_new_tokens=3, **FREE, **way, **processor)
+    out = broken.generate([[1, 2]], max_new_tokens=3, remove_invalid_values=True, **FREE, **way, **processor)
+    assert out.shape == (1, 5)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_one_logit_that_is_no_number_is_enough(way):
+    def spoils(ids: numpy.ndarray, logits: numpy.ndarray) -> numpy.ndarray:
+        logits[-1, 7] = math.nan
+        return logits
+
+    with pytest.raises(InputError, match="a logits_processor made them so"):
+        MODEL.generate([[1, 2], [3, 4]], max_new_tokens=3, logits_processor=spoils, **FREE, **way)
+
+
+def test_an_infinite_logit_is_the_likeliest_but_cannot_be_drawn():
+    def forces(ids: numpy.ndarray, logits: numpy.ndarray) -> numpy.ndarray:
+        logits[:, 7] = math.inf
+        return logits
+
+    assert (MODEL.generate(IDS, max_new_tokens=3, logits_processor=forces, **FREE)[:, 3:] == 7).all()
+    with pytest.raises(InputError, match="not finite"):
+        MODEL.generate(IDS, do_sample=True, max_new_tokens=3, logits_processor=forces, **FREE)
+
+
 # --- Caches ---
 
 
