@@ -2,7 +2,7 @@
 
 A processor takes what is there, ids `[B, T]` with -1 where a prompt is padded, and logits `[B, V]` of the next token;
 it returns logits `[B, V]` and leaves what it was given as it was. -inf rules a token out. A user's own is such a
-function too. The order is that of transformers.
+function too, but may write into the logits, for it is given a copy. The order is that of transformers.
 """
 
 from __future__ import annotations
@@ -183,7 +183,7 @@ def _checked(own: Any) -> Processor:
         raise InputError(f"logits_processor holds {own!r}, expected functions of ids and logits that return logits.")
 
     def process(ids: Array, logits: Array) -> Array:
-        answer = own(ids, logits)
+        answer = own(ids, logits.copy())  # the model's own are kept, and returned
         if getattr(answer, "shape", None) != logits.shape:
             given = getattr(answer, "shape", type(answer).__name__)
             raise InputError(f"logits_processor returned {given}, expected logits of shape {list(logits.shape)}.")

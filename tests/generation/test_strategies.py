@@ -436,6 +436,20 @@ def test_one_logit_that_is_no_number_is_enough(way):
         MODEL.generate([[1, 2], [3, 4]], max_new_tokens=3, logits_processor=spoils, **FREE, **way)
 
 
+@pytest.mark.parametrize("way", [{}, {"num_beams": 2}, {"penalty_alpha": 0.5, "top_k": 2}, {"assistant_model": MODEL}])
+def test_a_processor_that_writes_into_its_logits_changes_none_of_the_models(way):
+    def doubles(ids: numpy.ndarray, logits: numpy.ndarray) -> numpy.ndarray:
+        logits *= 2
+        return logits
+
+    asked = {"max_new_tokens": 3, "return_dict_in_generate": True, "output_logits": True, **FREE, **way}
+    in_place, copied = (
+        MODEL.generate(IDS, logits_processor=f, **asked) for f in (doubles, lambda ids, logits: 2 * logits)
+    )
+    numpy.testing.assert_array_equal(in_place.sequences, copied.sequences)
+    numpy.testing.assert_array_equal(numpy.stack(in_place.logits), numpy.stack(copied.logits))
+
+
 def test_an_infinite_logit_is_the_likeliest_but_cannot_be_drawn():
     def forces(ids: numpy.ndarray, logits: numpy.ndarray) -> numpy.ndarray:
         logits[:, 7] = math.inf
