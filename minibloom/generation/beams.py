@@ -163,12 +163,23 @@ def search(job: Job) -> list[tuple[float, Beam]]:
     With forced words, the search of transformers may lose its last beam that holds them all, to likelier ones that do
     not. Only for prompts where nothing holds them in the end, what a second search finds counts, which holds on to one.
     """
-    best, N = _search(job, hold=False), job.settings.num_return_sequences
-    lost = {i // N for i, (_, beam) in enumerate(best) if i % N == 0 and beam.words and not beam.words.complete}
-    if lost:
-        again = _search(job, hold=True)
-        best = [again[i] if i // N in lost else pair for i, pair in enumerate(best)]
-    return best
+    first: list[tuple[float, Beam]] = []
+    lost: list[int] = []  # prompts
+    N = job.settings.num_return_sequences
+
+    def with_second(second: list[tuple[float, Beam]], prompts: list[int]) -> list[tuple[float, Beam]]:
+        return [second[i] if i // N in prompts else pair for i, pair in enumerate(first)]
+
+    try:
+        first = job.beams = _search(job, hold=False)
+        lost = [i // N for i, (_, beam) in enumerate(first) if i % N == 0 and _lacks_words(beam)]
+        return with_second(_search(job, hold=True), lost) if lost else first
+    except BaseException as error:  # Ctrl-C too
+        if first:  # what the second search had counts only where it holds the words
+            job.beams = with_second(job.beams, [p for p in lost if not _lacks_words(job.beams[p * N][1])])
+        if job.beams:
+            hand_back(error, _joined(job, job.beams)[0])
+        raise
 
 
 def _search(job: Job, hold: bool) -> list[tuple[float, Beam]]:
@@ -207,9 +218,8 @@ def _search(job: Job, hold: bool) -> list[tuple[float, Beam]]:
             chosen = xp.asarray([beam.tokens[-1] for group in live for beam in group.running])
             history.append(chosen)
             out = reader(chosen[:, None])
-    except BaseException as error:  # Ctrl-C too
+    except BaseException:
         job.beams = _best(job, searches, running=True)
-        hand_back(error, _joined(job, job.beams)[0])
         raise
 
 
@@ -317,10 +327,14 @@ def _keep(job: Job, out: Any, logits: Array, scores: Array, places: Sequence[int
             kept.append(getattr(out, name))
 
 
+def _lacks_words(beam: Beam) -> bool:
+    return beam.words is not None and not beam.words.complete
+
+
 def _rank(pair: tuple[float, Beam]) -> tuple[bool, float]:
     """First those that hold all forced words, and of them the likeliest."""
     score, beam = pair
-    return beam.words is not None and not beam.words.complete, -score
+    return _lacks_words(beam), -score
 
 
 def _best(job: Job, searches: Sequence[Sequence[Group]], running: bool = False) -> list[tuple[float, Beam]]:
@@ -329,7 +343,7 @@ def _best(job: Job, searches: Sequence[Sequence[Group]], running: bool = False) 
     for groups in searches:
         ended = sorted((pair for group in groups for pair in group.finished), key=_rank)
         if running:
-            ended += [(beam.score, beam) for group in groups for beam in group.running]
+            ended += sorted(((beam.score, beam) for group in groups for beam in group.running), key=_rank)
         best += [*ended, *[(-math.inf, Beam())] * N][:N]  # settings may rule out so much that there are fewer
     return best
 

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minibloom import BloomConfig, BloomForCausalLM, Cache, InputError, StaticCache, Trace, WindowCache
-from minibloom.generation import PromptCache, generate_steps
+from minibloom.generation import PromptCache, beams, generate_steps
 from minibloom.generation.filters import log_softmax, processed
 from minibloom.generation.job import Reader, prepare
 from minibloom.generation.speculative import Lookup
@@ -82,6 +82,33 @@ def test_forced_words_are_there_and_the_prompt_does_not_count():
     best = out[0].tolist()
     text = " ".join(map(str, best))
     assert "9 9" in text and ("5 6" in text or 7 in best)
+
+
+def test_ctrl_c_in_the_second_search_for_words_leaves_what_the_first_had_found():
+    """Of these prompts, only the second search finds all words for the second: whenever it is stopped, what was there
+    for the others stays."""
+    model = random_model(BloomConfig(vocab_size=40, hidden_size=16, n_layer=2, n_head=2), 3)
+    asked = {"num_beams": 2, "force_words_ids": [[33], [6], [9, 11]], "max_new_tokens": 8, **FREE}
+    prompts = [[9], [32], [35]]
+    first = beams._search(prepare(model, prompts, **asked), hold=False)
+    found = [not beams._lacks_words(beam) for _, beam in first]
+    assert found == [True, False, True]
+    whole = model.generate(prompts, **asked)[:, 1:].tolist()
+    assert {33, 6, 9, 11} <= set(whole[1])
+
+    def breaks_off(ids: Any, scores: Any) -> bool:
+        if next(steps, True):
+            raise KeyboardInterrupt
+        return False
+
+    for stop in range(8, 16):  # the step at which Ctrl-C comes, of 8 in each search
+        steps = iter([False] * stop)
+        with pytest.raises(KeyboardInterrupt) as caught:
+            model.generate(prompts, stopping_criteria=breaks_off, **asked)
+        got = caught.value.sequences[:, 1:].tolist()
+        assert len(caught.value.__notes__) == 1
+        assert [got[0], got[2]] == [whole[0], whole[2]]
+        assert got[1] == list(first[1][1].tokens) or {33, 6, 9, 11} <= set(got[1])
 
 
 # --- Contrastive search ---
