@@ -161,7 +161,8 @@ def processors(s: GenerationConfig, prompt: int, length: int, ends: Sequence[int
     least = max(s.min_length, prompt + s.min_new_tokens if s.min_new_tokens else 0)
     if least and ends:
         steps.append(no_stop_before(least, ends))
-    if s.forced_bos_token_id is not None and prompt == 1:
+    begins = s.forced_bos_token_id is not None and prompt == 1
+    if begins:
         steps.append(forced_at(1, [s.forced_bos_token_id]))
     if s.forced_eos_token_id is not None:
         steps.append(forced_at(length - 1, s.forced_eos_token_id))
@@ -173,7 +174,7 @@ def processors(s: GenerationConfig, prompt: int, length: int, ends: Sequence[int
     if s.suppress_tokens:
         steps.append(suppressed(s.suppress_tokens))
     if s.begin_suppress_tokens:
-        steps.append(suppressed(s.begin_suppress_tokens, at=prompt))
+        steps.append(suppressed(s.begin_suppress_tokens, at=prompt + begins))  # a forced token is no choice
     return [*steps, *map(_checked, own)]
 
 

@@ -117,6 +117,15 @@ def test_a_word_that_ends_a_row_is_never_a_bad_word():
     same(process(numpy.array([[1]]), numpy.zeros((1, V))), [[0, 0, 0, -math.inf, -math.inf, 0]])
 
 
+def test_what_is_not_chosen_first_may_be_forced_first():
+    settings = GenerationConfig(forced_bos_token_id=2, begin_suppress_tokens=[2]).complete()
+    for prompt, place in ((1, 2), (3, 3)):  # with one token, the first choice is that after the forced one
+        ids, logits = numpy.ones((1, place), int), numpy.zeros((1, V))
+        for process in processors(settings, prompt, 9, [], []):
+            logits = process(ids, logits)
+        same(logits, [[0, 0, -math.inf, 0, 0, 0]])
+
+
 def test_a_users_own_processor_comes_last_and_its_answer_is_looked_at():
     settings = GenerationConfig(suppress_tokens=[0]).complete()
     chain = processors(settings, 1, 9, [], [lambda ids, logits: 2 * logits])
