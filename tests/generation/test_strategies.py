@@ -248,6 +248,20 @@ def exact(model: BloomForCausalLM, ids: list[int], count: int, **drawing: Any) -
     return probs
 
 
+def assert_drawn_by(expected: dict[tuple[int, ...], float], rows: list[list[int]]) -> None:
+    """Chi-squared: whether the continuations `rows` may be draws with the probabilities `expected`."""
+    seen, runs = Counter(map(tuple, rows)), len(rows)
+    assert set(seen) <= set(expected)
+    likely = [tokens for tokens, p in expected.items() if p * runs >= 5]
+    rest = 1 - sum(expected[tokens] for tokens in likely)
+    chi = sum((seen[t] - runs * expected[t]) ** 2 / (runs * expected[t]) for t in likely)
+    if rest * runs >= 5:
+        chi += (runs - sum(seen[t] for t in likely) - runs * rest) ** 2 / (runs * rest)
+    freedom = len(likely) - (rest * runs < 5)
+    assert freedom >= 5
+    assert chi < freedom + 3.1 * math.sqrt(2 * freedom) + 6  # about one seed in a thousand is above
+
+
 @pytest.mark.parametrize("way", ["plain", "lookup", "draft", "unlike draft", "rows"])
 def test_what_is_drawn_is_distributed_as_it_should_be(way):
     """Chi-squared, with fixed seeds, against the exact probabilities of all continuations."""
@@ -266,17 +280,7 @@ def test_what_is_drawn_is_distributed_as_it_should_be(way):
         rows = model.generate([ids] if way == "rows" else [ids] * runs, seed=0, **common, **batch)[:, 5:].tolist()
     else:
         rows = [model.generate([ids], seed=seed, **common)[0, 5:].tolist() for seed in range(runs)]
-    seen = Counter(map(tuple, rows))
-    expected = exact(model, ids, count, **drawing)
-    assert set(seen) <= set(expected)
-    likely = [tokens for tokens, p in expected.items() if p * runs >= 5]
-    rest = 1 - sum(expected[tokens] for tokens in likely)
-    chi = sum((seen[t] - runs * expected[t]) ** 2 / (runs * expected[t]) for t in likely)
-    if rest * runs >= 5:
-        chi += (runs - sum(seen[t] for t in likely) - runs * rest) ** 2 / (runs * rest)
-    freedom = len(likely) - (rest * runs < 5)
-    assert freedom >= 5
-    assert chi < freedom + 3.1 * math.sqrt(2 * freedom) + 6  # about one seed in a thousand is above
+    assert_drawn_by(exact(model, ids, count, **drawing), rows)
 
 
 def test_on_text_that_repeats_itself_lookup_needs_half_the_passes_at_most():

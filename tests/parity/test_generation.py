@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 
 pytest.importorskip("torch")
@@ -20,10 +20,12 @@ from minibloom.generation import processed
 from minibloom.generation.job import prepare
 from minibloom.layers.softmax import softmax
 
+from ..generation.test_strategies import assert_drawn_by
+from ..strategies import random_model
 from .cases import Case, cases, padding
 from .oracle import Oracle, float64_kept, slopes_of_minibloom
 
-draws = settings(max_examples=40)
+draws = settings(max_examples=100)
 PAD = 1
 
 
@@ -46,13 +48,14 @@ def prompts(case: Case, data: st.DataObject) -> tuple[numpy.ndarray, numpy.ndarr
 
 @given(case=cases(), data=st.data())
 @draws
-def test_greedy_gives_the_same_tokens(case, data):
+def test_greedy_gives_the_same_tokens_guessed_or_not(case, data):
     model, (ids, mask) = case.model("float64"), prompts(case, data)
     count = data.draw(st.integers(1, 6))
     ends = data.draw(st.lists(st.integers(0, case.config.vocab_size - 1), max_size=3, unique=True))
     expected = theirs(model, ids, mask, max_new_tokens=count, do_sample=False, eos_token_id=ends or None)
-    got = model.generate(ids, attention_mask=mask, max_new_tokens=count, eos_token_id=ends, pad_token_id=PAD)
-    numpy.testing.assert_array_equal(got, expected.numpy())
+    for way in ({}, {"prompt_lookup_num_tokens": 3}):
+        got = model.generate(ids, attention_mask=mask, max_new_tokens=count, eos_token_id=ends, pad_token_id=PAD, **way)
+        numpy.testing.assert_array_equal(got, expected.numpy())
 
 
 @given(
@@ -76,11 +79,39 @@ def test_tokens_are_drawn_with_the_same_probabilities(case, data, temperature, t
     numpy.testing.assert_allclose(got, expected, rtol=0, atol=1e-6)  # transformers rounds logits to float32 here
 
 
+@pytest.mark.parametrize("way", [{}, {"prompt_lookup_num_tokens": 2}, {"assistant_confidence_threshold": 0.0}])
+def test_continuations_are_drawn_with_the_oracles_probabilities(way):
+    """Chi-squared, with fixed seeds, against what transformers would draw each next token with."""
+    small = BloomConfig(vocab_size=5, hidden_size=8, n_layer=1, n_head=2)
+    model, draft = (random_model(small, seed) for seed in (3, 4))
+    way = {"assistant_model": draft, **way} if "assistant_confidence_threshold" in way else way
+    ids, runs = [1, 2, 1, 2, 1], 500
+    asked = {"do_sample": True, "temperature": 1.5, "top_k": 4, "top_p": 0.9, "repetition_penalty": 1.2}
+    expected = {(): 1.0}
+    for _ in range(3):
+        text = numpy.array([[*ids, *tokens] for tokens in expected])
+        out = theirs(
+            model, text, numpy.ones_like(text), max_new_tokens=1, eos_token_id=None, output_scores=True,
+            return_dict_in_generate=True, **asked,
+        )  # fmt: skip
+        probs = softmax(out.scores[0].numpy().astype("float64"))
+        expected = {
+            (*tokens, t): p * float(q)
+            for (tokens, p), row in zip(expected.items(), probs, strict=True) for t, q in enumerate(row) if q > 0
+        }  # fmt: skip
+    asked |= {"max_new_tokens": 3, "eos_token_id": [], **way}
+    if way:
+        rows = [model.generate([ids], seed=seed, **asked)[0, 5:].tolist() for seed in range(runs)]
+    else:
+        rows = model.generate([ids] * runs, seed=0, **asked)[:, 5:].tolist()
+    assert_drawn_by(expected, rows)
+
+
 # --- Beams ---
 
 
 @given(case=cases(), data=st.data())
-@settings(max_examples=60)
+@settings(max_examples=100)
 def test_beam_search_gives_the_same_tokens_scores_and_places(case, data):
     model, (ids, mask) = case.model("float64"), prompts(case, data)
     V, beams = case.config.vocab_size, data.draw(st.integers(2, 4))
@@ -175,3 +206,38 @@ def _scores(job: Any, ids: numpy.ndarray, logits: numpy.ndarray) -> numpy.ndarra
         return job.scored(ids, logits)
     except InputError:
         return None
+
+
+# --- Whole runs with processors ---
+
+FORCED = st.fixed_dictionaries({}, optional={
+    "forced_eos_token_id": st.integers(PAD + 1, V - 1), "forced_bos_token_id": st.integers(PAD + 1, V - 1),
+    "min_length": st.integers(1, 12),
+})  # fmt: skip
+
+
+@given(
+    case=cases(vocab_size=V), data=st.data(), count=st.integers(1, 8), ends=ends, controls=CONTROLS, forced=FORCED,
+    beams=st.sampled_from([1, 1, 2, 3]),
+)  # fmt: skip
+@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
+def test_processors_lead_to_the_same_tokens(case, data, count, ends, controls, forced, beams):
+    """Greedy, guessed or not, and beams. The pad token is never text, for there some processors of transformers take it
+    for a token (see `test_quirks.py`)."""
+    model, (ids, mask) = case.model("float64"), prompts(case, data)
+    ids = numpy.where(mask == 0, PAD, numpy.where(ids == PAD, PAD + 1, ids))
+    asked = {"max_new_tokens": count, "eos_token_id": ends, "num_beams": beams, **controls, **forced}
+    asked["suppress_tokens"] = sorted({PAD, *controls.get("suppress_tokens", [])} - {*forced.values()})
+    if "min_new_tokens" in controls:
+        asked |= {"min_new_tokens": min(controls["min_new_tokens"], count), "min_length": None}
+    elif "min_length" in forced:
+        asked["min_length"] = min(forced["min_length"], ids.shape[1] + count)
+    ways = [{}] if beams > 1 else [{}, {"prompt_lookup_num_tokens": 3}]
+    try:
+        got = [model.generate(ids, attention_mask=mask, pad_token_id=PAD, **asked, **way) for way in ways]
+    except InputError as error:
+        assert "leave no token to choose" in str(error)
+        reject()
+    expected = theirs(model, ids, mask, do_sample=False, **asked).numpy()
+    for out in got:
+        numpy.testing.assert_array_equal(out, expected)
