@@ -50,6 +50,7 @@ class Job:
     filters: list[Filter]
     stopping: Stopping
     cache: Cache | None = None  # of the first tokens of the prompts
+    as_read: tuple[Array, Array | None] | None = None  # ids and mask, where behind a cache their order is another
     callers_cache: Cache | None = None  # the same, where it is no copy: the caller goes on with what is read here
     draft: BloomForCausalLM | None = None
     rng: numpy.random.Generator = field(default_factory=numpy.random.default_rng)
@@ -157,7 +158,8 @@ class Reader:
     def __init__(self, job: Job, model: BloomForCausalLM | None = None) -> None:
         self.job, self.model, self._counts = job, model or job.model, model is None
         self.cache: Any = job.cache if model is None else None
-        self.mask, self.read = job.mask, 0 if self.cache is None else self.cache.seen
+        self.ids, self.mask = job.as_read if job.as_read and model is None else (job.ids, job.mask)
+        self.read = 0 if self.cache is None else self.cache.seen
         s = job.settings
         self._watch: dict[str, Any] = {} if not s.return_dict_in_generate else {
             name: True for name in ("output_attentions", "output_hidden_states") if getattr(s, name)
@@ -201,7 +203,7 @@ class Reader:
 
         A window reads them in pieces, so that its memory is fixed; but where somebody looks inside, in one pass.
         """
-        ids, c = self.job.ids[:, self.read :], self.model.config
+        ids, c = self.ids[:, self.read :], self.model.config
         looked_at = self._watch or more or c.output_attentions or c.output_hidden_states
         if self.cache is not None and self.cache.window is not None and not looked_at:
             while ids.shape[1] > self.PIECE:
@@ -294,9 +296,12 @@ def prepare(
     if full.renormalize_logits and not full.do_sample:
         job.filters.append(log_softmax)
     job.draft = None if assistant_model is None else _check_draft(model, assistant_model)
+    given = past_key_values
     if past_key_values is not None:
-        job.cache = _check_cache(model, past_key_values, ids, mask, length, full.penalty_alpha > 0)
-    job.callers_cache = job.cache if job.cache is past_key_values else None  # else a copy: a prompt's, or a tuple's
+        if hasattr(past_key_values, "start"):
+            past_key_values, job.as_read = past_key_values.start(ids, mask, model, tokenizer)
+        job.cache = _check_cache(model, past_key_values, ids, length, full.penalty_alpha > 0)
+    job.callers_cache = job.cache if job.cache is given else None  # else a copy: a prompt's, or a tuple's
     if job.cache is not None:
         _check_use_of_cache(job.cache, full, job.draft is not None)
     if many_beams and callback is not None:
@@ -387,14 +392,11 @@ def _forbidden(given: Sequence[int], V: int, tokenizer: Any) -> list[int]:
     return sorted(forbidden)
 
 
-def _check_cache(
-    model: BloomForCausalLM, given: Any, ids: Array, mask: Array | None, length: int, contrastive: bool
-) -> Cache:
-    """The cache to go on from: `given`, or a copy of the prompt's that it holds."""
+def _check_cache(model: BloomForCausalLM, given: Any, ids: Array, length: int, contrastive: bool) -> Cache:
+    """The cache to go on from."""
     c, (B, S) = model.config, ids.shape
     read = length if contrastive else length - 1  # only candidates for the last token are read
-    cache = given.start(ids, mask, model) if hasattr(given, "start") else given
-    cache = cache if isinstance(cache, Cache) else Cache.from_tuple(cache, B, c.n_head, c.head_dim)
+    cache = given if isinstance(given, Cache) else Cache.from_tuple(given, B, c.n_head, c.head_dim)
     if cache.seen >= S:
         raise InputError(
             f"past_key_values holds {cache.seen} positions, the prompt has {S}: expected the whole text, of which "

@@ -91,14 +91,19 @@ def speculate(job: Job) -> Iterator[Array]:
         return _row(job)
     rows = []
     for row, rng in enumerate(job.rng.spawn(len(job.ids))):
-        mask = None if job.mask is None else job.mask[row : row + 1]
+        ids, mask = _of_row(row, job.ids, job.mask)
+        as_read = None if job.as_read is None else _of_row(row, *job.as_read)
         cache = None if job.cache is None else job.cache.copy()
         if cache is not None:
             cache.select(job.xp.asarray([row]))
         kept: dict[str, Any] = {"reasons": {}, "log_probs": [], "scores": [], "logits": []}  # each its own
-        alone = replace(job, ids=job.ids[row : row + 1], mask=mask, cache=cache, rng=rng, **kept)
+        alone = replace(job, ids=ids, mask=mask, as_read=as_read, cache=cache, rng=rng, **kept)
         rows.append((alone, _row(alone)))
     return _together(job, rows)
+
+
+def _of_row(row: int, ids: Array, mask: Array | None) -> tuple[Array, Array | None]:
+    return ids[row : row + 1], None if mask is None else mask[row : row + 1]
 
 
 def _together(job: Job, rows: list[tuple[Job, Iterator[Array]]]) -> Iterator[Array]:

@@ -246,6 +246,45 @@ def test_a_prompt_is_read_once_and_serves_many_continuations(tmp_path):
             numpy.testing.assert_array_equal(a, b)
 
 
+@given(data=st.data(), model=models(), seed=seeds)
+@draws
+def test_rows_of_any_lengths_go_on_from_one_prompt_each_as_if_alone(data, model, seed):
+    """Their padding stands behind it when they are read, and in front of it, as ever, in what is returned."""
+    V, rng = model.config.vocab_size, numpy.random.default_rng(seed)
+    head = rng.integers(0, V, data.draw(st.integers(1, 4))).tolist()
+    lengths = data.draw(st.lists(st.integers(0, 4), min_size=2, max_size=3))
+    rows = [[*head, *rng.integers(0, V, n).tolist()] for n in lengths]
+    prompt, S = PromptCache(model, [head]), max(map(len, rows))
+    asked = {"max_new_tokens": 4, "pad_token_id": 0, "eos_token_id": []}
+    ways = [
+        {}, {"repetition_penalty": 1.5}, {"num_beams": 2}, {"prompt_lookup_num_tokens": 2}, {"assistant_model": model},
+        {"do_sample": True, "seed": 0, "num_return_sequences": 2},
+    ]  # fmt: skip
+    for way in ways:
+        expected = model.generate(rows, **asked, **way)
+        numpy.testing.assert_array_equal(model.generate(rows, past_key_values=prompt, **asked, **way), expected)
+    look = {"return_dict_in_generate": True, "output_attentions": True}
+    out = model.generate(rows, past_key_values=prompt, **asked, **look)
+    held = min(len(head), *(len(row) - 1 for row in rows))
+    assert out.attentions[0][0].shape[2:] == (S - held, S)  # what the prompt holds is not read again
+
+
+def test_a_prompt_may_end_within_a_token_of_a_text_that_begins_with_it():
+    text = "the cat sat on the mat"
+    whole, prompt_text = TOKENIZER(text)["input_ids"], "the cat sa"
+    part = TOKENIZER(prompt_text)["input_ids"]
+    assert whole[: len(part)] != part  # "sat" is one token
+    prompt = PromptCache(MODEL, prompt_text, tokenizer=TOKENIZER)
+    (got,) = generate_text(MODEL, TOKENIZER, text, past_key_values=prompt, max_new_tokens=4)
+    assert got.ids == generate_text(MODEL, TOKENIZER, text, max_new_tokens=4)[0].ids
+    for call in (
+        lambda: generate_text(MODEL, TOKENIZER, "the cat so far", past_key_values=prompt),
+        lambda: MODEL.generate([whole], past_key_values=prompt),  # ids alone are no text
+    ):
+        with pytest.raises(InputError, match="input_ids do not begin with"):
+            call()
+
+
 def test_a_prompt_of_another_text_or_model_is_refused(tmp_path):
     prompt = PromptCache(MODEL, [[5, 6, 7], [8]])
     path = tmp_path / "prompt.safetensors"
@@ -258,8 +297,9 @@ def test_a_prompt_of_another_text_or_model_is_refused(tmp_path):
         (lambda: PromptCache.load(tmp_path / "no", MODEL), "does not exist"),
         (
             lambda: MODEL.generate([[5, 6, 9, 1], [3, 3, 8, 1]], past_key_values=prompt),
-            "do not begin with: they differ",
+            "holds prompts that are padded otherwise than input_ids",
         ),
+        (lambda: MODEL.generate([[5, 6, 7, 1], [9, 1]], past_key_values=prompt), "they differ, from token 2 on"),
         (lambda: MODEL.generate([[5, 6, 7, 1]], past_key_values=prompt), "holds 2 prompts, the input 1"),
         (lambda: other.generate([[5, 6, 7], [8]], past_key_values=prompt), "another model has read"),
     ):
