@@ -32,10 +32,11 @@ Span = tuple[int, int]  # of rows: from one up to another
 
 @dataclass(frozen=True)
 class Beam:
-    """A continuation: its new tokens, the sum of their log-probabilities, and where each was chosen."""
+    """A continuation: its new tokens, their log-probabilities and the sum of these, and where each was chosen."""
 
     score: float = 0.0
     tokens: tuple[int, ...] = ()
+    log_probs: tuple[float, ...] = ()
     places: tuple[int, ...] = ()  # the rows of the kept scores
     words: Progress | None = None
     reason: str = ""  # why it ended
@@ -43,7 +44,8 @@ class Beam:
     def then(self, c: Candidate, place: int) -> Beam:
         """This beam, continued."""
         words = None if self.words is None else self.words.after(c.token)
-        return Beam(c.score, (*self.tokens, c.token), (*self.places, place), words, c.ends)
+        log_probs = (*self.log_probs, c.score - self.score)
+        return Beam(c.score, (*self.tokens, c.token), log_probs, (*self.places, place), words, c.ends)
 
 
 @dataclass(frozen=True)

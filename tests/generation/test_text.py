@@ -77,7 +77,23 @@ def test_a_batch_of_texts_is_continued_each_as_if_alone_and_says_why_it_ended():
         assert one.finish_reason == ("stop token" if one.ids[-1] in common["eos_token_id"] else "length")
     beams = generate_text(MODEL, TOKENIZER, prompts, num_beams=2, num_return_sequences=2, max_new_tokens=3)
     assert len(beams) == 6 and [one.prompt for one in beams] == [p for p in prompts for _ in range(2)]
-    assert all(one.log_probs is None and one.finish_reason == "length" for one in beams)
+    assert all(one.finish_reason == "length" for one in beams)
+
+
+def test_beams_have_the_score_and_the_log_probabilities_that_they_were_searched_by():
+    prompts = ["the cat", "le chien dort sur"]
+    asked = {"num_beams": 3, "num_return_sequences": 2, "max_new_tokens": 5, "length_penalty": 0.5}
+    asked |= {"eos_token_id": list(range(20, 60)), "repetition_penalty": 1.3}
+    look = {"return_dict_in_generate": True, "output_scores": True}
+    out = MODEL.generate(prompts, tokenizer=TOKENIZER, **asked, **look)
+    found = generate_text(MODEL, TOKENIZER, prompts, **asked)
+    start = out.sequences.shape[1] - out.beam_indices.shape[1]
+    for one, row, places, score in zip(found, out.sequences, out.beam_indices, out.sequences_scores, strict=True):
+        steps = [out.scores[i][place, row[start + i]] for i, place in enumerate(places) if place >= 0]
+        numpy.testing.assert_allclose(one.log_probs, steps, rtol=1e-5)
+        assert one.score == pytest.approx(score) == pytest.approx(sum(one.log_probs) / len(one.ids) ** 0.5)
+    assert len({len(one.ids) for one in found}) > 1
+    assert generate_text(MODEL, TOKENIZER, prompts, max_new_tokens=2)[0].score is None
 
 
 def test_what_a_batch_had_is_handed_back():
