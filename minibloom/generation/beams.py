@@ -22,7 +22,7 @@ import numpy
 from ..backend import Array, number, to_numpy
 from .constraints import Progress, share_out
 from .filters import log_softmax
-from .job import Job, Reader, check_numbers
+from .job import History, Job, Reader, check_numbers
 from .outputs import GenerateBeamDecoderOnlyOutput, hand_back
 from .processors import diversity
 from .stopping import LENGTH, TOKEN
@@ -204,10 +204,10 @@ def _search(job: Job, hold: bool) -> list[tuple[float, Beam]]:
             spans = list(pairwise(numpy.cumsum([0, *(len(group.running) for group in live)]).tolist()))
             scores = log_softmax(logits)
             if s.num_beam_groups == 1:
-                scores = job.scored(history.ids, scores)
+                scores = job.scored(history.ids, scores, history.prompts)
                 sources = _advance(job, live, spans, history.ids, scores)
             else:
-                sources = _advance_groups(job, searches, live, spans, history.ids, scores)
+                sources = _advance_groups(job, searches, live, spans, history, scores)
             if s.return_dict_in_generate:
                 places = [
                     group.first_place + i for group, (a, b) in zip(live, spans, strict=True) for i in range(b - a)
@@ -247,10 +247,10 @@ def _advance(job: Job, live: Sequence[Group], spans: Sequence[Span], ids: Array,
 
 
 def _advance_groups(
-    job: Job, searches: Any, live: Sequence[Group], spans: Sequence[Span], ids: Array, scores: Array
+    job: Job, searches: Any, live: Sequence[Group], spans: Sequence[Span], history: History, scores: Array
 ) -> list[int]:
     """The same where groups of one prompt go one after another, each pushed off what the earlier ones chose."""
-    xp, sources = job.xp, {}
+    xp, sources, ids = job.xp, {}, history.ids
     span_of = {id(group): span for group, span in zip(live, spans, strict=True)}
     for search in searches:
         chosen: list[int] = []
@@ -262,7 +262,7 @@ def _advance_groups(
             if chosen:
                 tokens, counts = numpy.unique(chosen, return_counts=True)
                 mine = diversity(job.settings.diversity_penalty, xp.asarray(tokens), xp.asarray(counts))(mine)
-            mine = scores[start:end] = job.scored(ids[start:end], mine)
+            mine = scores[start:end] = job.scored(ids[start:end], mine, history.prompts[start:end])
             sources[start] = [start + i for i in _advance(job, [group], [(0, end - start)], ids[start:end], mine)]
             chosen += group.chosen
     return [row for start, _ in spans for row in sources[start]]

@@ -47,7 +47,7 @@ def contrastive_search(job: Job) -> Iterator[Array]:
     try:
         while True:
             n = len(rows)
-            scores = job.process(history.ids, logits)
+            scores = job.process(history.ids, logits, history.prompts)
             probs = softmax(scores)
             tokens = xp.argsort(-probs, axis=-1, kind="stable")[:, :k]  # [B, k]
             out = reader(tokens.reshape(n * k, 1), output_hidden_states=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from ..backend import Array
+from ..backend import Array, to_numpy
 from ..errors import InputError
 from .beams import beam_search
 from .contrastive import contrastive_search
@@ -32,9 +32,12 @@ def generate(model: BloomForCausalLM, input_ids: Any, attention_mask: Any = None
     tokenizer: turns texts into ids; ids that it has no token for are never chosen. `stop_strings` needs it.
     assistant_model: a smaller model of the same tokens, which guesses ahead (see `speculative.py`).
     logits_processor: functions of ids `[B, T]` (-1 at padding) and logits `[B, V]` that return logits.
+    prefix_allowed_tokens_fn: a function of a prompt's number and the ids `[T]` of a continuation of it (-1 at padding),
+        which returns the ids that may follow.
     stopping_criteria: functions of ids `[B, T]` and scores `[B, V]` that say which rows have ended, `[B]`, or all.
     seed: of the draws.
-    callback: is called with the ids `[B * N]` of each step.
+    callback: is called with the ids `[B * N]` of each step. streamer: the same as an object of transformers, say a
+        `TextStreamer`: `put` is called with the prompts `[B * N, S]`, then with the ids of each step, and then `end`.
     trace: a `Trace` that sees and edits every pass. It then holds the last one, over the token before the last.
 
     Returns ids, or with `return_dict_in_generate=True` a `GenerateDecoderOnlyOutput`, of beams a
@@ -58,10 +61,11 @@ def generate_steps(
         raise InputError(f"num_beams is {job.settings.num_beams}: beams are not known before the end. Use generate.")
 
     def steps() -> Iterator[Array]:  # a function of its own: what stands above runs at the call
+        begin(job)
         for chosen in steps_of(job):
-            if job.callback is not None:
-                job.callback(chosen)
+            show(job, chosen)
             yield chosen
+        end(job)
 
     return steps()
 
@@ -76,15 +80,35 @@ def steps_of(job: Job) -> Iterator[Array]:
     return decode(job)
 
 
+def begin(job: Job) -> None:
+    """Show the prompts to whoever listens, as transformers does."""
+    if job.streamer is not None:
+        job.streamer.put(to_numpy(job.xp.repeat(job.ids, job.settings.num_return_sequences, axis=0)))
+
+
+def show(job: Job, chosen: Array) -> None:
+    """Show the ids `[B * N]` of a step."""
+    if job.callback is not None:
+        job.callback(chosen)
+    if job.streamer is not None:
+        job.streamer.put(to_numpy(chosen))
+
+
+def end(job: Job) -> None:
+    if job.streamer is not None:
+        job.streamer.end()
+
+
 def collect(job: Job) -> Any:
     """All steps as one output."""
     xp, s = job.xp, job.settings
     columns = [xp.repeat(job.ids, s.num_return_sequences, axis=0)]
     try:
+        begin(job)
         for chosen in steps_of(job):
             columns.append(chosen[:, None])
-            if job.callback is not None:
-                job.callback(chosen)
+            show(job, chosen)
+        end(job)
     except BaseException as error:  # Ctrl-C too
         hand_back(error, xp.concatenate(columns, axis=1))
         raise

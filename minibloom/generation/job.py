@@ -17,7 +17,7 @@ from ..cache import Cache
 from ..errors import InputError
 from ..trace import Trace
 from .filters import Filter, filtered, filters, log_softmax, spread
-from .processors import Processor, processors, tokens_past
+from .processors import Allowed, Processor, processors, tokens_past
 from .settings import FIELDS, GenerationConfig, check_seed, check_together, unknown_setting
 from .stopping import Stopping, StopStrings
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 ARGUMENTS = (  # of generate, beside its settings
     "attention_mask", "past_key_values", "generation_config", "tokenizer", "assistant_model", "logits_processor",
-    "stopping_criteria", "seed", "callback", "trace",
+    "prefix_allowed_tokens_fn", "stopping_criteria", "seed", "callback", "streamer", "trace",
 )  # fmt: skip
 SETTINGS = (*FIELDS, *ARGUMENTS)
 NOT_FINITE = (
@@ -55,6 +55,8 @@ class Job:
     draft: BloomForCausalLM | None = None
     rng: numpy.random.Generator = field(default_factory=numpy.random.default_rng)
     callback: Any = None  # called with the ids [B * N] of each step
+    streamer: Any = None  # its `put` is called with prompts and ids, on the host, and its `end` in the end
+    first: int = 0  # number of the first prompt: not 0 where one of several goes on alone
     trace: Trace | None = None  # sees and edits every pass of the model
     wants_log_probs: bool = False
 
@@ -75,14 +77,15 @@ class Job:
 
     def history(self) -> History:
         """The prompts, to be continued."""
-        return History(self.ids if self.mask is None else self.xp.where(self.mask == 0, -1, self.ids))
+        ids = self.ids if self.mask is None else self.xp.where(self.mask == 0, -1, self.ids)
+        return History(ids, self.first + self.xp.arange(len(ids)))
 
-    def process(self, ids: Array, logits: Array) -> Array:
-        """`logits [B, V]` after all processors; ids `[B, T]` are what is there."""
+    def process(self, ids: Array, logits: Array, prompts: Array | None = None) -> Array:
+        """`logits [B, V]` after all processors; ids `[B, T]` are what is there, prompts `[B]` whose continuations."""
         if not self.processors:
             return logits
         for process in self.processors:
-            logits = process(ids, logits)
+            logits = process(ids, logits, prompts) if isinstance(process, Allowed) else process(ids, logits)
         if len(self.processors) == 1 and self.settings.suppress_tokens and self.xp is not numpy:
             return logits  # `_forbidden` has seen that tokens are left, and to look makes the host wait for the device
         likeliest = logits.max(-1)
@@ -92,9 +95,9 @@ class Job:
             raise InputError("the settings leave no token to choose at this place: every one is ruled out.")
         return logits
 
-    def scored(self, ids: Array, logits: Array) -> Array:
+    def scored(self, ids: Array, logits: Array, prompts: Array | None = None) -> Array:
         """The logits `[B, V]` that a token is chosen from, after processors and filters."""
-        return spread(*filtered(self.process(ids, logits), self.filters), logits.shape[-1])
+        return spread(*filtered(self.process(ids, logits, prompts), self.filters), logits.shape[-1])
 
     def keep(self, logits: Array, scores: Array) -> None:
         """Keep what is to be returned of a step."""
@@ -127,10 +130,10 @@ def check_numbers(deciding: Array, drawn: bool = False) -> None:
 
 
 class History:
-    """Ids `[B, T]` that grow by a column a step. -1 where a prompt is padded."""
+    """Ids `[B, T]` that grow by a column a step, -1 where a prompt is padded; and their prompts' numbers `[B]`."""
 
-    def __init__(self, ids: Array) -> None:
-        self._buffer, self.length = ids, ids.shape[1]
+    def __init__(self, ids: Array, prompts: Array) -> None:
+        self._buffer, self.length, self.prompts = ids, ids.shape[1], prompts
 
     @property
     def ids(self) -> Array:
@@ -147,7 +150,7 @@ class History:
 
     def select(self, rows: Array) -> None:
         """Keep these rows, in this order, repeats allowed."""
-        self._buffer = self._buffer[rows]
+        self._buffer, self.prompts = self._buffer[rows], self.prompts[rows]
 
 
 class Reader:
@@ -244,9 +247,11 @@ def prepare(
     tokenizer: Any = None,
     assistant_model: Any = None,
     logits_processor: Any = None,
+    prefix_allowed_tokens_fn: Any = None,
     stopping_criteria: Any = None,
     seed: int | None = None,
     callback: Any = None,
+    streamer: Any = None,
     trace: Trace | None = None,
     **settings: Any,
 ) -> Job:
@@ -285,27 +290,32 @@ def prepare(
     many_beams = full.num_beams > 1
     job = Job(
         model, full, ids, mask, length, ends, pad,
-        processors(full, S, length, ends, _listed("logits_processor", logits_processor)),
+        processors(
+            full, S, length, ends, _listed("logits_processor", logits_processor),
+            _callable("prefix_allowed_tokens_fn", prefix_allowed_tokens_fn),
+        ),
         # In beam search, as in transformers, draws leave at least one token that ends no row.
         filters(full, (len(ends) + 1 if ends else 2) if many_beams else 1) if full.do_sample else [],
         Stopping(ends, strings, full.max_time, _listed("stopping_criteria", stopping_criteria)),
         rng=numpy.random.default_rng(seed),
         callback=_callable("callback", callback),
+        streamer=_streamer(streamer),
         trace=trace,
     )  # fmt: skip
     if full.renormalize_logits and not full.do_sample:
         job.filters.append(log_softmax)
     job.draft = None if assistant_model is None else _check_draft(model, assistant_model)
-    given = past_key_values
+    from_caller = past_key_values
     if past_key_values is not None:
         if hasattr(past_key_values, "start"):
             past_key_values, job.as_read = past_key_values.start(ids, mask, model, tokenizer)
         job.cache = _check_cache(model, past_key_values, ids, length, full.penalty_alpha > 0)
-    job.callers_cache = job.cache if job.cache is given else None  # else a copy: a prompt's, or a tuple's
+    job.callers_cache = job.cache if job.cache is from_caller else None  # else a copy: a prompt's, or a tuple's
     if job.cache is not None:
         _check_use_of_cache(job.cache, full, job.draft is not None)
-    if many_beams and callback is not None:
-        raise InputError(f"callback is set and num_beams is {full.num_beams}: beams are not known before the end.")
+    for name, given in (("callback", callback), ("streamer", streamer)):
+        if many_beams and given is not None:
+            raise InputError(f"{name} is set and num_beams is {full.num_beams}: beams are not known before the end.")
     if trace is not None:
         _start_trace(job)
     return job
@@ -460,4 +470,11 @@ def _listed(name: str, given: Any) -> list[Any]:
 def _callable(name: str, given: Any) -> Any:
     if given is not None and not callable(given):
         raise InputError(f"{name} is {given!r}, expected a function.")
+    return given
+
+
+def _streamer(given: Any) -> Any:
+    for method in ("put", "end"):
+        if given is not None:
+            _callable(f"streamer.{method}", getattr(given, method, "missing"))
     return given

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy
 
-from ..backend import Array, namespace
+from ..backend import Array, namespace, to_numpy
 from ..errors import InputError
 from .filters import suppress
 from .settings import GenerationConfig
@@ -83,6 +84,32 @@ def no_stop_before(length: int, ends: Sequence[int]) -> Processor:
     return process
 
 
+@dataclass(frozen=True)
+class Allowed:
+    """Leave only the tokens that a user's function, given the number of the prompt and a row's ids, allows there.
+
+    Where other processors have ruled all of them out, they are chosen all the same; of beams, where none has any left.
+    """
+
+    function: Callable[[int, Array], Sequence[int]]
+    beams: bool
+
+    def __call__(self, ids: Array, logits: Array, prompts: Array) -> Array:
+        xp, V, numbers = namespace(logits), logits.shape[1], to_numpy(prompts)
+        mask = xp.full_like(logits, -math.inf)
+        for row, number in enumerate(numbers.tolist()):
+            tokens = numpy.array(to_numpy(self.function(number, ids[row]))).ravel()
+            if tokens.dtype.kind not in "iu" or not 0 <= tokens.min(initial=V) <= tokens.max(initial=-1) < V:
+                given = f"prefix_allowed_tokens_fn returned {tokens.tolist()} for prompt {number}"
+                raise InputError(f"{given}, expected at least one id, from 0 to {V - 1}.")
+            mask[row, xp.asarray(tokens)] = 0
+        allowed = logits + mask
+        left = to_numpy(allowed.max(-1)) > -math.inf
+        if self.beams:
+            left = numpy.array([left[numbers == number].any() for number in numbers])
+        return xp.where(xp.asarray(left)[:, None], allowed, mask)
+
+
 def forced_at(length: int, tokens: Sequence[int]) -> Processor:
     """Leave only `tokens` where exactly `length` tokens are there."""
 
@@ -142,13 +169,15 @@ def diversity(penalty: float, chosen: Array, counts: Array) -> Callable[[Array],
     return process
 
 
-def processors(s: GenerationConfig, prompt: int, length: int, ends: Sequence[int], own: Sequence[Any]) -> list[Any]:
+def processors(
+    s: GenerationConfig, prompt: int, length: int, ends: Sequence[int], own: Sequence[Any], allowed: Any = None
+) -> list[Any]:
     """The processors that the settings ask for, in order.
 
     prompt: length of the prompts; length: that of prompts and all that is to come; ends: what ends a row.
-    own: the user's, which come last.
+    own: the user's, which come last. allowed: the user's `prefix_allowed_tokens_fn`.
     """
-    steps: list[Processor] = []
+    steps: list[Any] = []
     if s.sequence_bias is not None:
         steps.append(sequence_bias(s.sequence_bias))
     if s.repetition_penalty != 1:
@@ -161,6 +190,8 @@ def processors(s: GenerationConfig, prompt: int, length: int, ends: Sequence[int
     least = max(s.min_length, prompt + s.min_new_tokens if s.min_new_tokens else 0)
     if least and ends:
         steps.append(no_stop_before(least, ends))
+    if allowed is not None:
+        steps.append(Allowed(allowed, s.num_beams > 1))
     begins = s.forced_bos_token_id is not None and prompt == 1
     if begins:
         steps.append(forced_at(1, [s.forced_bos_token_id]))

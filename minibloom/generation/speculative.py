@@ -68,7 +68,7 @@ class Draft:
         ids, guesses, probs = history.ids, [], []
         feed = xp.where(ids[:, self.reader.read :] < 0, self.job.pad, ids[:, self.reader.read :])
         for _ in range(count):
-            scores = self.job.scored(ids, self.reader(feed).logits[:, -1])
+            scores = self.job.scored(ids, self.reader(feed).logits[:, -1], history.prompts)
             check_numbers(scores.max(-1), s.do_sample)
             p = softmax(scores)
             one = pick(scores, xp.asarray(self.job.rng.random(1))) if s.do_sample else scores.argmax(-1)
@@ -97,7 +97,7 @@ def speculate(job: Job) -> Iterator[Array]:
         if cache is not None:
             cache.select(job.xp.asarray([row]))
         kept: dict[str, Any] = {"reasons": {}, "log_probs": [], "scores": [], "logits": []}  # each its own
-        alone = replace(job, ids=ids, mask=mask, as_read=as_read, cache=cache, rng=rng, **kept)
+        alone = replace(job, ids=ids, mask=mask, as_read=as_read, cache=cache, rng=rng, first=row, **kept)
         rows.append((alone, _row(alone)))
     return _together(job, rows)
 
@@ -132,7 +132,7 @@ def _row(job: Job) -> Iterator[Array]:
         kept = 0
         for place in range(len(guesses) + 1):
             here = logits[:, place]
-            scores = job.scored(history.ids, here)
+            scores = job.scored(history.ids, here, history.prompts)
             guess = guesses[place] if place < len(guesses) else None
             one = _choose(job, scores, guess, probs[place] if guess is not None and probs else None)
             chosen = xp.asarray([one])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..backend import to_numpy
 from ..errors import InputError
 from .beams import search
-from .generate import generate_steps, steps_of
+from .generate import begin, end, generate_steps, show, steps_of
 from .job import prepare
 
 if TYPE_CHECKING:
@@ -102,7 +102,9 @@ def generate_text(
         if beams:
             job.beams = search(job)
             return continuations()
+        begin(job)
         for chosen in steps_of(job):
+            show(job, chosen)
             for row, one in enumerate(to_numpy(chosen).tolist()):
                 if row in over:
                     continue
@@ -111,6 +113,7 @@ def generate_text(
                 if piece and callback is not None:
                     callback(row, piece)
             over = set(job.reasons)
+        end(job)
     except BaseException as error:
         error.continuations = continuations()  # type: ignore[attr-defined]
         raise

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from minibloom.errors import InputError
 from minibloom.generation.processors import (
+    Allowed,
     decaying_length,
     forced_at,
     no_repeat_ngram,
@@ -124,6 +125,13 @@ def test_what_is_not_chosen_first_may_be_forced_first():
         for process in processors(settings, prompt, 9, [], []):
             logits = process(ids, logits)
         same(logits, [[0, 0, -math.inf, 0, 0, 0]])
+
+
+@pytest.mark.parametrize("answer", [[], None, [6], [-1], [0.5], "x"])
+def test_a_function_that_allows_no_token_is_named(answer):
+    allowed = Allowed(lambda number, ids: answer, beams=False)
+    with pytest.raises(InputError, match="prefix_allowed_tokens_fn returned .* for prompt 3, expected at least one id"):
+        allowed(numpy.zeros((1, 2), int), numpy.zeros((1, V)), numpy.array([3]))
 
 
 def test_a_users_own_processor_comes_last_and_its_answer_is_looked_at():

@@ -368,6 +368,26 @@ def test_a_row_that_has_ended_is_read_no_more():
     assert all(len(step) == 4 for step in out.logits)  # here all rows' arrays were asked for
 
 
+@pytest.mark.parametrize("way", [
+    {}, {"num_beams": 2}, {"num_beams": 2, "num_beam_groups": 2, "diversity_penalty": 1.0},
+    {"penalty_alpha": 0.5, "top_k": 2}, {"prompt_lookup_num_tokens": 2},
+    {"do_sample": True, "num_return_sequences": 2, "seed": 0},
+])  # fmt: skip
+def test_a_function_of_allowed_tokens_is_asked_by_the_number_of_the_prompt(way):
+    """Whatever the order in which rows end and leave."""
+    ends = {0: 3, 1: 1, 2: 5}  # how long each prompt's continuations are
+
+    def allowed(number: int, ids: numpy.ndarray) -> list[int]:
+        assert ids[1] == number
+        return [10] if len(ids) == 2 + ends[number] else [number + 2, number + 5]
+
+    prompts = [[9, 0], [9, 1], [9, 2]]
+    out = MODEL.generate(prompts, prefix_allowed_tokens_fn=allowed, max_new_tokens=7, eos_token_id=10, **way)
+    for row in out[:, 1:].tolist():
+        number, new = row[0], row[1 : row.index(10)]
+        assert len(new) == ends[number] and set(new) <= {number + 2, number + 5}
+
+
 # --- What a run returns ---
 
 

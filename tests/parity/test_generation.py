@@ -16,7 +16,7 @@ import torch
 import transformers
 
 from minibloom import BloomConfig, BloomForCausalLM, BloomTokenizerFast, InputError
-from minibloom.generation import processed
+from minibloom.generation import generate_steps, generate_text, processed
 from minibloom.generation.job import prepare
 from minibloom.layers.softmax import softmax
 
@@ -206,6 +206,56 @@ def _scores(job: Any, ids: numpy.ndarray, logits: numpy.ndarray) -> numpy.ndarra
         return job.scored(ids, logits)
     except InputError:
         return None
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1), case=cases(vocab_size=V), data=st.data(), beams=st.sampled_from([1, 1, 2, 3]),
+    controls=st.sampled_from([{}, {"min_new_tokens": 3}, {"suppress_tokens": list(range(2, 9))}]),
+)  # fmt: skip
+@settings(max_examples=40)
+def test_a_function_says_what_may_follow(seed, case, data, beams, controls):
+    model, (ids, mask) = case.model("float64"), prompts(case, data)
+
+    def allowed(number: int, row: Any) -> list[int]:
+        rng = numpy.random.default_rng([seed, number, int(row[-1])])  # of the prompt and the token before
+        return rng.permutation(V)[:5].tolist()
+
+    asked = {"max_new_tokens": 5, "eos_token_id": [5, 6], "num_beams": beams, "prefix_allowed_tokens_fn": allowed}
+    expected = theirs(model, ids, mask, do_sample=False, **asked, **controls).numpy()
+    for way in [{}] if beams > 1 else [{}, {"prompt_lookup_num_tokens": 3}]:
+        got = model.generate(ids, attention_mask=mask, pad_token_id=PAD, **asked, **controls, **way)
+        numpy.testing.assert_array_equal(got, expected)
+
+
+def test_a_streamer_is_shown_what_transformers_shows_it():
+    tokenizer, model = BloomTokenizerFast.from_pretrained(), BloomForCausalLM.from_pretrained(dtype="float64")
+    ids = numpy.array([tokenizer("All human beings")["input_ids"]])
+
+    class Notes:
+        def __init__(self) -> None:
+            self.seen: list[Any] = []
+
+        def put(self, value: Any) -> None:
+            self.seen.append(numpy.asarray(value).tolist())
+
+        def end(self) -> None:
+            self.seen.append("end")
+
+    ours, theirs_, text, steps = Notes(), Notes(), Notes(), Notes()
+    theirs(model, ids, numpy.ones_like(ids), max_new_tokens=6, do_sample=False, streamer=theirs_)
+    model.generate(ids, max_new_tokens=6, streamer=ours)
+    generate_text(model, tokenizer, "All human beings", max_new_tokens=6, streamer=text)
+    list(generate_steps(model, ids, max_new_tokens=6, streamer=steps))
+    assert ours.seen == theirs_.seen == text.seen == steps.seen and ours.seen[-1] == "end"
+    shown: list[str] = []
+    streamer = transformers.TextStreamer(tokenizer)
+    streamer.on_finalized_text = lambda text, stream_end=False: shown.append(text)
+    model.generate(ids, max_new_tokens=6, streamer=streamer)
+    assert "".join(shown) == tokenizer.decode([*ids[0], *(one[0] for one in ours.seen[1:-1])])
+    with pytest.raises(InputError, match="streamer is set and num_beams is 2"):
+        model.generate(ids, num_beams=2, streamer=ours)
+    with pytest.raises(InputError, match="streamer.put is 'missing', expected a function"):
+        model.generate(ids, streamer="stdout")
 
 
 # --- Whole runs with processors ---
