@@ -89,6 +89,8 @@ class Job:
         if len(self.processors) == 1 and self.settings.suppress_tokens and self.xp is not numpy:
             return logits  # `_forbidden` has seen that tokens are left, and to look makes the host wait for the device
         likeliest = logits.max(-1)
+        if self.settings.num_beams > 1 and prompts is not None:  # of one prompt's beams, some may have no way on
+            likeliest = self.xp.where(prompts[:, None] == prompts, likeliest, -numpy.inf).max(-1)
         if not backends.number((likeliest > -numpy.inf).all()):
             if backends.number((likeliest != likeliest).any()):
                 raise InputError(NOT_FINITE)
