@@ -23,7 +23,7 @@ from .filters import draw, keep_top_k, keep_top_p, processed, suppress
 from .generate import generate, generate_steps
 from .outputs import GenerateBeamDecoderOnlyOutput, GenerateDecoderOnlyOutput
 from .prompt_cache import PromptCache
-from .scoring import perplexity, token_log_probs
+from .scoring import perplexity, token_log_probs, transition_scores
 from .settings import GenerationConfig, check_settings
 from .text import Continuation, generate_text, stream_text
 
@@ -45,4 +45,5 @@ __all__ = [
     "stream_text",
     "suppress",
     "token_log_probs",
+    "transition_scores",
 ]

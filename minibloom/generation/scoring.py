@@ -9,10 +9,11 @@ least `window - stride` tokens but for those at the beginning.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from ..backend import Array, number, to_numpy
+from ..backend import Array, namespace, number, to_numpy
 from ..errors import InputError
 from ..fields import whole
 from .filters import log_softmax
@@ -86,6 +87,27 @@ def _numbers(scores: Array, scored: Any) -> Array:
     if number(((scores != scores) & scored).any()):
         raise InputError(NOT_FINITE)
     return scores
+
+
+def transition_scores(
+    sequences: Array, scores: Sequence[Array], beam_indices: Array | None = None, normalize_logits: bool = False
+) -> Array:
+    """`[B * N, new]`: the score of each token that `generate` chose, out of what it returned with `output_scores`.
+
+    sequences, scores, beam_indices: of its output; the last for beams, behind whose ends it is 0. normalize_logits: of
+    a step's scores, make log-probabilities first.
+    """
+    xp, new = namespace(sequences), len(scores)
+    if beam_indices is None:
+        beam_indices = xp.repeat(xp.arange(len(sequences))[:, None], new, axis=1)
+    chosen = sequences[:, sequences.shape[1] - beam_indices.shape[1] :]
+    columns = []
+    for step, rows, ids in zip(scores, beam_indices.T, chosen.T, strict=False):  # the best may have ended before others
+        there = rows >= 0
+        of_rows = xp.where(there[:, None], step[rows], 0)  # [B * N, V]
+        of_rows = log_softmax(of_rows) if normalize_logits else of_rows
+        columns.append(xp.where(there, xp.take_along_axis(of_rows, ids[:, None], axis=1)[:, 0], 0))
+    return xp.stack(columns, axis=1)
 
 
 def perplexity(model: BloomForCausalLM, input_ids: Any, attention_mask: Any = None, **options: Any) -> float:

@@ -136,6 +136,23 @@ def test_beam_search_gives_the_same_tokens_scores_and_places(case, data):
     numpy.testing.assert_array_equal(alone, got.sequences)  # where prompts leave the batch when they are done
 
 
+@given(case=cases(), data=st.data(), beams=st.sampled_from([1, 3]), normalize=st.booleans())
+@settings(max_examples=40)
+def test_the_score_of_each_token_is_the_oracles(case, data, beams, normalize):
+    model, (ids, mask) = case.model("float64"), prompts(case, data)
+    asked = {"num_beams": beams, "max_new_tokens": 5, "return_dict_in_generate": True, "output_scores": True}
+    asked |= {"eos_token_id": [0, 2], "num_return_sequences": min(beams, 2)}
+    out = model.generate(ids, attention_mask=mask, pad_token_id=PAD, **asked)
+    got = model.compute_transition_scores(out.sequences, out.scores, getattr(out, "beam_indices", None), normalize)
+    expected = theirs(model, ids, mask, do_sample=False, **asked)
+    expected = Oracle(model).module.compute_transition_scores(
+        expected.sequences, expected.scores, expected.get("beam_indices"), normalize_logits=normalize
+    )
+    numpy.testing.assert_allclose(got, expected.numpy(), rtol=1e-4, atol=1e-5)  # transformers keeps them in float32
+    if beams > 1 and not normalize:
+        numpy.testing.assert_allclose(got.sum(-1) / (out.beam_indices >= 0).sum(-1), out.sequences_scores, rtol=1e-9)
+
+
 def test_the_shipped_model_is_searched_alike():
     model = BloomForCausalLM.from_pretrained(dtype="float64")
     rng = numpy.random.default_rng(0)
