@@ -121,9 +121,9 @@ class GenerationConfig:
 
     # How long
     max_new_tokens: int = _setting(None, COUNT, "most tokens to generate (default 20)")
-    max_length: int = _setting(None, COUNT, "the same, counted with the prompt")
+    max_length: int = _setting(None, COUNT, "the same, counted with the prompt and its padding")
     min_new_tokens: int = _setting(0, FROM_0, "no stop token before so many new tokens")
-    min_length: int = _setting(0, FROM_0, "the same, counted with the prompt")
+    min_length: int = _setting(0, FROM_0, "the same, counted with the prompt and its padding")
     eos_token_id: list[int] = _setting(None, IDS, "what ends a row; an empty list: nothing does")
     stop_strings: list[str] = _setting(
         None, Rule("a string that is not empty, or a list of them", _strings), "text that ends a row when it appears"
@@ -149,7 +149,7 @@ class GenerationConfig:
     )
     suppress_tokens: list[int] = _setting(None, IDS, "ids that are never chosen")
     begin_suppress_tokens: list[int] = _setting(None, IDS, "ids that are not chosen first")
-    forced_bos_token_id: int = _setting(None, TOKEN_ID, "the first new id, where the prompt has one")
+    forced_bos_token_id: int = _setting(None, TOKEN_ID, "the first new id, where prompts have one, padding counted")
     forced_eos_token_id: list[int] = _setting(None, IDS, "the id that is chosen last, when the length is reached")
     exponential_decay_length_penalty: tuple[int, float] = _setting(
         None, Rule("a pair (new tokens from which on, factor)", _decay), "makes stop tokens likelier and likelier"
