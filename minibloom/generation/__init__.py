@@ -5,6 +5,7 @@ for piece in stream_text(model, tokenizer, "All human beings", max_new_tokens=20
 
 settings.py     what can be set, and what cannot be set together
 processors.py   what is asked of the text changes the logits
+guidance.py     away from what a second prompt would lead to
 filters.py      which tokens may be drawn, and the draw
 stopping.py     when a row ends
 job.py          the border: prompts and settings become one job

@@ -34,6 +34,7 @@ def generate(model: BloomForCausalLM, input_ids: Any, attention_mask: Any = None
     logits_processor: functions of ids `[B, T]` (-1 at padding) and logits `[B, V]` that return logits.
     prefix_allowed_tokens_fn: a function of a prompt's number and the ids `[T]` of a continuation of it (-1 at padding),
         which returns the ids that may follow.
+    negative_prompt_ids, negative_prompt_attention_mask: `[B, S]`, with `guidance_scale`: what to lead away from.
     stopping_criteria: functions of ids `[B, T]` and scores `[B, V]` that say which rows have ended, `[B]`, or all.
     seed: of the draws.
     callback: is called with the ids `[B * N]` of each step. streamer: the same as an object of transformers, say a

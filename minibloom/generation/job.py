@@ -17,7 +17,8 @@ from ..cache import Cache
 from ..errors import InputError
 from ..trace import Trace
 from .filters import Filter, filtered, filters, log_softmax, spread
-from .processors import Allowed, Processor, processors, tokens_past
+from .guidance import Guidance
+from .processors import Allowed, processors, tokens_past
 from .settings import FIELDS, GenerationConfig, check_seed, check_together, unknown_setting
 from .stopping import Stopping, StopStrings
 
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
 
 ARGUMENTS = (  # of generate, beside its settings
     "attention_mask", "past_key_values", "generation_config", "tokenizer", "assistant_model", "logits_processor",
-    "prefix_allowed_tokens_fn", "stopping_criteria", "seed", "callback", "streamer", "trace",
+    "prefix_allowed_tokens_fn", "negative_prompt_ids", "negative_prompt_attention_mask", "stopping_criteria", "seed",
+    "callback", "streamer", "trace",
 )  # fmt: skip
 SETTINGS = (*FIELDS, *ARGUMENTS)
 NOT_FINITE = (
@@ -46,7 +48,7 @@ class Job:
     length: int  # of a row at most, prompt and padding counted
     ends: list[int]  # token ids
     pad: int
-    processors: list[Processor]
+    processors: list[Any]  # `Processor`s, and those that are also told the prompts of rows
     filters: list[Filter]
     stopping: Stopping
     cache: Cache | None = None  # of the first tokens of the prompts
@@ -85,7 +87,8 @@ class Job:
         if not self.processors:
             return logits
         for process in self.processors:
-            logits = process(ids, logits, prompts) if isinstance(process, Allowed) else process(ids, logits)
+            of_prompts = isinstance(process, Allowed | Guidance)
+            logits = process(ids, logits, prompts) if of_prompts else process(ids, logits)
         if len(self.processors) == 1 and self.settings.suppress_tokens and self.xp is not numpy:
             return logits  # `_forbidden` has seen that tokens are left, and to look makes the host wait for the device
         likeliest = logits.max(-1)
@@ -250,6 +253,8 @@ def prepare(
     assistant_model: Any = None,
     logits_processor: Any = None,
     prefix_allowed_tokens_fn: Any = None,
+    negative_prompt_ids: Any = None,
+    negative_prompt_attention_mask: Any = None,
     stopping_criteria: Any = None,
     seed: int | None = None,
     callback: Any = None,
@@ -306,6 +311,8 @@ def prepare(
     )  # fmt: skip
     if full.renormalize_logits and not full.do_sample:
         job.filters.append(log_softmax)
+    if (guidance := _guidance(job, negative_prompt_ids, negative_prompt_attention_mask, assistant_model)) is not None:
+        job.processors.insert(0, guidance)
     job.draft = None if assistant_model is None else _check_draft(model, assistant_model)
     from_caller = past_key_values
     if past_key_values is not None:
@@ -447,6 +454,32 @@ def _check_draft(model: BloomForCausalLM, draft: Any) -> Any:
     if draft.xp is not model.xp:
         raise InputError(f"assistant_model computes with {draft.backend}, the model with {model.backend}.")
     return draft
+
+
+def _guidance(job: Job, negative: Any, mask: Any, draft: Any) -> Guidance | None:
+    """The processor that leads away from the negative prompts, if that is asked for."""
+    s = job.settings
+    if negative is None and mask is not None:
+        raise InputError("negative_prompt_attention_mask is set but negative_prompt_ids is not: give both.")
+    if s.guidance_scale == 1:
+        if negative is not None:
+            raise InputError("negative_prompt_ids is set and guidance_scale is 1: nothing is guided. Set it above 1.")
+        return None
+    given = f"guidance_scale is {s.guidance_scale}"
+    for name in ("num_beams", "num_return_sequences"):
+        if getattr(s, name) > 1:
+            raise InputError(f"{given} and {name} is {getattr(s, name)}, expected 1: one row a prompt is guided.")
+    if draft is not None or s.prompt_lookup_num_tokens is not None:
+        raise InputError(f"{given} and speculation is asked for, whose guesses cannot be taken back from guidance.")
+    ids = None
+    if negative is not None:
+        try:
+            ids, mask = read_prompts(job.model, negative, mask, None, job.pad)
+        except InputError as error:
+            raise InputError(f"negative_prompt_ids: {error}") from None
+        if len(ids) != len(job.ids):
+            raise InputError(f"negative_prompt_ids has {len(ids)} rows, the prompts {len(job.ids)}: expected as many.")
+    return Guidance(job.model, s.guidance_scale, ids, mask)
 
 
 def _start_trace(job: Job) -> None:

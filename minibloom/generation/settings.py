@@ -154,6 +154,7 @@ class GenerationConfig:
     exponential_decay_length_penalty: tuple[int, float] = _setting(
         None, Rule("a pair (new tokens from which on, factor)", _decay), "makes stop tokens likelier and likelier"
     )
+    guidance_scale: float = _setting(1.0, ANY, "how far from a negative prompt's continuation; 1: not guided")
     remove_invalid_values: bool = _setting(False, FLAG, "turn NaN and infinite logits into numbers")
     renormalize_logits: bool = _setting(False, FLAG, "make the processed logits log-probabilities again")
 
@@ -295,7 +296,7 @@ REMARKS = ("_from_model_config", "transformers_version", "_commit_hash")  # that
 NOT_DONE: dict[str, Any] = {  # what transformers has and minibloom has not, and the value that changes nothing
     "cache_implementation": "dynamic", "cache_config": None, "max_cache_len": None, "use_mtp": False,
     "encoder_repetition_penalty": 1.0, "encoder_no_repeat_ngram_size": 0, "token_healing": False,
-    "guidance_scale": 1, "watermarking_config": None, "decoder_start_token_id": None, "is_assistant": False,
+    "watermarking_config": None, "decoder_start_token_id": None, "is_assistant": False,
     "assistant_early_exit": None, "assistant_lookbehind": 10, "target_lookbehind": 10,
     "assistant_ensemble_weight": None, "speculation_type": None, "compile_config": None, "disable_compile": False,
     "low_memory": False, "dola_layers": None, "constraints": None, "prefill_chunk_size": None,

@@ -323,7 +323,7 @@ BAD_SETTINGS = [
     ({"suppress_tokens": 1.5}, "suppress_tokens is 1.5"),
     ({"suppress_tokens": range(384)}, "suppress_tokens leaves no token"),
     ({"temprature": 1.0}, "generate has no setting 'temprature'.* Did you mean 'temperature'"),
-    ({"guidance_scale": 4}, "generate has no setting 'guidance_scale': transformers has it"),
+    ({"dola_layers": "high"}, "generate has no setting 'dola_layers': transformers has it"),
 ]
 
 

@@ -54,7 +54,7 @@ def test_a_file_of_transformers_is_read_and_a_models_own_goes_with_it(tmp_path):
     ("values", "says"),
     [
         ({"temperature": -1}, "temperature is -1, expected a number above 0"),
-        ({"guidance_scale": 1.5}, "guidance_scale is 1.5: minibloom does not do this"),
+        ({"dola_layers": "high"}, "dola_layers is 'high': minibloom does not do this"),
     ],
 )
 def test_a_file_that_asks_for_the_impossible_is_named(tmp_path, values, says):
@@ -73,7 +73,7 @@ def test_a_setting_that_nobody_knows_stops_no_model_from_loading(tmp_path):
 
 
 def test_what_changes_nothing_may_stand_in_a_file():
-    assert GenerationConfig.from_dict({"guidance_scale": 1, "watermarking_config": None}) == GenerationConfig()
+    assert GenerationConfig.from_dict({"dola_layers": None, "watermarking_config": None}) == GenerationConfig()
 
 
 def test_a_default_that_is_not_set_is_filled_in_last():

@@ -245,6 +245,29 @@ def test_a_function_says_what_may_follow(seed, case, data, beams, controls):
         numpy.testing.assert_array_equal(got, expected)
 
 
+@given(
+    case=cases(vocab_size=V), data=st.data(), scale=st.sampled_from([1.5, 3.0, 0.0, -1.0]), controls=CONTROLS,
+    kind=st.sampled_from(["no prompt", "prompt", "padded prompt"]),
+)  # fmt: skip
+@settings(max_examples=50)
+def test_guidance_leads_to_the_same_tokens(case, data, scale, controls, kind):
+    """Rows that end leave minibloom's batch, and stay in transformers'."""
+    model, (ids, mask) = case.model("float64"), prompts(case, data)
+    mask[:] = 1  # see `no_run_of_tokens_takes_padding_for_text` in test_quirks.py
+    asked = {"max_new_tokens": 6, "eos_token_id": list(range(5, 15)), "guidance_scale": scale, **controls}
+    asked |= {"min_new_tokens": 2} if "min_new_tokens" in controls else {}
+    rng, negative = numpy.random.default_rng(case.seed), {}
+    if kind != "no prompt":
+        negative["negative_prompt_ids"] = rng.integers(0, V, (len(ids), 4))
+        if kind == "padded prompt":
+            negative["negative_prompt_attention_mask"] = numpy.stack([padding("left", 4, rng) for _ in ids])
+    expected = theirs(
+        model, ids, mask, do_sample=False, **asked, **{name: torch.from_numpy(x) for name, x in negative.items()}
+    )
+    got = model.generate(ids, attention_mask=mask, pad_token_id=PAD, **asked, **negative)
+    numpy.testing.assert_array_equal(got, expected.numpy())
+
+
 def test_a_streamer_is_shown_what_transformers_shows_it():
     tokenizer, model = BloomTokenizerFast.from_pretrained(), BloomForCausalLM.from_pretrained(dtype="float64")
     ids = numpy.array([tokenizer("All human beings")["input_ids"]])
