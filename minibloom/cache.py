@@ -46,6 +46,7 @@ class Cache:
         self._keys: list[Array | None] = [None] * layers  # [B, H, capacity, D], filled up to `length`
         self._values: list[Array | None] = [None] * layers
         self._norms: list[Array | None] = [None] * layers  # see `key_norms`
+        self.states: Array | None = None  # last hidden states `[B, T, E]`, of length 1: contrastive search keeps them
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -142,6 +143,7 @@ class Cache:
         if not 0 <= length <= self.length:
             raise InputError(f"cannot crop a cache of {self.length} positions to {length}.")
         self.length = length
+        self.states = None if self.states is None else self.states[:, :length]
 
     def copy(self) -> Cache:
         """An independent copy. What is copied are the positions that count, not the room behind them."""
@@ -167,6 +169,7 @@ class Cache:
         self._keys = [None if a is None else a[rows] for a in self._keys]
         self._values = [None if a is None else a[rows] for a in self._values]
         self._norms = [None if a is None else a[rows] for a in self._norms]
+        self.states = None if self.states is None else self.states[rows]
 
     def reorder(self, rows: Array, start: int) -> None:
         """The same for positions from `start` on, in place: for rows that have all earlier ones in common."""
@@ -179,6 +182,7 @@ class Cache:
                 if a is not None:
                     a[:, :, start : self.length] = a[rows, :, start : self.length]
         self._norms = [None if a is None else a[:, :, :start] for a in self._norms]
+        self.states = None
 
     def to_tuple(self, layout: str = "today") -> tuple[tuple[Array, Array], ...]:
         """Keys and values of every block as `((key, value), ...)`, copied into one of `LAYOUTS`."""

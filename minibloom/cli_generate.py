@@ -169,7 +169,6 @@ def _run(a: argparse.Namespace, load: Callable[[argparse.Namespace], LOADED]) ->
         settings["past_key_values"] = cache
     if a.prompt_cache is not None:
         settings["past_key_values"] = _prompt_cache(Path(a.prompt_cache), model, tokenizer, prompts)
-        a.batch_size = 1  # prompts side by side would be padded, and not begin alike
     if len(prompts) == 1 and not a.json and full.num_beams == full.num_return_sequences == 1:
         _stream(prompts[0], stream_text(model, tokenizer, prompts[0], **settings))
     else:
@@ -311,7 +310,7 @@ def _show(continuations: list[Continuation], as_json: bool) -> None:
 def _json(one: Continuation) -> str:
     return json.dumps({
         "prompt": one.prompt, "text": one.text, "ids": one.ids, "log_probabilities": one.log_probs,
-        "finish_reason": one.finish_reason,
+        "score": one.score, "finish_reason": one.finish_reason,
     }, ensure_ascii=False)  # fmt: skip
 
 

@@ -203,6 +203,18 @@ class BloomForCausalLM(PreTrainedModel):
 
         return generate(self, input_ids, attention_mask, **settings)
 
+    def compute_transition_scores(
+        self, sequences: Array, scores: Any, beam_indices: Array | None = None, normalize_logits: bool = False
+    ) -> Array:
+        """The score `[B * N, new]` of each token that `generate` chose. See `minibloom.generation.transition_scores`.
+
+        out = model.generate(ids, return_dict_in_generate=True, output_scores=True)
+        model.compute_transition_scores(out.sequences, out.scores, normalize_logits=True)
+        """
+        from .generation import transition_scores
+
+        return transition_scores(sequences, scores, beam_indices, normalize_logits)
+
 
 class BloomForSequenceClassification(PreTrainedModel):
     """BLOOM that gives each text a label, several labels, or numbers: a matrix on the last token's hidden state.

@@ -174,6 +174,19 @@ def test_a_cache_cannot_be_cropped_to_more_than_it_has(length):
         filled(random_model(CONFIG, 0, kind=BloomModel)).crop(length)
 
 
+def test_states_that_contrastive_search_keeps_follow_their_rows_and_positions():
+    cache = filled(BloomModel(CONFIG))
+    cache.states = states = normal(0, 2, 4, 12)
+    twin = cache.copy()
+    twin.crop(3)
+    numpy.testing.assert_array_equal(twin.states, states[:, :3])
+    twin.select(numpy.array([1, 1]))
+    numpy.testing.assert_array_equal(twin.states, states[[1, 1], :3])
+    twin.reorder(numpy.array([0, 0]), 1)
+    assert twin.states is None
+    numpy.testing.assert_array_equal(cache.states, states)
+
+
 def test_a_copy_goes_its_own_way():
     """With room for more in the buffers, which original and copy must not share."""
     model = random_model(CONFIG, 0, kind=BloomModel)

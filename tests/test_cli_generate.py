@@ -227,7 +227,7 @@ def test_without_any_length_a_hundred_tokens_are_written(model, tmp_path, capsys
     [
         ({"num_beams": 3}, ["--interactive"], "leave out --interactive, or give --num-beams 1"),
         ({"num_beams": 3}, ["a", "--num-return-sequences", "4"], "more than --num-beams, which is 3"),
-        ({"guidance_scale": 2.0}, ["a"], "generation_config.json: guidance_scale is 2.0"),
+        ({"dola_layers": "low"}, ["a"], "generation_config.json: dola_layers is 'low'"),
         ({}, ["a", "--seed", "3"], "--seed is 3 but --do-sample is False"),
         ({"do_sample": True}, ["a", "--no-do-sample", "--seed", "3"], "--seed is 3 but --do-sample is False"),
     ],

@@ -288,6 +288,17 @@ def test_a_decoding_step_copies_to_the_host_once(device, settings, mask):
             next(steps)
 
 
+@pytest.mark.parametrize("settings", [
+    {"guidance_scale": 1.5, "negative_prompt_ids": [[1, 2], [3]]}, {"num_beams": 2}, {"penalty_alpha": 0.5, "top_k": 3},
+])  # fmt: skip
+def test_guidance_and_functions_of_allowed_tokens_are_those_of_the_host(device, settings):
+    host, there = twins(device)
+    settings |= {"max_new_tokens": 4, "prefix_allowed_tokens_fn": lambda number, ids: [number + 1, number + 2, 7]}
+    with silent(device):
+        out = there.generate(IDS, **settings)
+    same(host.generate(IDS, **settings), out)
+
+
 def test_scores_prompts_and_text_are_those_of_the_host(device, tmp_path):
     host, there = twins(device)
     longer = numpy.concatenate([IDS, IDS[:, ::-1]], axis=1)
@@ -298,9 +309,11 @@ def test_scores_prompts_and_text_are_those_of_the_host(device, tmp_path):
             PromptCache(model, IDS).save(file)
             prompt = PromptCache.load(file, model)
             ids = model.generate(longer, past_key_values=prompt, max_new_tokens=3)
-            with pytest.raises(InputError, match="from position 0 on"):
+            with pytest.raises(InputError, match="from token 0 on"):
                 model.generate(longer[:, 1:], past_key_values=prompt)
-            found.append([ids, token_log_probs(model, IDS, MASK, window=4), perplexity(model, IDS)])
+            one, rows = PromptCache(model, IDS[:1, :2]), [IDS[0].tolist(), IDS[0, :3].tolist()]
+            unequal = model.generate(rows, past_key_values=one, max_new_tokens=3)
+            found.append([ids, unequal, token_log_probs(model, IDS, MASK, window=4), perplexity(model, IDS)])
     same(*found)
 
 

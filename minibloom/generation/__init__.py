@@ -5,6 +5,7 @@ for piece in stream_text(model, tokenizer, "All human beings", max_new_tokens=20
 
 settings.py     what can be set, and what cannot be set together
 processors.py   what is asked of the text changes the logits
+guidance.py     away from what a second prompt would lead to
 filters.py      which tokens may be drawn, and the draw
 stopping.py     when a row ends
 job.py          the border: prompts and settings become one job
@@ -23,7 +24,7 @@ from .filters import draw, keep_top_k, keep_top_p, processed, suppress
 from .generate import generate, generate_steps
 from .outputs import GenerateBeamDecoderOnlyOutput, GenerateDecoderOnlyOutput
 from .prompt_cache import PromptCache
-from .scoring import perplexity, token_log_probs
+from .scoring import perplexity, token_log_probs, transition_scores
 from .settings import GenerationConfig, check_settings
 from .text import Continuation, generate_text, stream_text
 
@@ -45,4 +46,5 @@ __all__ = [
     "stream_text",
     "suppress",
     "token_log_probs",
+    "transition_scores",
 ]

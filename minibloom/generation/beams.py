@@ -22,7 +22,7 @@ import numpy
 from ..backend import Array, number, to_numpy
 from .constraints import Progress, share_out
 from .filters import log_softmax
-from .job import Job, Reader
+from .job import History, Job, Reader, check_numbers
 from .outputs import GenerateBeamDecoderOnlyOutput, hand_back
 from .processors import diversity
 from .stopping import LENGTH, TOKEN
@@ -32,10 +32,11 @@ Span = tuple[int, int]  # of rows: from one up to another
 
 @dataclass(frozen=True)
 class Beam:
-    """A continuation: its new tokens, the sum of their log-probabilities, and where each was chosen."""
+    """A continuation: its new tokens, their log-probabilities and the sum of these, and where each was chosen."""
 
     score: float = 0.0
     tokens: tuple[int, ...] = ()
+    log_probs: tuple[float, ...] = ()
     places: tuple[int, ...] = ()  # the rows of the kept scores
     words: Progress | None = None
     reason: str = ""  # why it ended
@@ -43,7 +44,8 @@ class Beam:
     def then(self, c: Candidate, place: int) -> Beam:
         """This beam, continued."""
         words = None if self.words is None else self.words.after(c.token)
-        return Beam(c.score, (*self.tokens, c.token), (*self.places, place), words, c.ends)
+        log_probs = (*self.log_probs, c.score - self.score)
+        return Beam(c.score, (*self.tokens, c.token), log_probs, (*self.places, place), words, c.ends)
 
 
 @dataclass(frozen=True)
@@ -163,12 +165,23 @@ def search(job: Job) -> list[tuple[float, Beam]]:
     With forced words, the search of transformers may lose its last beam that holds them all, to likelier ones that do
     not. Only for prompts where nothing holds them in the end, what a second search finds counts, which holds on to one.
     """
-    best, N = _search(job, hold=False), job.settings.num_return_sequences
-    lost = {i // N for i, (_, beam) in enumerate(best) if i % N == 0 and beam.words and not beam.words.complete}
-    if lost:
-        again = _search(job, hold=True)
-        best = [again[i] if i // N in lost else pair for i, pair in enumerate(best)]
-    return best
+    first: list[tuple[float, Beam]] = []
+    lost: list[int] = []  # prompts
+    N = job.settings.num_return_sequences
+
+    def with_second(second: list[tuple[float, Beam]], prompts: list[int]) -> list[tuple[float, Beam]]:
+        return [second[i] if i // N in prompts else pair for i, pair in enumerate(first)]
+
+    try:
+        first = job.beams = _search(job, hold=False)
+        lost = [i // N for i, (_, beam) in enumerate(first) if i % N == 0 and _lacks_words(beam)]
+        return with_second(_search(job, hold=True), lost) if lost else first
+    except BaseException as error:  # Ctrl-C too
+        if first:  # what the second search had counts only where it holds the words
+            job.beams = with_second(job.beams, [p for p in lost if not _lacks_words(job.beams[p * N][1])])
+        if job.beams:
+            hand_back(error, _joined(job, job.beams)[0])
+        raise
 
 
 def _search(job: Job, hold: bool) -> list[tuple[float, Beam]]:
@@ -191,10 +204,10 @@ def _search(job: Job, hold: bool) -> list[tuple[float, Beam]]:
             spans = list(pairwise(numpy.cumsum([0, *(len(group.running) for group in live)]).tolist()))
             scores = log_softmax(logits)
             if s.num_beam_groups == 1:
-                scores = job.scored(history.ids, scores)
+                scores = job.scored(history.ids, scores, history.prompts)
                 sources = _advance(job, live, spans, history.ids, scores)
             else:
-                sources = _advance_groups(job, searches, live, spans, history.ids, scores)
+                sources = _advance_groups(job, searches, live, spans, history, scores)
             if s.return_dict_in_generate:
                 places = [
                     group.first_place + i for group, (a, b) in zip(live, spans, strict=True) for i in range(b - a)
@@ -207,9 +220,8 @@ def _search(job: Job, hold: bool) -> list[tuple[float, Beam]]:
             chosen = xp.asarray([beam.tokens[-1] for group in live for beam in group.running])
             history.append(chosen)
             out = reader(chosen[:, None])
-    except BaseException as error:  # Ctrl-C too
+    except BaseException:
         job.beams = _best(job, searches, running=True)
-        hand_back(error, _joined(job, job.beams)[0])
         raise
 
 
@@ -235,10 +247,10 @@ def _advance(job: Job, live: Sequence[Group], spans: Sequence[Span], ids: Array,
 
 
 def _advance_groups(
-    job: Job, searches: Any, live: Sequence[Group], spans: Sequence[Span], ids: Array, scores: Array
+    job: Job, searches: Any, live: Sequence[Group], spans: Sequence[Span], history: History, scores: Array
 ) -> list[int]:
     """The same where groups of one prompt go one after another, each pushed off what the earlier ones chose."""
-    xp, sources = job.xp, {}
+    xp, sources, ids = job.xp, {}, history.ids
     span_of = {id(group): span for group, span in zip(live, spans, strict=True)}
     for search in searches:
         chosen: list[int] = []
@@ -250,7 +262,7 @@ def _advance_groups(
             if chosen:
                 tokens, counts = numpy.unique(chosen, return_counts=True)
                 mine = diversity(job.settings.diversity_penalty, xp.asarray(tokens), xp.asarray(counts))(mine)
-            mine = scores[start:end] = job.scored(ids[start:end], mine)
+            mine = scores[start:end] = job.scored(ids[start:end], mine, history.prompts[start:end])
             sources[start] = [start + i for i in _advance(job, [group], [(0, end - start)], ids[start:end], mine)]
             chosen += group.chosen
     return [row for start, _ in spans for row in sources[start]]
@@ -270,6 +282,7 @@ def _candidates(job: Job, live: Sequence[Group], spans: Sequence[Span], scores: 
     tokens = xp.argpartition(ranked, V - n, axis=-1)[:, V - n :] if n < V else xp.tile(xp.arange(V), (len(scores), 1))
     # [rows, n], to the host: from here on there are few
     logs, keys = (to_numpy(xp.take_along_axis(x, tokens, axis=1)).astype("float64") for x in (scores, ranked))
+    check_numbers(logs)
     tokens = to_numpy(tokens)
     found = []
     for start, end in spans:
@@ -316,10 +329,14 @@ def _keep(job: Job, out: Any, logits: Array, scores: Array, places: Sequence[int
             kept.append(getattr(out, name))
 
 
+def _lacks_words(beam: Beam) -> bool:
+    return beam.words is not None and not beam.words.complete
+
+
 def _rank(pair: tuple[float, Beam]) -> tuple[bool, float]:
     """First those that hold all forced words, and of them the likeliest."""
     score, beam = pair
-    return beam.words is not None and not beam.words.complete, -score
+    return _lacks_words(beam), -score
 
 
 def _best(job: Job, searches: Sequence[Sequence[Group]], running: bool = False) -> list[tuple[float, Beam]]:
@@ -328,7 +345,7 @@ def _best(job: Job, searches: Sequence[Sequence[Group]], running: bool = False) 
     for groups in searches:
         ended = sorted((pair for group in groups for pair in group.finished), key=_rank)
         if running:
-            ended += [(beam.score, beam) for group in groups for beam in group.running]
+            ended += sorted(((beam.score, beam) for group in groups for beam in group.running), key=_rank)
         best += [*ended, *[(-math.inf, Beam())] * N][:N]  # settings may rule out so much that there are fewer
     return best
 

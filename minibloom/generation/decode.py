@@ -14,7 +14,7 @@ import numpy
 from ..backend import Array
 from .filters import filtered, pick, spread
 from .graph import GraphReader, suits_graph
-from .job import Job, Reader
+from .job import Job, Reader, check_numbers
 from .stopping import LENGTH
 
 
@@ -37,10 +37,11 @@ def decode(job: Job) -> Iterator[Array]:
         if feed is None and N > 1:
             logits = xp.repeat(logits, N, axis=0)
             history.select(xp.repeat(xp.arange(len(job.ids)), N))
-        scores = job.process(history.ids, logits)
+        scores = job.process(history.ids, logits, history.prompts)
         if s.do_sample:
             u = job.rng.random(count)[rows]  # one for every row, ended or not: so no draw depends on other rows
             ids, values = filtered(scores, job.filters)
+            check_numbers(values.max(-1), drawn=True)
             chosen = pick(values, xp.asarray(u))
             chosen = chosen if ids is None else ids[xp.arange(len(ids)), chosen]
             scores = spread(ids, values, scores.shape[-1]) if s.output_scores or job.stopping.own else scores
@@ -48,6 +49,7 @@ def decode(job: Job) -> Iterator[Array]:
             for step in job.filters:  # greedy, only to make log-probabilities of them
                 scores = step(scores)
             chosen = reader.likeliest(scores)
+            check_numbers(scores[xp.arange(len(rows)), chosen])
         _keep(job, out, logits, scores, N if feed is None else 1)
         job.keep_log_probs(logits, here, chosen, count)
 

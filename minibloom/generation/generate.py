@@ -28,13 +28,18 @@ def generate(model: BloomForCausalLM, input_ids: Any = None, attention_mask: Any
     Further arguments:
 
     past_key_values: what the model has read of the prompts already: a cache, or a `PromptCache`. Greedy decoding,
-        sampling with N = 1 and speculation for one prompt fill the cache itself; whatever else goes on with a copy.
+        sampling with N = 1, and for one prompt speculation and contrastive search fill the cache itself; whatever else
+        goes on with a copy.
     tokenizer: turns texts into ids; ids that it has no token for are never chosen. `stop_strings` needs it.
     assistant_model: a smaller model of the same tokens, which guesses ahead (see `speculative.py`).
     logits_processor: functions of ids `[B, T]` (-1 at padding) and logits `[B, V]` that return logits.
+    prefix_allowed_tokens_fn: a function of a prompt's number and the ids `[T]` of a continuation of it (-1 at padding),
+        which returns the ids that may follow.
+    negative_prompt_ids, negative_prompt_attention_mask: `[B, S]`, with `guidance_scale`: what to lead away from.
     stopping_criteria: functions of ids `[B, T]` and scores `[B, V]` that say which rows have ended, `[B]`, or all.
     seed: of the draws; or a NumPy generator, whose draws go on from call to call.
-    callback: is called with the ids `[B * N]` of each step.
+    callback: is called with the ids `[B * N]` of each step. streamer: the same as an object of transformers, say a
+        `TextStreamer`: `put` is called with the prompts `[B * N, S]`, then with the ids of each step, and then `end`.
     trace: a `Trace` that sees and edits every pass. It then holds the last one, over the token before the last.
 
     Returns ids, or with `return_dict_in_generate=True` a `GenerateDecoderOnlyOutput`, of beams a
@@ -64,7 +69,7 @@ def generate_steps(
 
     Arguments as in `generate`. All of them are checked at the call; nothing is computed before it is asked for.
     """
-    return steps_of(_prepare_steps(model, _prompts(input_ids, settings), attention_mask, **settings))
+    return _shown(_prepare_steps(model, _prompts(input_ids, settings), attention_mask, **settings))
 
 
 def generate_ids(model: BloomForCausalLM, prompt: Any, **settings: Any) -> Iterator[int]:
@@ -72,7 +77,7 @@ def generate_ids(model: BloomForCausalLM, prompt: Any, **settings: Any) -> Itera
     job = _prepare_steps(model, prompt, **settings)
     if (n := job.settings.num_return_sequences) > 1:
         raise InputError(f"num_return_sequences is {n}: a stream has one continuation. Use generate or generate_text.")
-    return (int(to_numpy(chosen)[0]) for chosen in steps_of(job))
+    return (int(to_numpy(chosen)[0]) for chosen in _shown(job))
 
 
 def _prepare_steps(model: BloomForCausalLM, input_ids: Any, attention_mask: Any = None, **settings: Any) -> Job:
@@ -80,6 +85,15 @@ def _prepare_steps(model: BloomForCausalLM, input_ids: Any, attention_mask: Any 
     if job.settings.num_beams > 1:
         raise InputError(f"num_beams is {job.settings.num_beams}: beams are not known before the end. Use generate.")
     return job
+
+
+def _shown(job: Job) -> Iterator[Array]:
+    """The ids of each step, which callback and streamer see before."""
+    begin(job)
+    for chosen in steps_of(job):
+        show(job, chosen)
+        yield chosen
+    end(job)
 
 
 def steps_of(job: Job) -> Iterator[Array]:
@@ -92,15 +106,35 @@ def steps_of(job: Job) -> Iterator[Array]:
     return decode(job)
 
 
+def begin(job: Job) -> None:
+    """Show the prompts to whoever listens, as transformers does."""
+    if job.streamer is not None:
+        job.streamer.put(to_numpy(job.xp.repeat(job.ids, job.settings.num_return_sequences, axis=0)))
+
+
+def show(job: Job, chosen: Array) -> None:
+    """Show the ids `[B * N]` of a step."""
+    if job.callback is not None:
+        job.callback(chosen)
+    if job.streamer is not None:
+        job.streamer.put(to_numpy(chosen))
+
+
+def end(job: Job) -> None:
+    if job.streamer is not None:
+        job.streamer.end()
+
+
 def collect(job: Job) -> Any:
     """All steps as one output."""
     xp, s = job.xp, job.settings
     columns = [xp.repeat(job.ids, s.num_return_sequences, axis=0)]
     try:
+        begin(job)
         for chosen in steps_of(job):
             columns.append(chosen[:, None])
-            if job.callback is not None:
-                job.callback(chosen)
+            show(job, chosen)
+        end(job)
     except BaseException as error:  # Ctrl-C too
         hand_back(error, xp.concatenate(columns, axis=1))
         raise

@@ -17,7 +17,8 @@ from ..cache import Cache
 from ..errors import InputError
 from ..trace import Trace
 from .filters import Filter, filtered, filters, log_softmax, spread
-from .processors import Processor, processors, tokens_past
+from .guidance import Guidance
+from .processors import Allowed, processors, tokens_past
 from .settings import FIELDS, GenerationConfig, check_seed, settle, unknown_setting
 from .stopping import Stopping, StopStrings
 
@@ -26,9 +27,14 @@ if TYPE_CHECKING:
 
 ARGUMENTS = (  # of generate, beside its settings
     "attention_mask", "past_key_values", "generation_config", "tokenizer", "assistant_model", "logits_processor",
-    "stopping_criteria", "seed", "callback", "trace",
+    "prefix_allowed_tokens_fn", "negative_prompt_ids", "negative_prompt_attention_mask", "stopping_criteria", "seed",
+    "callback", "streamer", "trace",
 )  # fmt: skip
 SETTINGS = (*FIELDS, *ARGUMENTS)
+NOT_FINITE = (
+    "the logits of a token are not finite, expected numbers: parameters of the model are NaN, infinite or too large, "
+    "or a logits_processor made them so. Find these; remove_invalid_values=True generates with 0 in place of NaN."
+)
 
 
 @dataclass
@@ -42,13 +48,17 @@ class Job:
     length: int  # of a row at most, prompt and padding counted
     ends: list[int]  # token ids
     pad: int
-    processors: list[Processor]
+    processors: list[Any]  # `Processor`s, and those that are also told the prompts of rows
     filters: list[Filter]
     stopping: Stopping
     cache: Cache | None = None  # of the first tokens of the prompts
+    as_read: tuple[Array, Array | None] | None = None  # ids and mask, where behind a cache their order is another
+    callers_cache: Cache | None = None  # the same, where it is no copy: the caller goes on with what is read here
     draft: BloomForCausalLM | None = None
     rng: numpy.random.Generator = field(default_factory=numpy.random.default_rng)
     callback: Any = None  # called with the ids [B * N] of each step
+    streamer: Any = None  # its `put` is called with prompts and ids, on the host, and its `end` in the end
+    first: int = 0  # number of the first prompt: not 0 where one of several goes on alone
     trace: Trace | None = None  # sees and edits every pass of the model
     wants_log_probs: bool = False
 
@@ -69,23 +79,30 @@ class Job:
 
     def history(self) -> History:
         """The prompts, to be continued."""
-        return History(self.ids if self.mask is None else self.xp.where(self.mask == 0, -1, self.ids))
+        ids = self.ids if self.mask is None else self.xp.where(self.mask == 0, -1, self.ids)
+        return History(ids, self.first + self.xp.arange(len(ids)))
 
-    def process(self, ids: Array, logits: Array) -> Array:
-        """`logits [B, V]` after all processors; ids `[B, T]` are what is there."""
+    def process(self, ids: Array, logits: Array, prompts: Array | None = None) -> Array:
+        """`logits [B, V]` after all processors; ids `[B, T]` are what is there, prompts `[B]` whose continuations."""
         if not self.processors:
             return logits
         for process in self.processors:
-            logits = process(ids, logits)
+            of_prompts = isinstance(process, Allowed | Guidance)
+            logits = process(ids, logits, prompts) if of_prompts else process(ids, logits)
         if len(self.processors) == 1 and self.settings.suppress_tokens and self.xp is not numpy:
             return logits  # `_forbidden` has seen that tokens are left, and to look makes the host wait for the device
-        if not backends.number((logits.max(-1) > -numpy.inf).all()):
+        likeliest = logits.max(-1)
+        if self.settings.num_beams > 1 and prompts is not None:  # of one prompt's beams, some may have no way on
+            likeliest = self.xp.where(prompts[:, None] == prompts, likeliest, -numpy.inf).max(-1)
+        if not backends.number((likeliest > -numpy.inf).all()):
+            if backends.number((likeliest != likeliest).any()):
+                raise InputError(NOT_FINITE)
             raise InputError("the settings leave no token to choose at this place: every one is ruled out.")
         return logits
 
-    def scored(self, ids: Array, logits: Array) -> Array:
+    def scored(self, ids: Array, logits: Array, prompts: Array | None = None) -> Array:
         """The logits `[B, V]` that a token is chosen from, after processors and filters."""
-        return spread(*filtered(self.process(ids, logits), self.filters), logits.shape[-1])
+        return spread(*filtered(self.process(ids, logits, prompts), self.filters), logits.shape[-1])
 
     def keep(self, logits: Array, scores: Array) -> None:
         """Keep what is to be returned of a step."""
@@ -107,11 +124,21 @@ class Job:
             self.log_probs.append(kept)
 
 
-class History:
-    """Ids `[B, T]` that grow by a column a step. -1 where a prompt is padded."""
+def check_numbers(deciding: Array, drawn: bool = False) -> None:
+    """Raise an InputError if what decided about a token is NaN, or for a draw, which makes NaN of it, infinite.
 
-    def __init__(self, ids: Array) -> None:
-        self._buffer, self.length = ids, ids.shape[1]
+    Greedy decoding looks at the logit chosen alone: NaN counts as the largest. On a device nothing is looked at, for
+    the host would have to wait.
+    """
+    if backends.namespace(deciding) is numpy and (numpy.isnan(deciding) | (drawn & numpy.isinf(deciding))).any():
+        raise InputError(NOT_FINITE)
+
+
+class History:
+    """Ids `[B, T]` that grow by a column a step, -1 where a prompt is padded; and their prompts' numbers `[B]`."""
+
+    def __init__(self, ids: Array, prompts: Array) -> None:
+        self._buffer, self.length, self.prompts = ids, ids.shape[1], prompts
 
     @property
     def ids(self) -> Array:
@@ -128,7 +155,7 @@ class History:
 
     def select(self, rows: Array) -> None:
         """Keep these rows, in this order, repeats allowed."""
-        self._buffer = self._buffer[rows]
+        self._buffer, self.prompts = self._buffer[rows], self.prompts[rows]
 
 
 class Reader:
@@ -139,7 +166,8 @@ class Reader:
     def __init__(self, job: Job, model: BloomForCausalLM | None = None) -> None:
         self.job, self.model, self._counts = job, model or job.model, model is None
         self.cache: Any = job.cache if model is None else None
-        self.mask, self.read = job.mask, 0 if self.cache is None else self.cache.seen
+        self.ids, self.mask = job.as_read if job.as_read and model is None else (job.ids, job.mask)
+        self.read = 0 if self.cache is None else self.cache.seen
         s = job.settings
         self._watch: dict[str, Any] = {} if not s.return_dict_in_generate else {
             name: True for name in ("output_attentions", "output_hidden_states") if getattr(s, name)
@@ -172,7 +200,7 @@ class Reader:
     def rows_leave(self) -> bool:
         """Whether a row that has ended leaves the batch: not where somebody looks at all rows' arrays."""
         job = self.job
-        return job.cache is None and job.trace is None and not job.settings.return_dict_in_generate
+        return job.callers_cache is None and job.trace is None and not job.settings.return_dict_in_generate
 
     def likeliest(self, scores: Array) -> Array:
         """The likeliest id of each row `[B]`, by the scores `[B, V]` made of the last pass's logits."""
@@ -183,7 +211,7 @@ class Reader:
 
         A window reads them in pieces, so that its memory is fixed; but where somebody looks inside, in one pass.
         """
-        ids, c = self.job.ids[:, self.read :], self.model.config
+        ids, c = self.ids[:, self.read :], self.model.config
         looked_at = self._watch or more or c.output_attentions or c.output_hidden_states
         if self.cache is not None and self.cache.window is not None and not looked_at:
             while ids.shape[1] > self.PIECE:
@@ -224,9 +252,13 @@ def prepare(
     tokenizer: Any = None,
     assistant_model: Any = None,
     logits_processor: Any = None,
+    prefix_allowed_tokens_fn: Any = None,
+    negative_prompt_ids: Any = None,
+    negative_prompt_attention_mask: Any = None,
     stopping_criteria: Any = None,
     seed: int | numpy.random.Generator | None = None,
     callback: Any = None,
+    streamer: Any = None,
     trace: Trace | None = None,
     **settings: Any,
 ) -> Job:
@@ -260,22 +292,34 @@ def prepare(
     many_beams = full.num_beams > 1
     job = Job(
         model, full, ids, mask, length, ends, pad,
-        processors(full, S, length, ends, _listed("logits_processor", logits_processor)),
+        processors(
+            full, S, length, ends, _listed("logits_processor", logits_processor),
+            _callable("prefix_allowed_tokens_fn", prefix_allowed_tokens_fn),
+        ),
         # In beam search, as in transformers, draws leave at least one token that ends no row.
         filters(full, (len(ends) + 1 if ends else 2) if many_beams else 1) if full.do_sample else [],
         Stopping(ends, strings, full.max_time, _listed("stopping_criteria", stopping_criteria)),
         rng=numpy.random.default_rng(seed),
         callback=_callable("callback", callback),
+        streamer=_streamer(streamer),
         trace=trace,
     )  # fmt: skip
     if full.renormalize_logits and not full.do_sample:
         job.filters.append(log_softmax)
+    if (guidance := _guidance(job, negative_prompt_ids, negative_prompt_attention_mask, assistant_model)) is not None:
+        job.processors.insert(0, guidance)
     job.draft = None if assistant_model is None else _check_draft(model, assistant_model)
-    job.cache = None if past_key_values is None else _check_cache(model, past_key_values, ids, mask, length)
+    from_caller = past_key_values
+    if past_key_values is not None:
+        if hasattr(past_key_values, "start"):
+            past_key_values, job.as_read = past_key_values.start(ids, mask, model, tokenizer)
+        job.cache = _check_cache(model, past_key_values, ids, length, full.penalty_alpha > 0)
+    job.callers_cache = job.cache if job.cache is from_caller else None  # else a copy: a prompt's, or a tuple's
     if job.cache is not None:
         _check_use_of_cache(job.cache, full, job.draft is not None)
-    if many_beams and callback is not None:
-        raise InputError(f"callback is set and num_beams is {full.num_beams}: beams are not known before the end.")
+    for name, given in (("callback", callback), ("streamer", streamer)):
+        if many_beams and given is not None:
+            raise InputError(f"{name} is set and num_beams is {full.num_beams}: beams are not known before the end.")
     if trace is not None:
         _start_trace(job)
     return job
@@ -297,11 +341,12 @@ def _check_lengths(s: GenerationConfig, S: int, length: int) -> None:
 
 
 def read_prompts(
-    model: BloomForCausalLM, given: Any, attention_mask: Any, tokenizer: Any, pad: int
+    model: BloomForCausalLM, given: Any, attention_mask: Any, tokenizer: Any, pad: int, continued: bool = True
 ) -> tuple[Array, Array | None]:
     """Prompts as ids `[B, S]` int64 and their mask; None where it is all ones, which is the same and cheaper.
 
-    given: an array `[B, S]`, or B lists of ids, which are padded on the left; with a tokenizer, a text or several.
+    given: an array `[B, S]`, or B lists or arrays of ids, which are padded on the left; with a tokenizer, a text or
+    several. continued: whether something is to follow, so that a mask must end in tokens.
     """
     xp = model.xp
     texts = [given] if isinstance(given, str) else given
@@ -311,10 +356,15 @@ def read_prompts(
         given = tokenizer(list(texts))["input_ids"]
         if not all(given):
             raise InputError("the prompt is empty: give at least one character.")
-    if attention_mask is None and isinstance(given, list | tuple) and all(isinstance(r, list | tuple) for r in given):
+    if attention_mask is None and isinstance(given, list | tuple) and all(map(_is_row, given)):
         given, attention_mask = _padded(given, pad)
     ids = model.check_ids(given).astype("int64")  # NumPy joins unsigned and signed to floats
-    return ids, None if attention_mask is None else _check_mask(attention_mask, ids, xp)
+    return ids, None if attention_mask is None else _check_mask(attention_mask, ids, xp, continued)
+
+
+def _is_row(given: Any) -> bool:
+    """Whether it is one prompt's ids: a list of them, or an array of the host."""
+    return isinstance(given, list | tuple) or (isinstance(given, numpy.ndarray) and given.ndim == 1)
 
 
 def _padded(rows: Sequence[Sequence[int]], pad: int) -> tuple[Any, Any]:
@@ -329,13 +379,13 @@ def _padded(rows: Sequence[Sequence[int]], pad: int) -> tuple[Any, Any]:
     )
 
 
-def _check_mask(attention_mask: Any, ids: Array, xp: Any) -> Array | None:
+def _check_mask(attention_mask: Any, ids: Array, xp: Any, continued: bool) -> Array | None:
     mask, moved = backends.received(attention_mask, xp, "attention_mask")
     if mask.shape != ids.shape:
         raise InputError(f"attention_mask has shape {list(mask.shape)}, expected {list(ids.shape)} like input_ids.")
     if not ((mask == 0) | (mask == 1)).all():
         raise InputError("attention_mask holds other numbers than 0 (padding) and 1 (token).")
-    if not mask[:, -1].all():
+    if continued and not mask[:, -1].all():
         raise InputError("attention_mask ends in 0: pad prompts on the left, for what is generated follows their end.")
     return None if mask.all() else moved.astype("int64")
 
@@ -371,30 +421,30 @@ def _forbidden(given: Sequence[int], V: int, tokenizer: Any) -> list[int]:
     return sorted(forbidden)
 
 
-def _check_cache(model: BloomForCausalLM, given: Any, ids: Array, mask: Array | None, length: int) -> Cache:
-    """The cache to go on from: `given`, or a copy of the prompt's that it holds."""
+def _check_cache(model: BloomForCausalLM, given: Any, ids: Array, length: int, contrastive: bool) -> Cache:
+    """The cache to go on from."""
     c, (B, S) = model.config, ids.shape
-    cache = given.start(ids, mask, model) if hasattr(given, "start") else given
-    cache = cache if isinstance(cache, Cache) else Cache.from_tuple(cache, B, c.n_head, c.head_dim)
+    read = length if contrastive else length - 1  # only candidates for the last token are read
+    cache = given if isinstance(given, Cache) else Cache.from_tuple(given, B, c.n_head, c.head_dim)
     if cache.seen >= S:
         raise InputError(
             f"past_key_values holds {cache.seen} positions, the prompt has {S}: expected the whole text, of which "
             "the cache holds less. cache.crop(length) forgets some."
         )
     cache.check(c.n_layer, c.n_head, c.head_dim, model.dtype, B, S - cache.seen, model.xp)
-    if cache.max_length is not None and length - 1 > cache.max_length:  # the last token is not read
+    if cache.max_length is not None and read > cache.max_length:
         raise InputError(
             f"past_key_values has room for {cache.max_length} positions, but the prompt has {S} and up to "
-            f"{length - S} follow: make one with max_length={length - 1}, or lower max_new_tokens."
+            f"{length - S} follow: make one with max_length={read}, or lower max_new_tokens."
         )
     return cache
 
 
 def _check_use_of_cache(cache: Cache, s: GenerationConfig, draft: bool) -> None:
-    if s.penalty_alpha > 0 and cache.seen:
+    if s.penalty_alpha > 0 and cache.seen != (0 if cache.states is None else cache.states.shape[1]):
         raise InputError(
             "past_key_values is set and penalty_alpha too: contrastive search needs the hidden states of the whole "
-            "prompt, which a cache does not hold."
+            "prompt, which only a cache holds that it has filled itself: give that, or an empty one."
         )
     if cache.window is not None and (draft or s.prompt_lookup_num_tokens is not None):
         raise InputError(
@@ -414,6 +464,32 @@ def _check_draft(model: BloomForCausalLM, draft: Any) -> Any:
     if draft.xp is not model.xp:
         raise InputError(f"assistant_model computes with {draft.backend}, the model with {model.backend}.")
     return draft
+
+
+def _guidance(job: Job, negative: Any, mask: Any, draft: Any) -> Guidance | None:
+    """The processor that leads away from the negative prompts, if that is asked for."""
+    s = job.settings
+    if negative is None and mask is not None:
+        raise InputError("negative_prompt_attention_mask is set but negative_prompt_ids is not: give both.")
+    if s.guidance_scale == 1:
+        if negative is not None:
+            raise InputError("negative_prompt_ids is set and guidance_scale is 1: nothing is guided. Set it above 1.")
+        return None
+    given = f"guidance_scale is {s.guidance_scale}"
+    for name in ("num_beams", "num_return_sequences"):
+        if getattr(s, name) > 1:
+            raise InputError(f"{given} and {name} is {getattr(s, name)}, expected 1: one row a prompt is guided.")
+    if draft is not None or s.prompt_lookup_num_tokens is not None:
+        raise InputError(f"{given} and speculation is asked for, whose guesses cannot be taken back from guidance.")
+    ids = None
+    if negative is not None:
+        try:
+            ids, mask = read_prompts(job.model, negative, mask, None, job.pad)
+        except InputError as error:
+            raise InputError(f"negative_prompt_ids: {error}") from None
+        if len(ids) != len(job.ids):
+            raise InputError(f"negative_prompt_ids has {len(ids)} rows, the prompts {len(job.ids)}: expected as many.")
+    return Guidance(job.model, s.guidance_scale, ids, mask)
 
 
 def _start_trace(job: Job) -> None:
@@ -439,4 +515,11 @@ def _listed(name: str, given: Any) -> list[Any]:
 def _callable(name: str, given: Any) -> Any:
     if given is not None and not callable(given):
         raise InputError(f"{name} is {given!r}, expected a function.")
+    return given
+
+
+def _streamer(given: Any) -> Any:
+    for method in ("put", "end"):
+        if given is not None:
+            _callable(f"streamer.{method}", getattr(given, method, "missing"))
     return given

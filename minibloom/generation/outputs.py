@@ -17,7 +17,8 @@ class GenerateDecoderOnlyOutput(ModelOutput):
     sequences: ids `[B, S + new]`, prompts and what follows.
     scores, logits: for each new token `[B, V]`, what it was chosen from, and what the model said.
     attentions, hidden_states: for each pass, the model's tuple.
-    past_key_values: the cache. The last ids have not been read into it.
+    past_key_values: the cache, as in transformers of all rows: so rows that have ended are read on, and only without
+        such an output cost nothing more. The last ids have not been read into it.
 
     Of speculation over several rows, each of which ends by itself: NaN in `scores` and `logits` behind its end, and no
     cache.

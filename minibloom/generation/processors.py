@@ -2,18 +2,19 @@
 
 A processor takes what is there, ids `[B, T]` with -1 where a prompt is padded, and logits `[B, V]` of the next token;
 it returns logits `[B, V]` and leaves what it was given as it was. -inf rules a token out. A user's own is such a
-function too. The order is that of transformers.
+function too, but may write into the logits, for it is given a copy. The order is that of transformers.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy
 
-from ..backend import Array, namespace
+from ..backend import Array, namespace, to_numpy
 from ..errors import InputError
 from .filters import suppress
 from .settings import GenerationConfig
@@ -83,6 +84,32 @@ def no_stop_before(length: int, ends: Sequence[int]) -> Processor:
     return process
 
 
+@dataclass(frozen=True)
+class Allowed:
+    """Leave only the tokens that a user's function, given the number of the prompt and a row's ids, allows there.
+
+    Where other processors have ruled all of them out, they are chosen all the same; of beams, where none has any left.
+    """
+
+    function: Callable[[int, Array], Sequence[int]]
+    beams: bool
+
+    def __call__(self, ids: Array, logits: Array, prompts: Array) -> Array:
+        xp, V, numbers = namespace(logits), logits.shape[1], to_numpy(prompts)
+        mask = xp.full_like(logits, -math.inf)
+        for row, number in enumerate(numbers.tolist()):
+            tokens = numpy.array(to_numpy(self.function(number, ids[row]))).ravel()
+            if tokens.dtype.kind not in "iu" or not 0 <= tokens.min(initial=V) <= tokens.max(initial=-1) < V:
+                given = f"prefix_allowed_tokens_fn returned {tokens.tolist()} for prompt {number}"
+                raise InputError(f"{given}, expected at least one id, from 0 to {V - 1}.")
+            mask[row, xp.asarray(tokens)] = 0
+        allowed = logits + mask
+        left = to_numpy(allowed.max(-1)) > -math.inf
+        if self.beams:
+            left = numpy.array([left[numbers == number].any() for number in numbers])
+        return xp.where(xp.asarray(left)[:, None], allowed, mask)
+
+
 def forced_at(length: int, tokens: Sequence[int]) -> Processor:
     """Leave only `tokens` where exactly `length` tokens are there."""
 
@@ -142,13 +169,15 @@ def diversity(penalty: float, chosen: Array, counts: Array) -> Callable[[Array],
     return process
 
 
-def processors(s: GenerationConfig, prompt: int, length: int, ends: Sequence[int], own: Sequence[Any]) -> list[Any]:
+def processors(
+    s: GenerationConfig, prompt: int, length: int, ends: Sequence[int], own: Sequence[Any], allowed: Any = None
+) -> list[Any]:
     """The processors that the settings ask for, in order.
 
     prompt: length of the prompts; length: that of prompts and all that is to come; ends: what ends a row.
-    own: the user's, which come last.
+    own: the user's, which come last. allowed: the user's `prefix_allowed_tokens_fn`.
     """
-    steps: list[Processor] = []
+    steps: list[Any] = []
     if s.sequence_bias is not None:
         steps.append(sequence_bias(s.sequence_bias))
     if s.repetition_penalty != 1:
@@ -161,7 +190,10 @@ def processors(s: GenerationConfig, prompt: int, length: int, ends: Sequence[int
     least = max(s.min_length, prompt + s.min_new_tokens if s.min_new_tokens else 0)
     if least and ends:
         steps.append(no_stop_before(least, ends))
-    if s.forced_bos_token_id is not None and prompt == 1:
+    if allowed is not None:
+        steps.append(Allowed(allowed, s.num_beams > 1))
+    begins = s.forced_bos_token_id is not None and prompt == 1
+    if begins:
         steps.append(forced_at(1, [s.forced_bos_token_id]))
     if s.forced_eos_token_id is not None:
         steps.append(forced_at(length - 1, s.forced_eos_token_id))
@@ -173,7 +205,7 @@ def processors(s: GenerationConfig, prompt: int, length: int, ends: Sequence[int
     if s.suppress_tokens:
         steps.append(suppressed(s.suppress_tokens))
     if s.begin_suppress_tokens:
-        steps.append(suppressed(s.begin_suppress_tokens, at=prompt))
+        steps.append(suppressed(s.begin_suppress_tokens, at=prompt + begins))  # a forced token is no choice
     return [*steps, *map(_checked, own)]
 
 
@@ -183,7 +215,7 @@ def _checked(own: Any) -> Processor:
         raise InputError(f"logits_processor holds {own!r}, expected functions of ids and logits that return logits.")
 
     def process(ids: Array, logits: Array) -> Array:
-        answer = own(ids, logits)
+        answer = own(ids, logits.copy())  # the model's own are kept, and returned
         if getattr(answer, "shape", None) != logits.shape:
             given = getattr(answer, "shape", type(answer).__name__)
             raise InputError(f"logits_processor returned {given}, expected logits of shape {list(logits.shape)}.")

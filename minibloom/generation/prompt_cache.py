@@ -4,7 +4,7 @@ prompt = PromptCache(model, ids)
 prompt.save("prompt.safetensors")
 
 prompt = PromptCache.load("prompt.safetensors", model)
-model.generate(ids_that_begin_with_it, past_key_values=prompt)
+model.generate(ids_that_begin_with_it, past_key_values=prompt)      # several rows, of any lengths
 """
 
 from __future__ import annotations
@@ -45,28 +45,37 @@ class PromptCache:
     def __repr__(self) -> str:
         return f"PromptCache({list(self.ids.shape)}, {self.cache!r})"
 
-    def start(self, ids: Array, mask: Array | None, model: BloomForCausalLM) -> Cache:
-        """A cache of as much of this prompt as `ids [B, S]` begin with: all of it, or all but their last token.
+    def start(
+        self, ids: Array, mask: Array | None, model: BloomForCausalLM, tokenizer: Any = None
+    ) -> tuple[Cache, tuple[Array, Array | None]]:
+        """A cache of as much of this prompt as all rows of `ids [B, S]` begin with, at most all but their last token;
+        and ids and mask in the order in which they go on from it.
 
-        A prompt of one row serves a batch, each row of which begins with it.
+        A prompt of one row serves a batch. Rows that are padded on the left are then read as prompt, padding, rest:
+        keys do not know their positions, and where nobody sees it, padding may stand anywhere. With a tokenizer, it is
+        enough that a text begins with this text, which may end within a token of it.
         """
         if model is not self.model and fingerprint(model) != fingerprint(self.model):
             raise InputError("past_key_values holds a prompt that another model has read. Read it again.")
-        B, held = len(ids), self.ids.shape[1]
+        xp, B, held = model.xp, len(ids), self.ids.shape[1]
         if len(self.ids) not in (1, B):
             raise InputError(f"past_key_values holds {len(self.ids)} prompts, the input {B} rows: expected as many.")
-        length = min(held, ids.shape[1] - 1)
-        ours = None if self.mask is None else self.mask[:, :length]
-        theirs = None if mask is None else mask[:, :length]
-        wrong = to_numpy((ids[:, :length] != self.ids[:, :length]).any(0))
-        if wrong.any() or not _same_mask(ours, theirs):
-            at = f", from position {wrong.argmax()} on" if wrong.any() else " in their padding"
-            raise InputError(f"past_key_values holds a prompt that input_ids do not begin with: they differ{at}.")
+        alike, mine = self.mask is not None, self.mask  # prompts that are padded serve rows that are padded alike
+        if mine is not None and (mask is None or number((mask[:, :held] != mine[:, : ids.shape[1]]).any())):
+            raise InputError("past_key_values holds prompts that are padded otherwise than input_ids: pad these alike.")
+        length, ours, rows = held, to_numpy(self.ids), to_numpy(ids)
+        there = numpy.ones_like(rows) if mask is None or alike else to_numpy(mask)
+        for prompt, row, is_token in zip(numpy.broadcast_to(ours, (B, held)), rows, there, strict=True):
+            length = min(length, _common(prompt, row[is_token == 1], tokenizer))
+        if mask is not None and not alike:
+            part = xp.where(mask == 0, 1, xp.where(mask.cumsum(1) <= length, 0, 2))  # prompt, padding, rest
+            order = xp.argsort(part, axis=1, kind="stable")
+            ids, mask = (xp.take_along_axis(x, order, axis=1) for x in (ids, mask))
         cache = self.cache.copy()
         if B > 1 and len(self.ids) == 1:
-            cache.select(model.xp.zeros(B, dtype="int64"))
+            cache.select(xp.zeros(B, dtype="int64"))
         cache.crop(length)
-        return cache
+        return cache, (ids, mask)
 
     def save(self, path: str | Path) -> None:
         """Write ids, keys and values as safetensors, with the model's fingerprint."""
@@ -111,9 +120,17 @@ def fingerprint(model: BloomForCausalLM) -> str:
     return digest.hexdigest()
 
 
-def _same_mask(a: Array | None, b: Array | None) -> bool:
-    """Whether two masks say the same; None is all ones."""
-    if a is None or b is None:
-        other = b if a is None else a
-        return other is None or number((other == 1).all())
-    return number((a == b).all())
+def _common(prompt: numpy.ndarray, tokens: numpy.ndarray, tokenizer: Any) -> int:
+    """How many tokens a row may take from the `prompt` that it begins with: one at least is left to be read."""
+    length = min(len(prompt), len(tokens) - 1)
+    if not (other := numpy.flatnonzero(prompt[:length] != tokens[:length])).size:
+        return length
+    if tokenizer is not None and _text(tokenizer, tokens).startswith(_text(tokenizer, prompt)):
+        return int(other[0])
+    raise InputError(
+        f"past_key_values holds a prompt that input_ids do not begin with: they differ, from token {other[0]} on."
+    )
+
+
+def _text(tokenizer: Any, ids: numpy.ndarray) -> bytes:
+    return b"".join(tokenizer._bytes(i, skip_special_tokens=False) for i in ids.tolist() if i < len(tokenizer))

@@ -124,11 +124,11 @@ class GenerationConfig:
 
     # How long
     max_new_tokens: int = _setting(None, COUNT, "most tokens to generate (default 20)")
-    max_length: int = _setting(None, COUNT, "the same, counted with the prompt")
+    max_length: int = _setting(None, COUNT, "the same, counted with the prompt and its padding")
     min_new_tokens: int = _setting(
         0, FROM_0, "no stop token before so many new tokens; a stop string ends it all the same"
     )
-    min_length: int = _setting(0, FROM_0, "the same, counted with the prompt")
+    min_length: int = _setting(0, FROM_0, "the same, counted with the prompt and its padding")
     eos_token_id: list[int] = _setting(None, IDS, "what ends a row; an empty list: nothing does")
     stop_strings: list[str] = _setting(
         None, Rule("a string that is not empty, or a list of them", _strings), "text that ends a row when it appears"
@@ -154,11 +154,12 @@ class GenerationConfig:
     )
     suppress_tokens: list[int] = _setting(None, IDS, "ids that are never chosen")
     begin_suppress_tokens: list[int] = _setting(None, IDS, "ids that are not chosen first")
-    forced_bos_token_id: int = _setting(None, TOKEN_ID, "the first new id, where the prompt has one")
+    forced_bos_token_id: int = _setting(None, TOKEN_ID, "the first new id, where prompts have one, padding counted")
     forced_eos_token_id: list[int] = _setting(None, IDS, "the id that is chosen last, when the length is reached")
     exponential_decay_length_penalty: tuple[int, float] = _setting(
         None, Rule("a pair (new tokens from which on, factor)", _decay), "makes stop tokens likelier and likelier"
     )
+    guidance_scale: float = _setting(1.0, ANY, "how far from a negative prompt's continuation; 1: not guided")
     remove_invalid_values: bool = _setting(False, FLAG, "turn NaN and infinite logits into numbers")
     renormalize_logits: bool = _setting(False, FLAG, "make the processed logits log-probabilities again")
 
@@ -323,7 +324,7 @@ REMARKS = ("_from_model_config", "transformers_version", "_commit_hash")  # that
 NOT_DONE: dict[str, Any] = {  # what transformers has and minibloom has not, and the value that changes nothing
     "cache_implementation": "dynamic", "cache_config": None, "max_cache_len": None, "use_mtp": False,
     "encoder_repetition_penalty": 1.0, "encoder_no_repeat_ngram_size": 0, "token_healing": False,
-    "guidance_scale": 1, "watermarking_config": None, "decoder_start_token_id": None, "is_assistant": False,
+    "watermarking_config": None, "decoder_start_token_id": None, "is_assistant": False,
     "assistant_early_exit": None, "assistant_lookbehind": 10, "target_lookbehind": 10,
     "assistant_ensemble_weight": None, "speculation_type": None, "compile_config": None, "disable_compile": False,
     "low_memory": False, "dola_layers": None, "constraints": None, "prefill_chunk_size": None,

@@ -27,7 +27,7 @@ import numpy
 from ..backend import Array, number, to_numpy
 from ..layers.softmax import softmax
 from .filters import pick
-from .job import History, Job, Reader
+from .job import History, Job, Reader, check_numbers
 from .stopping import LENGTH
 
 
@@ -68,7 +68,8 @@ class Draft:
         ids, guesses, probs = history.ids, [], []
         feed = xp.where(ids[:, self.reader.read :] < 0, self.job.pad, ids[:, self.reader.read :])
         for _ in range(count):
-            scores = self.job.scored(ids, self.reader(feed).logits[:, -1])
+            scores = self.job.scored(ids, self.reader(feed).logits[:, -1], history.prompts)
+            check_numbers(scores.max(-1), s.do_sample)
             p = softmax(scores)
             one = pick(scores, xp.asarray(self.job.rng.random(1))) if s.do_sample else scores.argmax(-1)
             guesses.append(number(one))
@@ -90,14 +91,19 @@ def speculate(job: Job) -> Iterator[Array]:
         return _row(job)
     rows = []
     for row, rng in enumerate(job.rng.spawn(len(job.ids))):
-        mask = None if job.mask is None else job.mask[row : row + 1]
+        ids, mask = _of_row(row, job.ids, job.mask)
+        as_read = None if job.as_read is None else _of_row(row, *job.as_read)
         cache = None if job.cache is None else job.cache.copy()
         if cache is not None:
             cache.select(job.xp.asarray([row]))
         kept: dict[str, Any] = {"reasons": {}, "log_probs": [], "scores": [], "logits": []}  # each its own
-        alone = replace(job, ids=job.ids[row : row + 1], mask=mask, cache=cache, rng=rng, **kept)
+        alone = replace(job, ids=ids, mask=mask, as_read=as_read, cache=cache, rng=rng, first=row, **kept)
         rows.append((alone, _row(alone)))
     return _together(job, rows)
+
+
+def _of_row(row: int, ids: Array, mask: Array | None) -> tuple[Array, Array | None]:
+    return ids[row : row + 1], None if mask is None else mask[row : row + 1]
 
 
 def _together(job: Job, rows: list[tuple[Job, Iterator[Array]]]) -> Iterator[Array]:
@@ -126,7 +132,7 @@ def _row(job: Job) -> Iterator[Array]:
         kept = 0
         for place in range(len(guesses) + 1):
             here = logits[:, place]
-            scores = job.scored(history.ids, here)
+            scores = job.scored(history.ids, here, history.prompts)
             guess = guesses[place] if place < len(guesses) else None
             one = _choose(job, scores, guess, probs[place] if guess is not None and probs else None)
             chosen = xp.asarray([one])
@@ -164,6 +170,7 @@ def _choose(job: Job, scores: Array, guess: int | None, q: Array | None) -> int:
     q: the probabilities `[1, V]` that the guess was drawn with; None where it was not drawn.
     """
     xp = job.xp
+    check_numbers(scores.max(-1), job.settings.do_sample)
     if not job.settings.do_sample:
         return int(number(scores.argmax(-1)))
     u = job.rng.random(1)

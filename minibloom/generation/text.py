@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..backend import to_numpy
 from ..errors import InputError
 from .beams import search
-from .generate import generate_ids, steps_of
+from .generate import begin, end, generate_ids, show, steps_of
 from .job import prepare
 
 if TYPE_CHECKING:
@@ -22,15 +22,18 @@ class Continuation:
     """What a model wrote after one prompt.
 
     ids: the new ones, that which ended it included. log_probs: of each of them, by the model itself, before any
-    processor or temperature; None for beams. finish_reason: "stop token", "stop string", "length", "time" or
-    "stopping_criteria", and None where the generation was stopped from outside.
+    processor or temperature; of beams, by which they were searched, after processors. finish_reason: "stop token",
+    "stop string", "length", "time" or "stopping_criteria", and None where the generation was stopped from outside.
+    score: of a beam, the sum of its log_probs over its length to the power of the length penalty (where it was stopped
+    from outside, the sum); else None.
     """
 
     prompt: str
     text: str
     ids: list[int]
-    log_probs: list[float] | None
+    log_probs: list[float]
     finish_reason: str | None
+    score: float | None = None
 
 
 def stream_text(model: BloomForCausalLM, tokenizer: BloomTokenizerFast, prompt: str, **settings: Any) -> Iterator[str]:
@@ -82,9 +85,12 @@ def generate_text(
     def continuations() -> list[Continuation]:
         if beams:
             return [
-                Continuation(text, tokenizer.decode(beam.tokens, True), list(beam.tokens), None, beam.reason or None)
-                for text, (_, beam) in zip(texts, job.beams, strict=False)  # none, where nothing has begun
-            ]
+                Continuation(
+                    text, tokenizer.decode(beam.tokens, True), list(beam.tokens), list(beam.log_probs),
+                    beam.reason or None, score,
+                )
+                for text, (score, beam) in zip(texts, job.beams, strict=False)  # none, where nothing has begun
+            ]  # fmt: skip
         log_probs = [to_numpy(step) for step in job.log_probs]
         return [
             Continuation(
@@ -98,7 +104,9 @@ def generate_text(
         if beams:
             job.beams = search(job)
             return continuations()
+        begin(job)
         for chosen in steps_of(job):
+            show(job, chosen)
             for row, one in enumerate(to_numpy(chosen).tolist()):
                 if row in over:
                     continue
@@ -107,6 +115,7 @@ def generate_text(
                 if piece and callback is not None:
                     callback(row, piece)
             over = set(job.reasons)
+        end(job)
     except BaseException as error:
         error.continuations = continuations()  # type: ignore[attr-defined]
         raise

@@ -152,6 +152,14 @@ def test_prompts_padded_on_the_left_continue_as_each_alone(data, model):
         assert together[width:].tolist() == alone[len(row) :].tolist()
 
 
+def test_unequal_arrays_are_padded_as_lists_are():
+    model, rows = random_model(scripted_config(), 0), [[1, 2, 3], [4]]
+    out = model.generate([numpy.array(row) for row in rows], max_new_tokens=3)
+    numpy.testing.assert_array_equal(out, model.generate(rows, max_new_tokens=3))
+    with pytest.raises(InputError, match="input_ids holds 8, expected"):
+        model.generate([numpy.array([1, 8]), numpy.array([1])])
+
+
 @given(data=st.data(), model=models())
 @some
 def test_a_row_that_has_ended_is_filled_and_all_ended_stop_the_loop(data, model):
@@ -316,7 +324,7 @@ BAD_SETTINGS = [
     ({"suppress_tokens": 1.5}, "suppress_tokens is 1.5"),
     ({"suppress_tokens": range(384)}, "suppress_tokens leaves no token"),
     ({"temprature": 1.0}, "generate has no setting 'temprature'.* Did you mean 'temperature'"),
-    ({"guidance_scale": 4}, "generate has no setting 'guidance_scale': transformers has it"),
+    ({"dola_layers": "high"}, "generate has no setting 'dola_layers': transformers has it"),
 ]
 
 

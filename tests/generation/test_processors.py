@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from minibloom.errors import InputError
 from minibloom.generation.processors import (
+    Allowed,
     decaying_length,
     forced_at,
     no_repeat_ngram,
@@ -115,6 +116,22 @@ def test_a_word_that_ends_a_row_is_never_a_bad_word():
     settings = GenerationConfig(bad_words_ids=[[2], [3], [1, 4]]).complete()
     (process,) = processors(settings, prompt=1, length=9, ends=[2], own=[])
     same(process(numpy.array([[1]]), numpy.zeros((1, V))), [[0, 0, 0, -math.inf, -math.inf, 0]])
+
+
+def test_what_is_not_chosen_first_may_be_forced_first():
+    settings = GenerationConfig(forced_bos_token_id=2, begin_suppress_tokens=[2]).complete()
+    for prompt, place in ((1, 2), (3, 3)):  # with one token, the first choice is that after the forced one
+        ids, logits = numpy.ones((1, place), int), numpy.zeros((1, V))
+        for process in processors(settings, prompt, 9, [], []):
+            logits = process(ids, logits)
+        same(logits, [[0, 0, -math.inf, 0, 0, 0]])
+
+
+@pytest.mark.parametrize("answer", [[], None, [6], [-1], [0.5], "x"])
+def test_a_function_that_allows_no_token_is_named(answer):
+    allowed = Allowed(lambda number, ids: answer, beams=False)
+    with pytest.raises(InputError, match="prefix_allowed_tokens_fn returned .* for prompt 3, expected at least one id"):
+        allowed(numpy.zeros((1, 2), int), numpy.zeros((1, V)), numpy.array([3]))
 
 
 def test_a_users_own_processor_comes_last_and_its_answer_is_looked_at():

@@ -60,7 +60,7 @@ def test_a_file_of_transformers_is_read_and_a_models_own_goes_with_it(tmp_path):
     ("values", "says"),
     [
         ({"temperature": -1}, "temperature is -1, expected a number above 0"),
-        ({"guidance_scale": 1.5}, "guidance_scale is 1.5: minibloom does not do this"),
+        ({"dola_layers": "high"}, "dola_layers is 'high': minibloom does not do this"),
     ],
 )
 @pytest.mark.filterwarnings("error")
@@ -135,7 +135,7 @@ def test_what_is_no_generation_config_is_said(given):
         ({"temperature": 0.5}, "temperature is 0.5 but do_sample is False"),
         ({"length_penalty": 2.0}, "length_penalty is 2.0 but num_beams is 1"),
         ({"tempratur": 1}, "no setting 'tempratur'"),
-        ({"guidance_scale": 2}, "guidance_scale is 2: minibloom does not do this"),
+        ({"dola_layers": "low"}, "dola_layers is 'low': minibloom does not do this"),
         ({"bad_words_ids": [[999]]}, "bad_words_ids holds 999"),
     ],
 )
@@ -169,7 +169,7 @@ def test_of_two_lengths_in_a_file_that_of_new_tokens_counts(kind):
 
 
 def test_what_changes_nothing_may_stand_in_a_file():
-    assert GenerationConfig.from_dict({"guidance_scale": 1, "watermarking_config": None}) == GenerationConfig()
+    assert GenerationConfig.from_dict({"dola_layers": None, "watermarking_config": None}) == GenerationConfig()
 
 
 def test_a_default_that_is_not_set_is_filled_in_last():

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minibloom import BloomConfig, BloomForCausalLM, Cache, InputError, StaticCache, Trace, WindowCache
-from minibloom.generation import PromptCache, generate_steps
+from minibloom.generation import PromptCache, beams, generate_steps
 from minibloom.generation.filters import log_softmax, processed
 from minibloom.generation.job import Reader, prepare
 from minibloom.generation.speculative import Lookup
@@ -84,6 +84,33 @@ def test_forced_words_are_there_and_the_prompt_does_not_count():
     assert "9 9" in text and ("5 6" in text or 7 in best)
 
 
+def test_ctrl_c_in_the_second_search_for_words_leaves_what_the_first_had_found():
+    """Of these prompts, only the second search finds all words for the second: whenever it is stopped, what was there
+    for the others stays."""
+    model = random_model(BloomConfig(vocab_size=40, hidden_size=16, n_layer=2, n_head=2), 3)
+    asked = {"num_beams": 2, "force_words_ids": [[33], [6], [9, 11]], "max_new_tokens": 8, **FREE}
+    prompts = [[9], [32], [35]]
+    first = beams._search(prepare(model, prompts, **asked), hold=False)
+    found = [not beams._lacks_words(beam) for _, beam in first]
+    assert found == [True, False, True]
+    whole = model.generate(prompts, **asked)[:, 1:].tolist()
+    assert {33, 6, 9, 11} <= set(whole[1])
+
+    def breaks_off(ids: Any, scores: Any) -> bool:
+        if next(steps, True):
+            raise KeyboardInterrupt
+        return False
+
+    for stop in range(8, 16):  # the step at which Ctrl-C comes, of 8 in each search
+        steps = iter([False] * stop)
+        with pytest.raises(KeyboardInterrupt) as caught:
+            model.generate(prompts, stopping_criteria=breaks_off, **asked)
+        got = caught.value.sequences[:, 1:].tolist()
+        assert len(caught.value.__notes__) == 1
+        assert [got[0], got[2]] == [whole[0], whole[2]]
+        assert got[1] == list(first[1][1].tokens) or {33, 6, 9, 11} <= set(got[1])
+
+
 # --- Contrastive search ---
 
 
@@ -103,6 +130,19 @@ def test_contrastive_search_weighs_likelihood_against_likeness(model, seed, alph
                 worth[token] = (1 - alpha) * probs[token] - alpha * (unit[:-1] @ unit[-1]).max()
             assert worth[chosen] >= max(worth.values()) - 1e-9
             ids = [*ids, chosen]
+
+
+def test_contrastive_search_goes_on_with_a_copy_where_it_cannot_fill_the_cache():
+    asked = {"penalty_alpha": 0.5, "top_k": 3, "max_new_tokens": 4, **FREE}
+    for prompts, make in (([[1, 2], [3, 4]], lambda: Cache(2)), ([[1, 2]], lambda: WindowCache(2, 9))):
+        cache = make()
+        numpy.testing.assert_array_equal(
+            MODEL.generate(prompts, past_key_values=cache, **asked), MODEL.generate(prompts, **asked)
+        )
+        assert cache.seen == 0
+    with pytest.raises(InputError, match="make one with max_length=6"):  # candidates for the last token are read
+        MODEL.generate([[1, 2]], past_key_values=MODEL.init_cache(1, 5), **asked)
+    assert MODEL.generate([[1, 2]], past_key_values=MODEL.init_cache(1, 6), **asked).shape == (1, 6)
 
 
 @given(model=models(), seed=seeds, left=st.integers(1, 4))
@@ -208,6 +248,20 @@ def exact(model: BloomForCausalLM, ids: list[int], count: int, **drawing: Any) -
     return probs
 
 
+def assert_drawn_by(expected: dict[tuple[int, ...], float], rows: list[list[int]]) -> None:
+    """Chi-squared: whether the continuations `rows` may be draws with the probabilities `expected`."""
+    seen, runs = Counter(map(tuple, rows)), len(rows)
+    assert set(seen) <= set(expected)
+    likely = [tokens for tokens, p in expected.items() if p * runs >= 5]
+    rest = 1 - sum(expected[tokens] for tokens in likely)
+    chi = sum((seen[t] - runs * expected[t]) ** 2 / (runs * expected[t]) for t in likely)
+    if rest * runs >= 5:
+        chi += (runs - sum(seen[t] for t in likely) - runs * rest) ** 2 / (runs * rest)
+    freedom = len(likely) - (rest * runs < 5)
+    assert freedom >= 5
+    assert chi < freedom + 3.1 * math.sqrt(2 * freedom) + 6  # about one seed in a thousand is above
+
+
 @pytest.mark.parametrize("way", ["plain", "lookup", "draft", "unlike draft", "rows"])
 def test_what_is_drawn_is_distributed_as_it_should_be(way):
     """Chi-squared, with fixed seeds, against the exact probabilities of all continuations."""
@@ -226,17 +280,7 @@ def test_what_is_drawn_is_distributed_as_it_should_be(way):
         rows = model.generate([ids] if way == "rows" else [ids] * runs, seed=0, **common, **batch)[:, 5:].tolist()
     else:
         rows = [model.generate([ids], seed=seed, **common)[0, 5:].tolist() for seed in range(runs)]
-    seen = Counter(map(tuple, rows))
-    expected = exact(model, ids, count, **drawing)
-    assert set(seen) <= set(expected)
-    likely = [tokens for tokens, p in expected.items() if p * runs >= 5]
-    rest = 1 - sum(expected[tokens] for tokens in likely)
-    chi = sum((seen[t] - runs * expected[t]) ** 2 / (runs * expected[t]) for t in likely)
-    if rest * runs >= 5:
-        chi += (runs - sum(seen[t] for t in likely) - runs * rest) ** 2 / (runs * rest)
-    freedom = len(likely) - (rest * runs < 5)
-    assert freedom >= 5
-    assert chi < freedom + 3.1 * math.sqrt(2 * freedom) + 6  # about one seed in a thousand is above
+    assert_drawn_by(exact(model, ids, count, **drawing), rows)
 
 
 def test_on_text_that_repeats_itself_lookup_needs_half_the_passes_at_most():
@@ -305,6 +349,13 @@ def test_a_row_that_has_ended_is_read_no_more():
     prompts = [[1], [2], [3], [4]]
     free = model.generate(prompts, max_new_tokens=8, **FREE)
     end = int(free[0, 3])  # ends the first row at the latest with its third token
+    of_prompts = model(prompts).past_key_values.to_tuple()  # read again, longer by the tokens that end nothing
+    longer = numpy.concatenate([prompts, [[9]] * 4], axis=1).tolist()
+    for cache in (PromptCache(model, prompts), of_prompts):  # whoever gave it does not see the copy that is filled
+        sizes.clear()
+        whole = model.generate(longer, max_new_tokens=8, eos_token_id=[end], pad_token_id=10, past_key_values=cache)
+        lengths = [row.index(end) + 1 if end in row else 8 for row in whole[:, 2:].tolist()]
+        assert len(set(lengths)) > 1 and sizes == [sum(n > step for n in lengths) for step in range(max(lengths))]
     for way in ({}, {"penalty_alpha": 0.4, "top_k": 2}):
         sizes.clear()
         out = model.generate(prompts, max_new_tokens=8, eos_token_id=[end], pad_token_id=10, **way)[:, 1:]
@@ -315,6 +366,26 @@ def test_a_row_that_has_ended_is_read_no_more():
     all_rows = {"return_dict_in_generate": True, "output_logits": True}
     out = model.generate(prompts, max_new_tokens=8, eos_token_id=[end], **all_rows)
     assert all(len(step) == 4 for step in out.logits)  # here all rows' arrays were asked for
+
+
+@pytest.mark.parametrize("way", [
+    {}, {"num_beams": 2}, {"num_beams": 2, "num_beam_groups": 2, "diversity_penalty": 1.0},
+    {"penalty_alpha": 0.5, "top_k": 2}, {"prompt_lookup_num_tokens": 2},
+    {"do_sample": True, "num_return_sequences": 2, "seed": 0},
+])  # fmt: skip
+def test_a_function_of_allowed_tokens_is_asked_by_the_number_of_the_prompt(way):
+    """Whatever the order in which rows end and leave."""
+    ends = {0: 3, 1: 1, 2: 5}  # how long each prompt's continuations are
+
+    def allowed(number: int, ids: numpy.ndarray) -> list[int]:
+        assert ids[1] == number
+        return [10] if len(ids) == 2 + ends[number] else [number + 2, number + 5]
+
+    prompts = [[9, 0], [9, 1], [9, 2]]
+    out = MODEL.generate(prompts, prefix_allowed_tokens_fn=allowed, max_new_tokens=7, eos_token_id=10, **way)
+    for row in out[:, 1:].tolist():
+        number, new = row[0], row[1 : row.index(10)]
+        assert len(new) == ends[number] and set(new) <= {number + 2, number + 5}
 
 
 # --- What a run returns ---
@@ -341,6 +412,10 @@ def test_outputs_hold_each_step(data, model):
 def test_a_callback_sees_every_step():
     steps: list[Any] = []
     out = MODEL.generate(IDS, max_new_tokens=4, callback=steps.append, **FREE)
+    assert numpy.stack(steps, 1).tolist() == out[:, 3:].tolist()
+    steps.clear()
+    for i, chosen in enumerate(generate_steps(MODEL, IDS, max_new_tokens=4, callback=steps.append, **FREE)):
+        assert len(steps) == i + 1 and steps[i] is chosen  # as soon as it is there
     assert numpy.stack(steps, 1).tolist() == out[:, 3:].tolist()
 
 
@@ -382,6 +457,58 @@ def test_a_criterion_is_given_the_scores_of_the_rows_it_is_asked_about():
 
     for way in ({}, {"num_beams": 3}, {"penalty_alpha": 0.5, "top_k": 2}, {"prompt_lookup_num_tokens": 2}):
         assert MODEL.generate([[1], [2]], stopping_criteria=seen, max_new_tokens=3, **FREE, **way).shape[0] == 2
+
+
+WAYS: list[dict[str, Any]] = [
+    {}, {"do_sample": True, "seed": 0}, {"do_sample": True, "seed": 0, "top_k": 0, "top_p": 0.9}, {"num_beams": 2},
+    {"num_beams": 2, "do_sample": True, "seed": 0}, {"num_beams": 2, "num_beam_groups": 2, "diversity_penalty": 1.0},
+    {"penalty_alpha": 0.5, "top_k": 2}, {"prompt_lookup_num_tokens": 2}, {"assistant_model": MODEL},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("processor", [{}, {"repetition_penalty": 1.5}])
+def test_a_model_that_gives_no_numbers_is_an_error_unless_these_are_asked_to_be_removed(way, processor):
+    broken = copy.copy(MODEL)
+    broken.params = MODEL.params | {"ln_f.weight": numpy.full(8, math.nan)}
+    with pytest.raises(InputError, match="the logits of a token are not finite"):
+        broken.generate([[1, 2], [3, 4]], max_new_tokens=3, **FREE, **way, **processor)
+    out = broken.generate([[1, 2]], max_new_tokens=3, remove_invalid_values=True, **FREE, **way, **processor)
+    assert out.shape == (1, 5)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_one_logit_that_is_no_number_is_enough(way):
+    def spoils(ids: numpy.ndarray, logits: numpy.ndarray) -> numpy.ndarray:
+        logits[-1, 7] = math.nan
+        return logits
+
+    with pytest.raises(InputError, match="a logits_processor made them so"):
+        MODEL.generate([[1, 2], [3, 4]], max_new_tokens=3, logits_processor=spoils, **FREE, **way)
+
+
+@pytest.mark.parametrize("way", [{}, {"num_beams": 2}, {"penalty_alpha": 0.5, "top_k": 2}, {"assistant_model": MODEL}])
+def test_a_processor_that_writes_into_its_logits_changes_none_of_the_models(way):
+    def doubles(ids: numpy.ndarray, logits: numpy.ndarray) -> numpy.ndarray:
+        logits *= 2
+        return logits
+
+    asked = {"max_new_tokens": 3, "return_dict_in_generate": True, "output_logits": True, **FREE, **way}
+    in_place, copied = (
+        MODEL.generate(IDS, logits_processor=f, **asked) for f in (doubles, lambda ids, logits: 2 * logits)
+    )
+    numpy.testing.assert_array_equal(in_place.sequences, copied.sequences)
+    numpy.testing.assert_array_equal(numpy.stack(in_place.logits), numpy.stack(copied.logits))
+
+
+def test_an_infinite_logit_is_the_likeliest_but_cannot_be_drawn():
+    def forces(ids: numpy.ndarray, logits: numpy.ndarray) -> numpy.ndarray:
+        logits[:, 7] = math.inf
+        return logits
+
+    assert (MODEL.generate(IDS, max_new_tokens=3, logits_processor=forces, **FREE)[:, 3:] == 7).all()
+    with pytest.raises(InputError, match="not finite"):
+        MODEL.generate(IDS, do_sample=True, max_new_tokens=3, logits_processor=forces, **FREE)
 
 
 # --- Caches ---

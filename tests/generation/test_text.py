@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from minibloom import BloomForCausalLM, InputError, WindowCache
 from minibloom.generation import PromptCache, generate_text, perplexity, stream_text, token_log_probs
+from minibloom.generation.contrastive import unit
 from minibloom.generation.filters import log_softmax
 from minibloom.generation.session import Session
 from minibloom.generation.stopping import StopStrings
@@ -76,7 +77,23 @@ def test_a_batch_of_texts_is_continued_each_as_if_alone_and_says_why_it_ended():
         assert one.finish_reason == ("stop token" if one.ids[-1] in common["eos_token_id"] else "length")
     beams = generate_text(MODEL, TOKENIZER, prompts, num_beams=2, num_return_sequences=2, max_new_tokens=3)
     assert len(beams) == 6 and [one.prompt for one in beams] == [p for p in prompts for _ in range(2)]
-    assert all(one.log_probs is None and one.finish_reason == "length" for one in beams)
+    assert all(one.finish_reason == "length" for one in beams)
+
+
+def test_beams_have_the_score_and_the_log_probabilities_that_they_were_searched_by():
+    prompts = ["the cat", "le chien dort sur"]
+    asked = {"num_beams": 3, "num_return_sequences": 2, "max_new_tokens": 5, "length_penalty": 0.5}
+    asked |= {"eos_token_id": list(range(20, 60)), "repetition_penalty": 1.3}
+    look = {"return_dict_in_generate": True, "output_scores": True}
+    out = MODEL.generate(prompts, tokenizer=TOKENIZER, **asked, **look)
+    found = generate_text(MODEL, TOKENIZER, prompts, **asked)
+    start = out.sequences.shape[1] - out.beam_indices.shape[1]
+    for one, row, places, score in zip(found, out.sequences, out.beam_indices, out.sequences_scores, strict=True):
+        steps = [out.scores[i][place, row[start + i]] for i, place in enumerate(places) if place >= 0]
+        numpy.testing.assert_allclose(one.log_probs, steps, rtol=1e-5)
+        assert one.score == pytest.approx(score) == pytest.approx(sum(one.log_probs) / len(one.ids) ** 0.5)
+    assert len({len(one.ids) for one in found}) > 1
+    assert generate_text(MODEL, TOKENIZER, prompts, max_new_tokens=2)[0].score is None
 
 
 def test_what_cannot_be_called_back_is_said_first():
@@ -153,6 +170,31 @@ def test_a_stream_has_one_continuation(settings):
             call()
 
 
+@pytest.mark.parametrize("static", [False, True])
+def test_turns_of_contrastive_search_read_each_token_once_too(static):
+    """And as if the whole text were read anew, broken off or not; what else goes on keeps the states in step."""
+    settings = {"max_new_tokens": 4, "penalty_alpha": 0.6, "top_k": 3}
+    model = random_model(tiny.config(eos_token_id=None), 1)
+    session = Session(model, TOKENIZER, model.init_cache(1, 60) if static else None, **settings)
+    for line in ("the cat", " sat on", " mat"):
+        list(session.turn(line))
+        assert session.ids == model.generate([session.ids[:-4]], tokenizer=TOKENIZER, **settings)[0].tolist()
+        assert session.cache.seen == session.cache.states.shape[1] == len(session.ids) - 1
+    states = model([session.ids[:-1]], output_hidden_states=True).hidden_states[-1]
+    numpy.testing.assert_allclose(session.cache.states, unit(states), atol=1e-6)
+    broken = session.turn(" and")
+    next(broken)
+    broken.close()
+    assert session.cache.seen == len(session.ids) - 1
+    before = list(session.ids)
+    list(session.turn("!"))
+    again = [*before, *TOKENIZER("!")["input_ids"]]
+    assert session.ids == model.generate([again], tokenizer=TOKENIZER, **settings)[0].tolist()
+    plain = model.generate([[*session.ids, 7]], past_key_values=session.cache, max_new_tokens=2)
+    with pytest.raises(InputError, match="needs the hidden states of the whole prompt"):
+        model.generate([[*plain[0], 7]], past_key_values=session.cache, **settings)
+
+
 def test_turns_may_have_a_window():
     session = Session(MODEL, TOKENIZER, WindowCache(2, 8), max_new_tokens=6, eos_token_id=[])
     for line in ("the cat", " sat", " on"):
@@ -185,9 +227,8 @@ def test_each_token_is_scored_by_what_its_window_has_before_it(model, seed, data
     S = max(map(len, rows))
     got = token_log_probs(model, rows, window=window, stride=stride)
     assert got.shape == (2, S - 1)
-    if len(rows[0]) == len(rows[1]):
-        for row, scores in zip(rows, got, strict=True):
-            numpy.testing.assert_allclose(scores, slow_scores(model, row, window, stride), rtol=1e-8)
+    for row, scores in zip(rows, got, strict=True):  # a window is laid over a row's own tokens, wherever they stand
+        numpy.testing.assert_allclose(scores[S - len(row) :], slow_scores(model, row, window, stride), rtol=1e-8)
     whole = token_log_probs(model, rows)
     for row, scores in zip(rows, whole, strict=True):
         expected = slow_scores(model, row, 100, 1)
@@ -195,6 +236,25 @@ def test_each_token_is_scored_by_what_its_window_has_before_it(model, seed, data
         assert numpy.isnan(scores[: S - len(row)]).all()
     every = [x for row in rows for x in slow_scores(model, row, 100, 1)]
     assert perplexity(model, rows) == pytest.approx(math.exp(-sum(every) / len(every)))
+
+
+def test_padding_may_stand_anywhere_in_a_text_that_is_scored():
+    rows, (left, right) = [[1, 2, 3, 4, 5], [6, 7, 8]], ([0, 0, 6, 7, 8], [6, 7, 8, 0, 0])
+    expected = token_log_probs(MODEL, [numpy.array(row) for row in rows], window=3)  # arrays are padded as lists are
+    for ids, places in ((left, [2, 3]), (right, [0, 1])):
+        mask = [[1] * 5, [int(i > 0) for i in ids]]
+        scores = token_log_probs(MODEL, [rows[0], ids], mask, window=3)
+        assert numpy.isfinite(scores[1]).nonzero()[0].tolist() == places
+        numpy.testing.assert_allclose(scores[1, places], expected[1, 2:])
+        numpy.testing.assert_allclose(scores[0], expected[0])
+
+
+def test_a_model_that_gives_no_numbers_is_no_text_of_one_token():
+    broken = random_model(tiny.config(), 0)
+    broken.params["ln_f.weight"][:] = math.nan
+    for rows in ([[1, 2, 3]], [[1, 2, 3], [4]]):
+        with pytest.raises(InputError, match="the logits of a token are not finite"):
+            perplexity(broken, rows)
 
 
 def test_scores_need_something_to_score():
@@ -226,6 +286,45 @@ def test_a_prompt_is_read_once_and_serves_many_continuations(tmp_path):
             numpy.testing.assert_array_equal(a, b)
 
 
+@given(data=st.data(), model=models(), seed=seeds)
+@draws
+def test_rows_of_any_lengths_go_on_from_one_prompt_each_as_if_alone(data, model, seed):
+    """Their padding stands behind it when they are read, and in front of it, as ever, in what is returned."""
+    V, rng = model.config.vocab_size, numpy.random.default_rng(seed)
+    head = rng.integers(0, V, data.draw(st.integers(1, 4))).tolist()
+    lengths = data.draw(st.lists(st.integers(0, 4), min_size=2, max_size=3))
+    rows = [[*head, *rng.integers(0, V, n).tolist()] for n in lengths]
+    prompt, S = PromptCache(model, [head]), max(map(len, rows))
+    asked = {"max_new_tokens": 4, "pad_token_id": 0, "eos_token_id": []}
+    ways = [
+        {}, {"repetition_penalty": 1.5}, {"num_beams": 2}, {"prompt_lookup_num_tokens": 2}, {"assistant_model": model},
+        {"do_sample": True, "seed": 0, "num_return_sequences": 2},
+    ]  # fmt: skip
+    for way in ways:
+        expected = model.generate(rows, **asked, **way)
+        numpy.testing.assert_array_equal(model.generate(rows, past_key_values=prompt, **asked, **way), expected)
+    look = {"return_dict_in_generate": True, "output_attentions": True}
+    out = model.generate(rows, past_key_values=prompt, **asked, **look)
+    held = min(len(head), *(len(row) - 1 for row in rows))
+    assert out.attentions[0][0].shape[2:] == (S - held, S)  # what the prompt holds is not read again
+
+
+def test_a_prompt_may_end_within_a_token_of_a_text_that_begins_with_it():
+    text = "the cat sat on the mat"
+    whole, prompt_text = TOKENIZER(text)["input_ids"], "the cat sa"
+    part = TOKENIZER(prompt_text)["input_ids"]
+    assert whole[: len(part)] != part  # "sat" is one token
+    prompt = PromptCache(MODEL, prompt_text, tokenizer=TOKENIZER)
+    (got,) = generate_text(MODEL, TOKENIZER, text, past_key_values=prompt, max_new_tokens=4)
+    assert got.ids == generate_text(MODEL, TOKENIZER, text, max_new_tokens=4)[0].ids
+    for call in (
+        lambda: generate_text(MODEL, TOKENIZER, "the cat so far", past_key_values=prompt),
+        lambda: MODEL.generate([whole], past_key_values=prompt),  # ids alone are no text
+    ):
+        with pytest.raises(InputError, match="input_ids do not begin with"):
+            call()
+
+
 def test_a_prompt_of_another_text_or_model_is_refused(tmp_path):
     prompt = PromptCache(MODEL, [[5, 6, 7], [8]])
     path = tmp_path / "prompt.safetensors"
@@ -238,8 +337,9 @@ def test_a_prompt_of_another_text_or_model_is_refused(tmp_path):
         (lambda: PromptCache.load(tmp_path / "no", MODEL), "does not exist"),
         (
             lambda: MODEL.generate([[5, 6, 9, 1], [3, 3, 8, 1]], past_key_values=prompt),
-            "do not begin with: they differ",
+            "holds prompts that are padded otherwise than input_ids",
         ),
+        (lambda: MODEL.generate([[5, 6, 7, 1], [9, 1]], past_key_values=prompt), "they differ, from token 2 on"),
         (lambda: MODEL.generate([[5, 6, 7, 1]], past_key_values=prompt), "holds 2 prompts, the input 1"),
         (lambda: other.generate([[5, 6, 7], [8]], past_key_values=prompt), "another model has read"),
     ):

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 
 pytest.importorskip("torch")
@@ -16,14 +16,16 @@ import torch
 import transformers
 
 from minibloom import BloomConfig, BloomForCausalLM, BloomTokenizerFast, InputError
-from minibloom.generation import GenerationConfig, processed
+from minibloom.generation import GenerationConfig, generate_steps, generate_text, processed
 from minibloom.generation.job import prepare
 from minibloom.layers.softmax import softmax
 
+from ..generation.test_strategies import assert_drawn_by
+from ..strategies import random_model
 from .cases import Case, cases, padding
 from .oracle import Oracle, float64_kept, slopes_of_minibloom
 
-draws = settings(max_examples=40)
+draws = settings(max_examples=100)
 PAD = 1
 
 
@@ -46,13 +48,14 @@ def prompts(case: Case, data: st.DataObject) -> tuple[numpy.ndarray, numpy.ndarr
 
 @given(case=cases(), data=st.data())
 @draws
-def test_greedy_gives_the_same_tokens(case, data):
+def test_greedy_gives_the_same_tokens_guessed_or_not(case, data):
     model, (ids, mask) = case.model("float64"), prompts(case, data)
     count = data.draw(st.integers(1, 6))
     ends = data.draw(st.lists(st.integers(0, case.config.vocab_size - 1), max_size=3, unique=True))
     expected = theirs(model, ids, mask, max_new_tokens=count, do_sample=False, eos_token_id=ends or None)
-    got = model.generate(ids, attention_mask=mask, max_new_tokens=count, eos_token_id=ends, pad_token_id=PAD)
-    numpy.testing.assert_array_equal(got, expected.numpy())
+    for way in ({}, {"prompt_lookup_num_tokens": 3}):
+        got = model.generate(ids, attention_mask=mask, max_new_tokens=count, eos_token_id=ends, pad_token_id=PAD, **way)
+        numpy.testing.assert_array_equal(got, expected.numpy())
 
 
 @given(
@@ -76,11 +79,39 @@ def test_tokens_are_drawn_with_the_same_probabilities(case, data, temperature, t
     numpy.testing.assert_allclose(got, expected, rtol=0, atol=1e-6)  # transformers rounds logits to float32 here
 
 
+@pytest.mark.parametrize("way", [{}, {"prompt_lookup_num_tokens": 2}, {"assistant_confidence_threshold": 0.0}])
+def test_continuations_are_drawn_with_the_oracles_probabilities(way):
+    """Chi-squared, with fixed seeds, against what transformers would draw each next token with."""
+    small = BloomConfig(vocab_size=5, hidden_size=8, n_layer=1, n_head=2)
+    model, draft = (random_model(small, seed) for seed in (3, 4))
+    way = {"assistant_model": draft, **way} if "assistant_confidence_threshold" in way else way
+    ids, runs = [1, 2, 1, 2, 1], 500
+    asked = {"do_sample": True, "temperature": 1.5, "top_k": 4, "top_p": 0.9, "repetition_penalty": 1.2}
+    expected = {(): 1.0}
+    for _ in range(3):
+        text = numpy.array([[*ids, *tokens] for tokens in expected])
+        out = theirs(
+            model, text, numpy.ones_like(text), max_new_tokens=1, eos_token_id=None, output_scores=True,
+            return_dict_in_generate=True, **asked,
+        )  # fmt: skip
+        probs = softmax(out.scores[0].numpy().astype("float64"))
+        expected = {
+            (*tokens, t): p * float(q)
+            for (tokens, p), row in zip(expected.items(), probs, strict=True) for t, q in enumerate(row) if q > 0
+        }  # fmt: skip
+    asked |= {"max_new_tokens": 3, "eos_token_id": [], **way}
+    if way:
+        rows = [model.generate([ids], seed=seed, **asked)[0, 5:].tolist() for seed in range(runs)]
+    else:
+        rows = model.generate([ids] * runs, seed=0, **asked)[:, 5:].tolist()
+    assert_drawn_by(expected, rows)
+
+
 # --- Beams ---
 
 
 @given(case=cases(), data=st.data())
-@settings(max_examples=60)
+@settings(max_examples=100)
 def test_beam_search_gives_the_same_tokens_scores_and_places(case, data):
     model, (ids, mask) = case.model("float64"), prompts(case, data)
     V, beams = case.config.vocab_size, data.draw(st.integers(2, 4))
@@ -103,6 +134,23 @@ def test_beam_search_gives_the_same_tokens_scores_and_places(case, data):
     without = {name: value for name, value in asked.items() if name not in ("return_dict_in_generate", "output_scores")}
     alone = model.generate(ids, attention_mask=mask, eos_token_id=ends, pad_token_id=PAD, **without)
     numpy.testing.assert_array_equal(alone, got.sequences)  # where prompts leave the batch when they are done
+
+
+@given(case=cases(), data=st.data(), beams=st.sampled_from([1, 3]), normalize=st.booleans())
+@settings(max_examples=40)
+def test_the_score_of_each_token_is_the_oracles(case, data, beams, normalize):
+    model, (ids, mask) = case.model("float64"), prompts(case, data)
+    asked = {"num_beams": beams, "max_new_tokens": 5, "return_dict_in_generate": True, "output_scores": True}
+    asked |= {"eos_token_id": [0, 2], "num_return_sequences": min(beams, 2)}
+    out = model.generate(ids, attention_mask=mask, pad_token_id=PAD, **asked)
+    got = model.compute_transition_scores(out.sequences, out.scores, getattr(out, "beam_indices", None), normalize)
+    expected = theirs(model, ids, mask, do_sample=False, **asked)
+    expected = Oracle(model).module.compute_transition_scores(
+        expected.sequences, expected.scores, expected.get("beam_indices"), normalize_logits=normalize
+    )
+    numpy.testing.assert_allclose(got, expected.numpy(), rtol=1e-4, atol=1e-5)  # transformers keeps them in float32
+    if beams > 1 and not normalize:
+        numpy.testing.assert_allclose(got.sum(-1) / (out.beam_indices >= 0).sum(-1), out.sequences_scores, rtol=1e-9)
 
 
 def test_the_shipped_model_is_searched_alike():
@@ -190,3 +238,112 @@ def test_settings_in_an_object_of_transformers_are_settings_here(asked):
     with torch.no_grad(), float64_kept(), slopes_of_minibloom():
         expected = module.generate(torch.tensor([[5, 4]]), generation_config=settings)
     numpy.testing.assert_array_equal(model.generate([[5, 4]], generation_config=settings), expected)
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1), case=cases(vocab_size=V), data=st.data(), beams=st.sampled_from([1, 1, 2, 3]),
+    controls=st.sampled_from([{}, {"min_new_tokens": 3}, {"bad_words_ids": [[i] for i in range(7, 25)]}]),
+)  # fmt: skip
+@settings(max_examples=40)
+def test_a_function_says_what_may_follow(seed, case, data, beams, controls):
+    model, (ids, mask) = case.model("float64"), prompts(case, data)
+
+    def allowed(number: int, row: Any) -> list[int]:
+        rng = numpy.random.default_rng([seed, number, int(row[-1])])  # of the prompt and the token before
+        some = rng.permutation(V)[:3].tolist()
+        return some[:1] if row[-1] % 2 else [30, *some]  # one that may be ruled out, or several, not all: no ties
+
+    asked = {"max_new_tokens": 5, "eos_token_id": [5, 6], "num_beams": beams, "prefix_allowed_tokens_fn": allowed}
+    expected = theirs(model, ids, mask, do_sample=False, **asked, **controls).numpy()
+    for way in [{}] if beams > 1 else [{}, {"prompt_lookup_num_tokens": 3}]:
+        got = model.generate(ids, attention_mask=mask, pad_token_id=PAD, **asked, **controls, **way)
+        numpy.testing.assert_array_equal(got, expected)
+
+
+@given(
+    case=cases(vocab_size=V), data=st.data(), scale=st.sampled_from([1.5, 3.0, 0.0, -1.0]), controls=CONTROLS,
+    kind=st.sampled_from(["no prompt", "prompt", "padded prompt"]),
+)  # fmt: skip
+@settings(max_examples=50)
+def test_guidance_leads_to_the_same_tokens(case, data, scale, controls, kind):
+    """Rows that end leave minibloom's batch, and stay in transformers'."""
+    model, (ids, mask) = case.model("float64"), prompts(case, data)
+    mask[:] = 1  # see `no_run_of_tokens_takes_padding_for_text` in test_quirks.py
+    asked = {"max_new_tokens": 6, "eos_token_id": list(range(5, 15)), "guidance_scale": scale, **controls}
+    asked |= {"min_new_tokens": 2} if "min_new_tokens" in controls else {}
+    rng, negative = numpy.random.default_rng(case.seed), {}
+    if kind != "no prompt":
+        negative["negative_prompt_ids"] = rng.integers(0, V, (len(ids), 4))
+        if kind == "padded prompt":
+            negative["negative_prompt_attention_mask"] = numpy.stack([padding("left", 4, rng) for _ in ids])
+    expected = theirs(
+        model, ids, mask, do_sample=False, **asked, **{name: torch.from_numpy(x) for name, x in negative.items()}
+    )
+    got = model.generate(ids, attention_mask=mask, pad_token_id=PAD, **asked, **negative)
+    numpy.testing.assert_array_equal(got, expected.numpy())
+
+
+def test_a_streamer_is_shown_what_transformers_shows_it():
+    tokenizer, model = BloomTokenizerFast.from_pretrained(), BloomForCausalLM.from_pretrained(dtype="float64")
+    ids = numpy.array([tokenizer("All human beings")["input_ids"]])
+
+    class Notes:
+        def __init__(self) -> None:
+            self.seen: list[Any] = []
+
+        def put(self, value: Any) -> None:
+            self.seen.append(numpy.asarray(value).tolist())
+
+        def end(self) -> None:
+            self.seen.append("end")
+
+    ours, theirs_, text, steps = Notes(), Notes(), Notes(), Notes()
+    theirs(model, ids, numpy.ones_like(ids), max_new_tokens=6, do_sample=False, streamer=theirs_)
+    model.generate(ids, max_new_tokens=6, streamer=ours)
+    generate_text(model, tokenizer, "All human beings", max_new_tokens=6, streamer=text)
+    list(generate_steps(model, ids, max_new_tokens=6, streamer=steps))
+    assert ours.seen == theirs_.seen == text.seen == steps.seen and ours.seen[-1] == "end"
+    shown: list[str] = []
+    streamer = transformers.TextStreamer(tokenizer)
+    streamer.on_finalized_text = lambda text, stream_end=False: shown.append(text)
+    model.generate(ids, max_new_tokens=6, streamer=streamer)
+    assert "".join(shown) == tokenizer.decode([*ids[0], *(one[0] for one in ours.seen[1:-1])])
+    with pytest.raises(InputError, match="streamer is set and num_beams is 2"):
+        model.generate(ids, num_beams=2, streamer=ours)
+    with pytest.raises(InputError, match="streamer.put is 'missing', expected a function"):
+        model.generate(ids, streamer="stdout")
+
+
+# --- Whole runs with processors ---
+
+FORCED = st.fixed_dictionaries({}, optional={
+    "forced_eos_token_id": st.integers(PAD + 1, V - 1), "forced_bos_token_id": st.integers(PAD + 1, V - 1),
+    "min_length": st.integers(1, 12),
+})  # fmt: skip
+
+
+@given(
+    case=cases(vocab_size=V), data=st.data(), count=st.integers(1, 8), ends=ends, controls=CONTROLS, forced=FORCED,
+    beams=st.sampled_from([1, 1, 2, 3]),
+)  # fmt: skip
+@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
+def test_processors_lead_to_the_same_tokens(case, data, count, ends, controls, forced, beams):
+    """Greedy, guessed or not, and beams. The pad token is never text, for there some processors of transformers take it
+    for a token (see `test_quirks.py`)."""
+    model, (ids, mask) = case.model("float64"), prompts(case, data)
+    ids = numpy.where(mask == 0, PAD, numpy.where(ids == PAD, PAD + 1, ids))
+    asked = {"max_new_tokens": count, "eos_token_id": ends, "num_beams": beams, **controls, **forced}
+    asked["suppress_tokens"] = sorted({PAD, *controls.get("suppress_tokens", [])} - {*forced.values()})
+    if "min_new_tokens" in controls:
+        asked |= {"min_new_tokens": min(controls["min_new_tokens"], count), "min_length": None}
+    elif "min_length" in forced:
+        asked["min_length"] = min(forced["min_length"], ids.shape[1] + count)
+    ways = [{}] if beams > 1 else [{}, {"prompt_lookup_num_tokens": 3}]
+    try:
+        got = [model.generate(ids, attention_mask=mask, pad_token_id=PAD, **asked, **way) for way in ways]
+    except InputError as error:
+        assert "leave no token to choose" in str(error)
+        reject()
+    expected = theirs(model, ids, mask, do_sample=False, **asked).numpy()
+    for out in got:
+        numpy.testing.assert_array_equal(out, expected)

@@ -53,6 +53,16 @@ contrastive_search_chooses_what_is_ruled_out
     transformers (4.35.2: 5.23 no longer runs it): a token that is ruled out has probability 0, and where fewer than
     `top_k` are left it stands among the candidates, and is chosen if it is unlike enough. Right: never chosen.
     minibloom: right.
+a_pad_token_of_0_is_none_to_beams
+    transformers: beam search fills rows that have ended with `pad_token_id or eos_token_id`, and 0 is no token to `or`.
+    Right: with the pad token, whatever its id, as greedy decoding does. minibloom: right.
+of_equal_tokens_top_p_keeps_some
+    transformers: sorts, and of tokens that are alike keeps those that sorting puts last. Right: nothing tells them
+    apart, so all or none; `top_k` of transformers itself does so. minibloom: right, all.
+no_run_of_tokens_takes_padding_for_text
+    transformers: `no_repeat_ngram_size` reads the pad tokens in front of a short prompt as text, so a row depends on
+    the batch beside it. Right: as if alone, and `repetition_penalty` of transformers leaves padding out. minibloom:
+    right.
 
 Where minibloom does as transformers does, since a port is judged by it, or a trained model relies on it:
 
@@ -70,6 +80,9 @@ a_negative_place_of_an_answer_counts_as_0
     The documentation says that places outside the text do not count; that is so only of those past its end.
 answers_compete_with_the_padding
     The softmax over positions takes in padding, so the loss of a text depends on how far its batch pads it.
+lengths_count_the_padding
+    `max_length`, `min_length` and `forced_bos_token_id` go by the width of the batch, so a short prompt gets fewer new
+    tokens beside a long one than alone. `max_new_tokens` and `min_new_tokens` do not.
 no_label_that_counts_is_nan
     A mean over nothing has no value. Its gradient is 0, in every model.
 """
@@ -86,16 +99,24 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from minibloom import BloomConfig, BloomForCausalLM, Cache, InputError
+from minibloom.generation.filters import keep_top_p
+from minibloom.generation.processors import no_repeat_ngram
 from minibloom.layers.alibi import alibi_bias, alibi_slopes
 from minibloom.layers.mlp import gelu_backward
 
 from ..generation import make_goldens
 from ..gradients import slope
+from ..strategies import random_model
 from . import NOT_INSTALLED
 
 torch = pytest.importorskip("torch", reason=NOT_INSTALLED)
 pytest.importorskip("transformers", minversion="5.23", reason=NOT_INSTALLED)
 
+from transformers.generation import (  # noqa: E402
+    NoRepeatNGramLogitsProcessor,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 from transformers.models.bloom import modeling_bloom  # noqa: E402
 
 from .cases import TASKS, biases_dropped_by_the_oracle, call_of, cases, random_params  # noqa: E402
@@ -344,6 +365,39 @@ def test_contrastive_search_chooses_what_is_ruled_out():
     assert set(model.generate([ids], max_new_tokens=4, **asked)[0, 3:].tolist()) <= {0, 1}
 
 
+def test_a_pad_token_of_0_is_none_to_beams():
+    model = random_model(BloomConfig(vocab_size=11, hidden_size=16, n_layer=2, n_head=2), 1, "float32")
+    asked = {"num_beams": 3, "num_return_sequences": 3, "max_new_tokens": 6, "eos_token_id": 7, "early_stopping": True}
+    expected, got = (continued_by_both(model, [[1, 2]], pad_token_id=pad, **asked) for pad in (0, 3))
+    assert got[0].tolist() == got[1].tolist() and 3 in got[0]
+    assert expected[0].tolist() == numpy.where(got[0] == 3, 7, got[0]).tolist()
+    assert expected[1].tolist() == numpy.where(got[0] == 3, 0, got[0]).tolist()
+
+
+def continued_by_both(model: Any, ids: list[list[int]], mask: Any = None, **asked: Any) -> tuple[Any, Any]:
+    """What transformers' `generate` returns, and minibloom's."""
+    mask = numpy.ones_like(ids) if mask is None else numpy.array(mask)
+    theirs = Oracle(model).module.generate(
+        torch.tensor(ids), attention_mask=torch.from_numpy(mask), do_sample=False, **asked
+    )
+    return theirs.numpy(), model.generate(ids, attention_mask=mask, **asked)
+
+
+def test_of_equal_tokens_top_p_keeps_some():
+    logits = numpy.array([[1.0, 1, 1, 1, 0, 0]])  # the first four hold 0.84
+    theirs = TopPLogitsWarper(0.4)(None, torch.from_numpy(logits)).numpy()
+    assert (theirs > -numpy.inf).sum() == 2
+    assert (keep_top_p(logits, 0.4) > -numpy.inf).tolist() == [[True] * 4 + [False] * 2]
+    assert (TopKLogitsWarper(2)(None, torch.from_numpy(logits)).numpy() > -numpy.inf).sum() == 4
+
+
+def test_no_run_of_tokens_takes_padding_for_text():
+    ids, logits = numpy.array([[1, 1, 5]]), numpy.zeros((1, 6))  # 1 is the pad token
+    theirs = NoRepeatNGramLogitsProcessor(1)(torch.from_numpy(ids), torch.from_numpy(logits)).numpy()
+    assert numpy.isinf(theirs).nonzero()[1].tolist() == [1, 5]
+    assert numpy.isinf(no_repeat_ngram(1)(numpy.array([[-1, -1, 5]]), logits)).nonzero()[1].tolist() == [5]
+
+
 # --- where minibloom does as transformers does ---
 
 
@@ -433,6 +487,26 @@ def test_answers_compete_with_the_padding():
         losses.append(float(model(**call).loss))
         assert losses[-1] == pytest.approx(float(Oracle(model)(**call)["loss"]), rel=1e-5)
     assert losses[1] > losses[0] + 0.01
+
+
+def test_lengths_count_the_padding():
+    model = random_model(BloomConfig(vocab_size=11, hidden_size=16, n_layer=2, n_head=2), 1, "float32")
+    batch, mask = [[1, 2, 3], [0, 0, 4]], [[1, 1, 1], [0, 0, 1]]
+    end = int(model.generate([[4]], max_new_tokens=1)[0, -1])  # what the short prompt would write first, and end with
+    ways = [  # settings, and whether the short prompt goes on alone as beside the other
+        ({"max_length": 5, "eos_token_id": None}, False),
+        ({"min_length": 3, "max_new_tokens": 4, "eos_token_id": end}, False),
+        ({"forced_bos_token_id": 5, "max_new_tokens": 2, "eos_token_id": None}, False),
+        ({"max_new_tokens": 2, "eos_token_id": None}, True),
+        ({"min_new_tokens": 2, "max_new_tokens": 4, "eos_token_id": end}, True),
+    ]  # fmt: skip
+    for asked, alike in ways:
+        together, ours = continued_by_both(model, batch, mask, pad_token_id=0, **asked)
+        numpy.testing.assert_array_equal(ours, together)
+        alone, ours = continued_by_both(model, [[4]], pad_token_id=0, **asked)
+        numpy.testing.assert_array_equal(ours, alone)
+        beside, new = together[1, 3:].tolist(), alone[0, 1:].tolist()
+        assert (beside[: len(new)] == new and not any(beside[len(new) :])) == alike
 
 
 @pytest.mark.parametrize("task", ["words", "single_label_classification", "tokens", "answers"])
