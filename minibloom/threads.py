@@ -4,6 +4,7 @@ NumPy's matrix products run on every core, by a BLAS library with threads of its
 two arrays) runs on one. A pass needs both. So while a model computes, BLAS is kept on the thread that calls it, and
 the work is shared out here: matrix products by rows or columns, functions of single rows by rows, attention by heads.
 When the call is over, BLAS has its threads back: a program that imports minibloom sees no difference.
+(A product of one large row is the exception: `layers/one_row.py` lends BLAS its threads for it, and says why.)
 
 What is computed stays the same: no number's sum is cut in two, only the numbers are shared out.
 
