@@ -93,13 +93,13 @@ def one_token_block(x: Array, params: Mapping[str, Array], layer: int, run: Run)
 
     up = _linear(_norm(middle, w_2, b_2, eps), w_up, b_up)  # [B, 4E]
     act = up * up  # `gate`, and then gelu
-    act *= A
-    act += 1.0
+    act *= -2.0 * C * A
+    act += -2.0 * C
     act *= up
-    act *= C
-    numpy.tanh(act, out=act)
+    with numpy.errstate(over="ignore"):
+        numpy.exp(act, out=act)
     act += 1.0
-    act *= 0.5
+    numpy.reciprocal(act, out=act)
     act *= up
     out = _linear(act, w_down, b_down)
     out += middle

@@ -12,6 +12,7 @@ from minibloom.checkpoint import tensor_index
 from minibloom.files import SHIPPED
 from minibloom.pretrained.corpus import CODE, VERSIONS
 from minibloom.pretrained.recipe import BEGINNINGS, SETTINGS, continues, halves
+from minibloom.settings import TrainingSettings
 
 from .. import tiny
 
@@ -84,7 +85,7 @@ def test_the_card_says_what_was_measured():
 def test_the_loss_curves_are_those_of_the_recipe():
     runs = json.loads((SHIPPED / "training.json").read_text())
     for run, settings in zip(runs, (SETTINGS, BEGINNINGS), strict=True):
-        assert run["settings"] == vars(settings)
+        assert TrainingSettings(**run["settings"]) == settings
         assert run["curve"][-1]["step"] == settings.steps
         assert "validation_loss" in run["curve"][-1]
     assert runs[0]["curve"][-1]["loss"] < runs[0]["curve"][0]["loss"] / 4
