@@ -27,7 +27,7 @@ is what is done here below 2^20 numbers, the last from there on:
 A token of bloom-560m's shape, 128 and 1,024 cached: 115 and 130 ms with two of our threads, 87 and 110 so.
 
 That holds while the cores are ours. Where other work takes one, a thread that waits awake loses its turn, and all
-others wait for it: beside four busy processes a token takes 740 to 1,660 ms by BLAS's threads (transformers, whose
+others wait for it: beside a load of 4 to 5, a token takes 740 to 1,660 ms by BLAS's threads (transformers, whose
 threads do the same, 910), and 220 to 310 by ours. So a product that takes longer than any machine needs is taken for a
 sign of that, and the next ones are shared out among ours, until BLAS is asked once more. The bits are the same, but
 where BLAS parts rows at another place than `parts`: a few of thousands of numbers then differ in their last digit, as
