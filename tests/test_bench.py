@@ -11,6 +11,7 @@ from minibloom.bench_generation import lookup_passes
 from minibloom.bench_notes import MEMORY, MOST, SHARES, SHARES_ON_A_GPU, TARGETS, TARGETS_ON_A_GPU, TRIED, notes
 from minibloom.bench_worker import LONG, PEERS, SHORT, Peer, tokens
 from minibloom.cli import main
+from minibloom.layers import linear
 
 TINY = {"vocab_size": 64, "hidden_size": 16, "n_layer": 1, "n_head": 2}
 
@@ -254,6 +255,16 @@ def test_products_alone_are_measured_of_each_kind_of_work(tiny, monkeypatch):
     assert [bool(f.gradients) for f in figures] == [False, False, True, False]
     model = BloomForCausalLM(BloomConfig(**TINY))
     assert figures[2].gradients == sum(p.nbytes for p in model.params.values())
+
+
+def test_products_of_training_are_those_of_backward_too(monkeypatch):
+    done, real = [], linear.linear_backward
+    monkeypatch.setattr(linear, "linear_backward", lambda *given: done.append(given[2].shape) or real(*given))
+    limits = PEERS["machine"](TINY, 1, "numpy")
+    limits.products_prefill(tokens(64, 2, 8))
+    assert not done
+    limits.products_train(tokens(64, 2, 8))
+    assert done == [(48, 16), (16, 16), (64, 16), (16, 64), (64, 16)]  # a block's four, and the head
 
 
 def test_targets_are_of_work_that_is_there_and_what_was_tried_too():

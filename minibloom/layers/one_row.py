@@ -73,7 +73,7 @@ def one_row(x: Array, weight: Array) -> Array:
     """`x [1, I]`, `weight [O, I]` -> `x Wᵀ [1, O]`."""
     if weight.size < SMALL_WEIGHT:
         return numpy.vecdot(weight, x)[None]  # [O, I] [1, I] -> [O]
-    if _Crowd.products:
+    if _Crowd.products > 0:  # two passes at once may count one product twice
         _Crowd.products -= 1
         y = numpy.empty((1, len(weight)), x.dtype)
         each(lambda rows: numpy.matmul(weight[rows], x[0], out=y[0, rows]), parts(len(weight), threads()))
