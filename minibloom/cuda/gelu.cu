@@ -1,8 +1,8 @@
 // GELU and its slope: see gelu.py, and layers/mlp.py for the formulas. A block has some columns of one row.
 constexpr float C = 0.79788456f, A = 0.044715f;
 
-// (1 + tanh u) / 2, the share of x that gelu lets through.
-__device__ __forceinline__ float gate(float x) { return 0.5f * (1.0f + tanhf(C * x * (1.0f + A * x * x))); }
+// (1 + tanh u) / 2, the share of x that gelu lets through. By exp, not tanhf: 1 + tanh u has no digits left where u < -5.
+__device__ __forceinline__ float gate(float x) { return 1.0f / (1.0f + expf(-2.0f * C * x * (1.0f + A * x * x))); }
 
 extern "C" __global__ void gelu(const float* x, float* y, int width) {
     int column = blockIdx.y * blockDim.x + threadIdx.x;

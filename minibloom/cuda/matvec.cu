@@ -74,7 +74,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) matvec(
         out += bias[first + o];
 #endif
 #if GELU
-        out *= 0.5f * (1.0f + tanhf(0.79788456f * out * (1.0f + 0.044715f * out * out)));
+        out /= 1.0f + expf(-2.0f * 0.79788456f * out * (1.0f + 0.044715f * out * out));
 #endif
 #if RESIDUAL
         out += residual[place];

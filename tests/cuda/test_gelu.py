@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from minibloom.cuda import gelu as kernels
 from minibloom.layers import mlp as plain
+from minibloom.layers.mlp import A, C
 
 from ..strategies import normal, seeds
 from .kernels import assert_as_near, examples, launches, on_devices, there, wide
@@ -20,13 +21,18 @@ sizes = st.sampled_from([0.1, 1.0, 10.0])
 
 
 @examples
+@example([], 1, 19261, 10.0)  # x = -4.6: by tanh the kernel kept no digit of what gelu lets through there
 @given(rows, widths, seeds, sizes)
 def test_gelu_and_its_slope(leading, width, seed, size):
     x, dy = normal(seed, *leading, width, dtype="float32") * numpy.float32(size), normal(seed + 1, *leading, width)
     dy = dy.astype("float32")
-    assert_as_near(kernels.gelu(there(x)), plain.gelu(x), plain.gelu(wide(x)))
+    gate, slope = plain.gate(wide(x)), C * (1 + 3 * A * wide(x) ** 2)  # u'
+    moves = 1 + abs(2 * C * x * (1 + A * wide(x) ** 2))  # a rounding of exp's argument is |2u| roundings of exp
+    exact = plain.gelu(wide(x))
+    assert_as_near(kernels.gelu(there(x)), plain.gelu(x), exact, (abs(exact) * moves).max())
+    terms = abs(dy) * (gate + 2 * abs(x) * gate * (1 - gate) * slope)
     exact = plain.gelu_backward(wide(dy), wide(x))
-    assert_as_near(kernels.gelu_backward(there(dy), there(x)), plain.gelu_backward(dy, x), exact)
+    assert_as_near(kernels.gelu_backward(there(dy), there(x)), plain.gelu_backward(dy, x), exact, (terms * moves).max())
 
 
 @examples
