@@ -218,6 +218,28 @@ def over_rows(function: Callable[..., Array], *arrays: Array) -> Array:
     return out.reshape(first.shape)
 
 
+def over_rows_with_sums(function: Callable[..., tuple[Array, ...]], *arrays: Array) -> tuple[Array, ...]:
+    """`over_rows`, for a function of `[R, N]` arrays that returns, behind its rows, sums over them `[N]`.
+
+    These are added chunk by chunk, and chunks are of one size however many threads there are: so are the bits.
+    """
+    first = arrays[0]
+    rows = [x.reshape(-1, x.shape[-1]) for x in arrays]  # [..., N] -> [R, N]
+    if first.size < SMALL or namespace(first) is not numpy:
+        out, *sums = function(*rows)
+        return out.reshape(first.shape), *sums
+    out, height = numpy.empty(rows[0].shape, dtype=first.dtype), max(1, CHUNK // first.shape[-1])
+    starts = range(0, len(out), height)
+    found: list[Any] = [None] * len(starts)
+
+    def chunk(i: int) -> None:
+        part = slice(starts[i], starts[i] + height)
+        out[part], *found[i] = function(*(x[part] for x in rows))
+
+    each(chunk, range(len(starts)))
+    return out.reshape(first.shape), *(sum(sums[1:], start=sums[0]) for sums in zip(*found, strict=True))
+
+
 def chunks(x: Array) -> list[slice]:
     """The rows of `x [R, N]` in chunks that stay in the cache, as many for each thread. Few, or a device's, are one."""
     (R, N), count = x.shape, threads()

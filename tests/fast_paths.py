@@ -27,6 +27,7 @@ from minibloom.layers import (
     one_row,
     one_token,
     row_blocks,
+    subnormals,
     tiled_attention,
     transformer,
 )
@@ -35,6 +36,7 @@ from minibloom.layers import (
 SIZES: dict[ModuleType, dict[str, int]] = {
     threads: {"CHUNK": 2**10, "SMALL": 2**11, "SMALL_PRODUCT": 2**15, "SMALL_WEIGHT": 2**10},
     tiled_attention: {"QUERIES": 8, "KEYS": 7, "TILE": 512, "LARGE": 64},
+    subnormals: {"STEEP": -1},  # also for the first token, when all that it sees is itself
     one_row: {"LEAST": 0, "SMALL_WEIGHT": 2**10, "PATIENCE": 1},
     one_token: {"LEAST": 0, "SMALL_WEIGHT": 2**10},
     few_rows: {"LEAST": 0, "SMALL_WEIGHT": 2**10, "HEIGHT": 4, "APART": 2, "SHORT": 48},
@@ -44,7 +46,8 @@ SIZES: dict[ModuleType, dict[str, int]] = {
 }
 PATHS: dict[Any, tuple[str, ...]] = {  # what each of them calls, in the module that looks it up
     attention: ("tiled_attention", "tiled_attention_backward"),
-    tiled_attention: ("_far", "each"),
+    tiled_attention: ("_far", "each", "drop_subnormals"),
+    one_token: ("drop_subnormals",),
     transformer: ("one_token_block",),
     linear: ("one_row", "few_rows", "blocked_linear", "each"),
     one_row: ("blas_on_all_cores", "each"),

@@ -16,7 +16,7 @@ from minibloom import BloomConfig, BloomForCausalLM, threads
 from minibloom.layers import one_row
 from minibloom.layers.mlp import gelu, gelu_backward
 from minibloom.losses import IGNORE, cross_entropy
-from minibloom.threads import blas_on_all_cores, each, matmul, on_all_cores, over_rows, shared_out
+from minibloom.threads import blas_on_all_cores, each, matmul, on_all_cores, over_rows, over_rows_with_sums, shared_out
 
 from .strategies import normal, seeds, some
 
@@ -218,6 +218,24 @@ def test_functions_of_rows_give_the_same_bits(B, S, N, seed):
     with shared_out():
         numpy.testing.assert_array_equal(over_rows(gelu, x), gelu(x))
         numpy.testing.assert_array_equal(over_rows(gelu_backward, dy, x), gelu_backward(dy, x))
+
+
+@some
+@given(st.integers(1, 3), st.integers(1, 40), st.integers(1, 40), seeds)
+def test_sums_over_rows_have_the_same_bits_by_any_number_of_threads(B, S, N, seed):
+    x, found = normal(seed, B, S, N), []
+    function = lambda x: (2 * x, x.sum(0), (x * x).sum(0))  # noqa: E731
+    for count in (1, 2, 3):
+        with pytest.MonkeyPatch.context() as patch, threadpool_limits(count, "blas"), shared_out():
+            patch.setattr(threads, "SMALL", 64)
+            patch.setattr(threads, "CHUNK", 128)
+            found.append(over_rows_with_sums(function, x))
+    rows, *sums = found[0]
+    numpy.testing.assert_array_equal(rows, 2 * x)
+    numpy.testing.assert_allclose(sums, [x.sum((0, 1)), (x * x).sum((0, 1))], rtol=0, atol=1e-12)
+    for other in found[1:]:
+        for one, same in zip(found[0], other, strict=True):
+            numpy.testing.assert_array_equal(one, same)
 
 
 @some

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from ..backend import Array, namespace
 from ..cuda import layer_norm as kernels
-from ..threads import over_rows
+from ..threads import over_rows, over_rows_with_sums
 from .run import Run
 
 
@@ -61,15 +61,15 @@ def layer_norm_backward(dy: Array, x: Array, weight: Array, eps: float) -> tuple
         return kernels.layer_norm_backward(dy, x, weight, eps)
     width = x.shape[-1]
 
-    def of_rows(dy: Array, x: Array) -> Array:
+    def of_rows(dy: Array, x: Array) -> tuple[Array, Array, Array]:
         n, rstd = normalise(x, eps)  # computed again: cheaper than keeping it from the forward pass
+        dn = dy * n
+        dweight, dbias = dn.sum(0), dy.sum(0)
+        n *= (dn @ weight)[:, None] / width  # = the mean of g * n
         g = dy * weight
-        n *= (g * n).sum(-1, keepdims=True) / width
         g -= g.sum(-1, keepdims=True) / width
         g -= n
         g *= rstd
-        return g
+        return g, dweight, dbias
 
-    dn = over_rows(lambda dy, x: dy * normalise(x, eps)[0], dy, x)  # = dy * n; n once more, so that threads share it
-    positions = tuple(range(x.ndim - 1))
-    return over_rows(of_rows, dy, x), dn.sum(positions), dy.sum(positions)
+    return over_rows_with_sums(of_rows, dy, x)

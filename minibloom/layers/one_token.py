@@ -35,6 +35,7 @@ from .linear import linear
 from .mlp import A, C
 from .one_row import LEAST, suits_one_row
 from .run import Run, Unwatched
+from .subnormals import drop_subnormals
 
 
 def suits_one_token(x: Array, run: Run) -> bool:
@@ -87,6 +88,8 @@ def one_token_block(x: Array, params: Mapping[str, Array], layer: int, run: Run)
         numpy.copyto(weights, numpy.finfo(weights.dtype).min, where=~run.visible)
     weights -= numpy.maximum.reduce(weights, -1, keepdims=True)
     numpy.exp(weights, out=weights)
+    if run.steep:
+        drop_subnormals(weights)
     weights /= numpy.add.reduce(weights, -1, keepdims=True)
     middle = _linear((weights @ v).reshape(x.shape), w_dense, b_dense)  # [B, H, 1, D] -> [B, E]
     middle += x

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy
 
 from ..backend import Array, namespace, number
+from .subnormals import steep_heads
 
 
 class Watch(Protocol):
@@ -58,6 +59,11 @@ class Run:
     def visible(self) -> Array | None:
         """Which query may see which key, `[B or 1, 1, S, T]` bool: tokens up to its own place. None: each sees all."""
         return visible(self.mask, self.new, self.window, self.padded)
+
+    @cached_property
+    def steep(self) -> bool:
+        """Whether ALiBi falls so far that attention has weights to drop, see `subnormals.py`."""
+        return bool(steep_heads(self.alibi.reshape(-1, *self.alibi.shape[2:])))  # [B, H, 1, T] -> [B H, 1, T]
 
     @property
     def slices(self) -> int:

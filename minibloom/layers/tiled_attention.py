@@ -43,8 +43,7 @@ from types import ModuleType
 
 from ..backend import Array, namespace
 from ..threads import each, threads
-from .scores import attention_scores
-from .softmax import softmax, softmax_backward
+from .subnormals import drop_subnormals, steep_heads
 
 QUERIES, KEYS = 128, 512  # in a tile: its scores stay in the cache, and its products are large enough to be fast
 TILE = 2**18  # scores at once, of several heads where each has few: threads meet at Python's lock less often
@@ -122,19 +121,14 @@ def _one_block(
     end = place + N
     while end > 0:
         part = slice(max(0, end - width), end)
-        scores = q @ k[:, part].swapaxes(-1, -2)  # [G, N, D] @ [G, D, keys] -> [G, N, keys]
-        scores += alibi[..., part]
-        seen = _seen(tokens, place, N, part)
-        if seen is not None:
-            xp.copyto(scores, numbers.min, where=~seen)
+        scores = _scores(q, k[:, part], alibi[..., part], _seen(tokens, place, N, part))
         new_top = xp.maximum(top, scores.max(-1, keepdims=True))
-        scores -= new_top
-        xp.exp(scores, out=scores)
+        weights = _exp(scores, new_top, alibi[..., part])
         shrink = xp.exp(top - new_top)
         total *= shrink
-        total += scores.sum(-1, keepdims=True)
+        total += _sums(weights)
         out *= shrink
-        out += scores @ v[:, part]  # [G, N, keys] @ [G, keys, D] -> [G, N, D]
+        out += weights @ v[:, part]  # [G, N, keys] @ [G, keys, D] -> [G, N, D]
         top, end = new_top, part.start
         if end and far is not None:
             longest, nearest = (x[..., end - 1 : end] for x in far[:2])  # [G, 1, 1] each
@@ -144,6 +138,33 @@ def _one_block(
     return out
 
 
+def _scores(q: Array, k: Array, alibi: Array, seen: Array | None) -> Array:
+    """`q [G, N, D]`, divided by √D already, `k [G, keys, D]`, `alibi [G, 1, keys]`; seen: see `_seen`.
+
+    Returns `[G, N, keys]`, what `attention_scores` gives.
+    """
+    scores = q @ k.swapaxes(-1, -2)  # [G, N, D] @ [G, D, keys] -> [G, N, keys]
+    scores += alibi
+    if seen is not None:
+        xp = namespace(q)
+        xp.copyto(scores[..., -seen.shape[1] :], xp.finfo(q.dtype).min, where=~seen)
+    return scores
+
+
+def _exp(scores: Array, top: Array, alibi: Array) -> Array:
+    """exp(scores - top), in place: `scores [G, N, keys]`, `top [G, N, 1]`, `alibi [G, 1, keys]`."""
+    scores -= top
+    weights = namespace(scores).exp(scores, out=scores)
+    for head in steep_heads(alibi):
+        drop_subnormals(weights[head])
+    return weights
+
+
+def _sums(weights: Array) -> Array:
+    """The sum of each row of `weights [G, N, keys]`, `[G, N, 1]`: by BLAS, for `sum` begins each row anew."""
+    return (weights @ namespace(weights).ones(weights.shape[-1], weights.dtype))[..., None]
+
+
 def tiled_attention_backward(
     dcontext: Array, q: Array, k: Array, v: Array, alibi: Array, mask: Array, dq: Array, dk: Array, dv: Array
 ) -> None:
@@ -151,7 +172,7 @@ def tiled_attention_backward(
 
     Block by block of queries, what `attention.py` does with all of them; their probabilities are computed again.
     """
-    (B, H, S, D), T = q.shape, k.shape[2]
+    xp, (B, H, S, D), T = namespace(q), q.shape, k.shape[2]
     d = dcontext.reshape(B, S, H, D).swapaxes(1, 2)  # [B, S, E] -> [B, H, S, D]
     scale = 1.0 / math.sqrt(D)
 
@@ -161,16 +182,20 @@ def tiled_attention_backward(
         for row in range(0, S, QUERIES):
             rows = slice(row, min(row + QUERIES, S))
             blind = T - S + row < start  # a query that sees nothing weighs all keys alike, later ones too
-            keys = slice(0, T) if blind else slice(start, T - S + rows.stop)
-            seen = _seen(tokens, T - S + row, rows.stop - row, keys)
-            here, there = (b, group, rows), (b, group, keys)
-            scores = attention_scores(q[here], k[there], alibi[b % len(alibi), group, :, keys], seen)
-            probs = softmax(scores, out=scores)  # [G, N, keys]
-            dv[there] += probs.swapaxes(-1, -2) @ d[here]
-            dscores = softmax_backward(d[here] @ v[there].swapaxes(-1, -2), probs)
-            dscores *= scale
-            dq[here] += dscores @ k[there]
-            dk[there] += dscores.swapaxes(-1, -2) @ q[here]
+            there = slice(0, T) if blind else slice(start, T - S + rows.stop)
+            seen = _seen(tokens, T - S + row, rows.stop - row, there)
+            queries, keys, values = q[b, group, rows] * scale, k[b, group, there], v[b, group, there]
+            bias = alibi[b % len(alibi), group, :, there]
+            scores = _scores(queries, keys, bias, seen)
+            weights = _exp(scores, scores.max(-1, keepdims=True), bias)  # [G, N, keys], not divided by their sum:
+            total = _sums(weights)  # [G, N, D] / total costs less
+            dcontext = d[b, group, rows] / total
+            dv[b, group, there] += weights.swapaxes(-1, -2) @ dcontext
+            dscores = dcontext @ values.swapaxes(-1, -2)
+            dscores -= xp.vecdot(weights, dscores)[..., None] / total  # = softmax_backward, all of it / total
+            dscores *= weights
+            dq[b, group, rows] += dscores @ keys * scale
+            dk[b, group, there] += dscores.swapaxes(-1, -2) @ queries
 
     _in_groups(heads, B, H, TILE // (min(S, QUERIES) * T))
 
@@ -181,12 +206,16 @@ def _first_token(mask: Array) -> int:
 
 
 def _seen(tokens: Array, place: int, count: int, keys: slice) -> Array | None:
-    """Which of the keys each of `count` queries, from `place` on, may see, `[count, keys]` bool. None: all of them."""
+    """Which of the last so many of the keys each of `count` queries, from `place` on, may see, `[count, so many]` bool.
+
+    All others are seen; None: all are.
+    """
     xp, mask = namespace(tokens), tokens[keys]
     padded = not bool(mask.all())
     if keys.stop <= place + 1 and not padded:
         return None
-    seen = _causal(xp, place - keys.start, count, keys.stop - keys.start)
+    first = keys.start if padded else max(keys.start, place + 1)  # of those that one of the queries does not see
+    seen = _causal(xp, place - first, count, keys.stop - first)
     return seen & (mask == 1) if padded else seen
 
 
