@@ -13,6 +13,7 @@ from .cli_generate import LOADED, typed
 from .errors import InputError
 from .files import read_text
 from .generation import token_log_probs
+from .generation.scoring import check_window
 
 
 def add_arguments(sub: argparse.ArgumentParser) -> None:
@@ -29,6 +30,7 @@ def run(a: argparse.Namespace, load: Callable[[argparse.Namespace], LOADED]) -> 
     """The command: a line for each token, and the perplexity of all that have one before them."""
     if (a.text is None) == (a.file is None):
         a.parser.error("give one of a text and --file")
+    check_window(a.window, a.stride)  # before a model is loaded
     text = read_text(a.file) if a.text is None else typed(sys.stdin.read) if a.text == "-" else a.text
     if not text:
         raise InputError("the text is empty: give at least two tokens.")

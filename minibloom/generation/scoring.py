@@ -39,10 +39,7 @@ def token_log_probs(
     window: the most tokens that are read at once. stride: tokens by which a window moves on (default: half of it).
     The text of one window is scored exactly as one pass over it would, and each row as if it were alone.
     """
-    window = whole(2).check("window", window)
-    stride = window // 2 if stride is None else whole(1).check("stride", stride)
-    if stride >= window:
-        raise InputError(f"stride is {stride}, expected less than window, which is {window}: else tokens are skipped.")
+    stride = check_window(window, stride)
     pad = next(i for i in (model.config.pad_token_id, 0) if i is not None and i < model.config.vocab_size)
     ids, mask = read_prompts(model, input_ids, attention_mask, tokenizer, pad, continued=False)
     xp, (B, S) = model.xp, ids.shape
@@ -64,6 +61,15 @@ def token_log_probs(
     xp.put_along_axis(back, order[:, 1:], scores, axis=1)
     scored = (mask[:, 1:] & mask[:, :-1]) == 1
     return xp.where(scored, _numbers(back[:, 1:], scored), math.nan)
+
+
+def check_window(window: int, stride: int | None) -> int:
+    """The tokens by which a window moves on. An InputError, which needs no model, if no text can be read like this."""
+    whole(2).check("window", window)
+    stride = window // 2 if stride is None else whole(1).check("stride", stride)
+    if stride >= window:
+        raise InputError(f"stride is {stride}, expected less than window, which is {window}: else tokens are skipped.")
+    return stride
 
 
 def _score_window(model: BloomForCausalLM, ids: Array, begin: int, done: int, end: int, scores: Array) -> None:
