@@ -75,6 +75,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
             behind = " A text that begins with - stands last, behind --, and options before that."
             hint = behind if word.partition("=")[0] in options else suggest(word, options) or behind
         arguments.parser.error(f"{word!r} is not expected.{hint}")
+    revision, place = getattr(arguments, "revision", None), getattr(arguments, "model", None)
+    if revision is not None and (place is None or os.path.exists(os.path.expanduser(place))):
+        which = "the shipped model" if place is None else f"{place!r}, which is here,"
+        arguments.parser.error(f"--revision is {revision!r}, but {which} has no revisions: leave it out")
     return arguments
 
 

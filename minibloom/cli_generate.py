@@ -30,6 +30,7 @@ NUMBERS = {  # settings that are options, and what they hold
     "prompt_lookup_num_tokens": int, "num_assistant_tokens": int, "repetition_penalty": float,
     "no_repeat_ngram_size": int,
 }  # fmt: skip
+BATCH_SIZE = 8  # prompts of a file that run together, unless said otherwise
 NEW_TOKENS = 100  # where neither an option nor the model's own file sets a length
 PATIENCE = 2  # seconds without a sign of progress that nobody minds
 WORDS = {"bad_word": "bad_words_ids", "force_word": "force_words_ids"}  # options of text -> settings of ids
@@ -48,7 +49,7 @@ def add_arguments(sub: argparse.ArgumentParser) -> None:
         "--interactive", action="store_true", help="go on in turns: a line from you, then the model; Ctrl-D ends it"
     )
     sub.add_argument("--json", action="store_true", help="a line of JSON for each continuation")
-    sub.add_argument("--batch-size", type=int, default=8, help="prompts of a file that run together (default 8)")
+    sub.add_argument("--batch-size", type=int, help=f"prompts of a file that run together (default {BATCH_SIZE})")
     sub.add_argument(
         "--assistant", metavar="PATH_OR_REPO", help="a smaller model of the same tokens that guesses ahead"
     )
@@ -127,6 +128,9 @@ def _run(a: argparse.Namespace, load: Callable[[argparse.Namespace], LOADED]) ->
             if any(sources)
             else "the following arguments are required: prompt, or one of --file and --interactive"
         )
+    if a.batch_size is not None and a.file is None:
+        raise InputError(f"batch_size is {a.batch_size}, but only prompts of --file run together: leave it out.")
+    a.batch_size = BATCH_SIZE if a.batch_size is None else a.batch_size
     if a.batch_size < 1:
         raise InputError(f"batch_size is {a.batch_size}, expected at least 1.")
     own = _own_settings(a)

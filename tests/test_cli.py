@@ -319,6 +319,7 @@ def test_a_tokenizer_of_another_model_is_refused(model, tmp_path, capsys):
         (["generate", "--", "-cat", "--top-k=3"], "'--top-k=3' is not expected. A text that begins with - stands last"),
         (["generate", "the", "--temprature", "1"], "'--temprature' is not expected. Did you mean '--temperature'?"),
         (["walk", "the", "--top", "0"], "top is 0"),
+        (["walk", "the", "--revision", "main"], "--revision is 'main', but"),
     ],
 )
 def test_an_argument_that_cannot_be_used_is_named(model, tmp_path, capsys, arguments, said):
@@ -340,6 +341,8 @@ def test_no_model_is_loaded_for_what_cannot_be_used(model, capsys, monkeypatch, 
         (["info", "/no/such/folder"], "'/no/such/folder' does not exist"),
         (["info", "."], "is no checkpoint: config.json does not exist. Give a folder that a model is saved in"),
         (["info", "--model", "x"], "'--model' is not expected"),
+        (["info", "--revision", "main"], "--revision is 'main', but the shipped model has no revisions: leave it out"),
+        (["quantize", ".", "new", "--revision", "v1"], "--revision is 'v1', but '.', which is here, has no revisions"),
         (["generate", "--model", "./absent", "the"], "'./absent' does not exist"),
         (["generate", "--model", __file__, "the"], "is a file, expected the folder of a checkpoint"),
         (["bench", "speed"], "there is no work 'speed'"),
