@@ -10,6 +10,7 @@ from typing import Any
 from .errors import InputError
 
 LOWEST = {"seed": 0, "warmup_steps": 0, "context_length": 2}  # a single token has no next one to predict
+ABOVE_0 = ("learning_rate", "clip")  # where 0 would have a model learn nothing
 
 
 def _setting(default: float, help: str) -> Any:
@@ -46,8 +47,11 @@ class TrainingSettings:
             whole = field.type == "int"
             low: float = LOWEST.get(field.name, 1) if whole else 0
             kinds = (int,) if whole else (int, float)
-            if isinstance(value, bool) or not isinstance(value, kinds) or not low <= float(value) < math.inf:
-                expected = f"a whole number of at least {low}" if whole else "a number of at least 0"
+            above = field.name in ABOVE_0
+            well = isinstance(value, kinds) and not isinstance(value, bool) and low <= float(value) < math.inf
+            if not well or (above and value == 0):
+                number = "a whole number" if whole else "a number"
+                expected = f"{number} {'above' if above else 'of at least'} {low}"
                 raise InputError(f"{field.name} is {value!r}, expected {expected}.")
         for name in ("beta1", "beta2"):
             if getattr(self, name) >= 1:

@@ -121,6 +121,9 @@ def train(
     start = saved = optimizer.t
     source = task.batches(s, start * s.accumulation)
     make_folder(folder)
+    if progress and s.warmup_steps >= s.steps:
+        note = f"the learning rate rises for {s.warmup_steps} steps, and never falls, as there are {s.steps}"
+        print(f"{note}: lower warmup_steps.", file=sys.stderr, flush=True)
 
     def save() -> None:
         if tokenizer is not None:

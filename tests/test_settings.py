@@ -16,10 +16,12 @@ BAD_SETTINGS = [
     ("context_length", 1, "at least 2"),  # one token has no next one
     ("seed", -1, "at least 0"),
     ("whole_documents", 1, "True or False"),
-    ("learning_rate", -0.1, "a number of at least 0"),
-    ("learning_rate", math.nan, "a number of at least 0"),
-    ("clip", math.inf, "a number of at least 0"),
-    ("clip", "1", "a number of at least 0"),
+    ("weight_decay", -0.1, "a number of at least 0"),
+    ("learning_rate", math.nan, "a number above 0"),
+    ("learning_rate", 0, "a number above 0"),
+    ("clip", 0.0, "a number above 0"),
+    ("clip", math.inf, "a number above 0"),
+    ("clip", "1", "a number above 0"),
     ("beta1", 1.0, "a number below 1"),
     ("final_rate", 1.5, "at most 1"),
 ]

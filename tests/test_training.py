@@ -364,9 +364,17 @@ def test_folders_of_training_and_validation_text_are_used_as_such(tmp_path):
     assert model.config.vocab_size == 384  # 300 tokens, rows up to a multiple of 128
 
 
+@pytest.mark.parametrize("warmup", [1, 2, 3])
+def test_a_warm_up_that_never_ends_is_noted(tmp_path, capsys, warmup):
+    s = dataclasses.replace(SMALL, steps=2, warmup_steps=warmup)
+    train(BloomForCausalLM(tiny.config()), LanguageModeling(DOCUMENTS), s, tmp_path)
+    note = f"the learning rate rises for {warmup} steps, and never falls, as there are 2: lower warmup_steps.\n"
+    assert (note in capsys.readouterr().err) == (warmup > 1)
+
+
 def test_training_goes_on_from_a_checkpoint(tmp_path):
     texts, base = write(tmp_path / "texts", {"a.txt": tiny.TEXT.encode()}), tiny.checkpoint(tmp_path / "base")
-    s = dataclasses.replace(SMALL, steps=1, learning_rate=0.0)  # one step that changes nothing
+    s = dataclasses.replace(SMALL, steps=1, learning_rate=1e-300)  # one step that changes nothing
     train_folder(texts, tmp_path / "out", s, progress=False, start_from=base)
     before, after = BloomForCausalLM.from_pretrained(base), BloomForCausalLM.from_pretrained(tmp_path / "out")
     for name, p in before.params.items():
@@ -378,7 +386,7 @@ def test_training_goes_on_from_a_checkpoint(tmp_path):
 def test_what_was_quantized_is_widened_to_be_trained(tmp_path):
     texts, base = write(tmp_path / "texts", {"a.txt": tiny.TEXT.encode()}), tiny.checkpoint(tmp_path / "base")
     quantize(base, tmp_path / "int8")
-    s = dataclasses.replace(SMALL, steps=1, learning_rate=0.0)
+    s = dataclasses.replace(SMALL, steps=1, learning_rate=1e-300)
     train_folder(texts, tmp_path / "out", s, progress=False, start_from=tmp_path / "int8")
     before, after = (BloomForCausalLM.from_pretrained(tmp_path / name) for name in ("int8", "out"))
     assert (before.weights, after.weights) == ("int8", "float32")
