@@ -293,8 +293,10 @@ def run_walk(a: argparse.Namespace) -> None:
 
 
 def run_lessons(a: argparse.Namespace) -> int:
-    from .lessons import copy_lessons, open_lessons
+    from .lessons import check_jupyterlab, copy_lessons, open_lessons
 
+    if not a.no_open:
+        check_jupyterlab()
     there = os.path.exists(a.folder)
     copied = [path.as_posix() for path in copy_lessons(a.folder)]
     if there:

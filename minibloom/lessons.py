@@ -20,7 +20,7 @@ from .files import make_folder, replacing
 PACKAGE = Path(__file__).parent
 PLACES = (PACKAGE / "notebooks", PACKAGE.parent / "lessons")  # when installed, and in a checkout
 FOLDER = "minibloom-lessons"
-INSTALL = "python -m pip install 'minibloom[lessons]'"
+INSTALL = "python -m pip install jupyterlab matplotlib"
 
 
 def source() -> Path:
@@ -56,10 +56,14 @@ def copy_lessons(folder: str | Path = FOLDER) -> list[Path]:
     return missing
 
 
+def check_jupyterlab() -> None:
+    """Raise an InputError if the lessons cannot be opened."""
+    if find_spec("jupyterlab") is None:
+        raise InputError(f"JupyterLab is not installed. {INSTALL} installs it; --no-open copies the lessons without.")
+
+
 def open_lessons(folder: str | Path) -> int:
     """Run JupyterLab in `folder`, at the first lesson, until it is stopped; returns its exit status."""
-    if find_spec("jupyterlab") is None:
-        raise InputError(f"JupyterLab is not installed. {INSTALL} installs it; then this command opens the lessons.")
     environment = dict(os.environ)
     if source() == PLACES[1]:  # the lessons import minibloom, which is not installed
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH")]))

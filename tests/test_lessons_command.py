@@ -116,14 +116,12 @@ def test_the_command_says_what_it_did(shipped, tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out == f"minibloom-lessons: added 10-last.ipynb; {kept}"
 
 
-def test_without_jupyterlab_the_copy_is_made_and_one_line_says_how_to_install_it(
-    shipped, tmp_path, monkeypatch, capsys
-):
+def test_without_jupyterlab_nothing_is_made_and_one_line_says_what_to_do(shipped, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(lessons, "find_spec", lambda name: None)
     assert cli.main(["lessons", str(tmp_path / "mine")]) == 2
     said = capsys.readouterr()
-    assert "python -m pip install 'minibloom[lessons]'" in said.err and said.err.count("\n") == 1
-    assert texts(tmp_path / "mine") == THERE
+    assert "python -m pip install jupyterlab matplotlib" in said.err and "--no-open" in said.err
+    assert said.err.count("\n") == 1 and said.out == "" and not (tmp_path / "mine").exists()
 
 
 def test_jupyterlab_starts_in_the_copy_at_the_first_lesson_and_is_asked_when_to_stop(tmp_path):
