@@ -61,7 +61,8 @@ def load(backend: str) -> ModuleType:
         import cupy
     except ImportError:
         raise InputError(
-            "backend='cupy' needs CuPy, which is not installed: pip install 'minibloom[gpu]', or use backend='numpy'."
+            "backend='cupy' needs CuPy, which is not installed: pip install 'cupy-cuda13x[ctk]' ml_dtypes, or use "
+            "backend='numpy'."
         ) from None
     if not cupy.cuda.is_available():
         raise InputError("backend='cupy' needs an NVIDIA GPU and its driver; none was found. Use backend='numpy'.")

@@ -160,7 +160,7 @@ def run(a: argparse.Namespace) -> None:
     peers = chosen_peers(a.peers, PEERS_ON_A_GPU if on_gpu else PEERS_ON_A_CPU)
     target = checked_target(a.json) if a.json else None
     if "transformers" not in peers and not a.peers:
-        print("transformers is not installed: minibloom is measured alone. (pip install 'minibloom[parity]')")
+        print("transformers is not installed: minibloom is measured alone. (pip install torch transformers)")
     described = machine(a.threads, a.backend)
     print(described, flush=True)
     figures: list[Figure] = []

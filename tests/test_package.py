@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import ast
 import os
+import re
+import shlex
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -139,3 +142,14 @@ def test_no_file_of_a_folder_imports_one_that_imports_it(folder):
 def test_the_package_is_typed_and_all_it_names_is_there():
     assert (PACKAGE / "py.typed").exists()
     assert all(hasattr(minibloom, name) for name in minibloom.__all__)
+
+
+def test_what_an_error_says_to_install_is_what_an_extra_installs():
+    """By names that an index has: it has no minibloom, which is installed from its repository."""
+    project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    known = {re.split("[<>=;]", one)[0] for some in project["optional-dependencies"].values() for one in some}
+    sources = [path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py")]
+    told = [words for source in sources for words in re.findall(r'pip install ([^.,\n"{)]+)', source)]
+    assert len(told) >= 5
+    for words in told:
+        assert {re.split("[<>=]", word)[0] for word in shlex.split(words)} <= known, words

@@ -41,6 +41,6 @@ def bfloat16() -> numpy.dtype:
         import ml_dtypes
     except ImportError:
         raise InputError(
-            "bfloat16 on a GPU needs ml_dtypes, which is not installed: pip install 'minibloom[gpu]', or use float16."
+            "bfloat16 on a GPU needs ml_dtypes, which is not installed: pip install ml_dtypes, or use float16."
         ) from None
     return numpy.dtype(ml_dtypes.bfloat16)
