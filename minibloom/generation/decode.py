@@ -37,6 +37,7 @@ def decode(job: Job) -> Iterator[Array]:
         if feed is None and N > 1:
             logits = xp.repeat(logits, N, axis=0)
             history.select(xp.repeat(xp.arange(len(job.ids)), N))
+            history.prompts = here  # from here on each row is one of its own, as for transformers
         scores = job.process(history.ids, logits, history.prompts)
         if s.do_sample:
             u = job.rng.random(count)[rows]  # one for every row, ended or not: so no draw depends on other rows

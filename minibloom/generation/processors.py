@@ -86,7 +86,7 @@ def no_stop_before(length: int, ends: Sequence[int]) -> Processor:
 
 @dataclass(frozen=True)
 class Allowed:
-    """Leave only the tokens that a user's function, given the number of the prompt and a row's ids, allows there.
+    """Leave only the tokens that a user's function, given a row's number, of beams their prompt's, and ids, allows.
 
     Where other processors have ruled all of them out, they are chosen all the same; of beams, where none has any left.
     """
@@ -100,7 +100,7 @@ class Allowed:
         for row, number in enumerate(numbers.tolist()):
             tokens = numpy.array(to_numpy(self.function(number, ids[row]))).ravel()
             if tokens.dtype.kind not in "iu" or not 0 <= tokens.min(initial=V) <= tokens.max(initial=-1) < V:
-                given = f"prefix_allowed_tokens_fn returned {tokens.tolist()} for prompt {number}"
+                given = f"prefix_allowed_tokens_fn returned {tokens.tolist()} for number {number}"
                 raise InputError(f"{given}, expected at least one id, from 0 to {V - 1}.")
             mask[row, xp.asarray(tokens)] = 0
         allowed = logits + mask

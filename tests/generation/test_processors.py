@@ -130,7 +130,7 @@ def test_what_is_not_chosen_first_may_be_forced_first():
 @pytest.mark.parametrize("answer", [[], None, [6], [-1], [0.5], "x"])
 def test_a_function_that_allows_no_token_is_named(answer):
     allowed = Allowed(lambda number, ids: answer, beams=False)
-    with pytest.raises(InputError, match="prefix_allowed_tokens_fn returned .* for prompt 3, expected at least one id"):
+    with pytest.raises(InputError, match="prefix_allowed_tokens_fn returned .* for number 3, expected at least one id"):
         allowed(numpy.zeros((1, 2), int), numpy.zeros((1, V)), numpy.array([3]))
 
 

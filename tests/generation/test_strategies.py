@@ -373,11 +373,13 @@ def test_a_row_that_has_ended_is_read_no_more():
     {"penalty_alpha": 0.5, "top_k": 2}, {"prompt_lookup_num_tokens": 2},
     {"do_sample": True, "num_return_sequences": 2, "seed": 0},
 ])  # fmt: skip
-def test_a_function_of_allowed_tokens_is_asked_by_the_number_of_the_prompt(way):
+def test_a_function_of_allowed_tokens_is_asked_by_the_number_of_the_row_or_of_the_beams_prompt(way):
     """Whatever the order in which rows end and leave."""
     ends = {0: 3, 1: 1, 2: 5}  # how long each prompt's continuations are
+    rows = way.get("num_return_sequences", 1)  # of a prompt
 
     def allowed(number: int, ids: numpy.ndarray) -> list[int]:
+        number //= rows
         assert ids[1] == number
         return [10] if len(ids) == 2 + ends[number] else [number + 2, number + 5]
 

@@ -260,6 +260,23 @@ def test_a_function_says_what_may_follow(seed, case, data, beams, controls):
         numpy.testing.assert_array_equal(got, expected)
 
 
+@pytest.mark.parametrize("way", [
+    {"do_sample": True, "num_return_sequences": 3}, {"num_beams": 3, "num_return_sequences": 3}, {"num_beams": 2},
+])  # fmt: skip
+def test_the_function_is_told_the_numbers_of_rows_and_of_beams_their_prompts(way):
+    model, ids = random_model(BloomConfig(vocab_size=V, hidden_size=8, n_layer=1, n_head=1), 0), numpy.array([[5], [6]])
+    told: list[set[int]] = []
+
+    def allowed(number: int, row: Any) -> list[int]:
+        told[-1].add(number)
+        return [10 + number]
+
+    for generate in (theirs, lambda model, ids, mask, **asked: model.generate(ids, attention_mask=mask, **asked)):
+        told.append(set())
+        generate(model, ids, numpy.ones_like(ids), max_new_tokens=2, prefix_allowed_tokens_fn=allowed, **way)
+    assert told[0] == told[1] == set(range(6 if "do_sample" in way else 2))
+
+
 @given(
     case=cases(vocab_size=V), data=st.data(), scale=st.sampled_from([1.5, 3.0, 0.0, -1.0]), controls=CONTROLS,
     kind=st.sampled_from(["no prompt", "prompt", "padded prompt"]),
