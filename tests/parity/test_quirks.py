@@ -63,6 +63,11 @@ no_run_of_tokens_takes_padding_for_text
     transformers: `no_repeat_ngram_size` reads the pad tokens in front of a short prompt as text, so a row depends on
     the batch beside it. Right: as if alone, and `repetition_penalty` of transformers leaves padding out. minibloom:
     right.
+a_length_of_the_file_goes_before_one_that_is_asked_for
+    transformers: `max_length`, of a call or its `generation_config`, does nothing but warn where the model's own file
+    has `max_new_tokens`; `min_length` likewise. Right: the file is only a default, as for any other setting. minibloom:
+    right. (Where both stand in one file or one `generation_config`, that of new tokens counts in both. In one call,
+    minibloom refuses the other, as whatever would change nothing.)
 
 Where minibloom does as transformers does, since a port is judged by it, or a trained model relies on it:
 
@@ -98,7 +103,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from minibloom import BloomConfig, BloomForCausalLM, Cache, InputError
+from minibloom import BloomConfig, BloomForCausalLM, Cache, InputError, generation
 from minibloom.generation.filters import keep_top_p
 from minibloom.generation.processors import no_repeat_ngram
 from minibloom.layers.alibi import alibi_bias, alibi_slopes
@@ -113,6 +118,7 @@ torch = pytest.importorskip("torch", reason=NOT_INSTALLED)
 pytest.importorskip("transformers", minversion="5.23", reason=NOT_INSTALLED)
 
 from transformers.generation import (  # noqa: E402
+    GenerationConfig,
     NoRepeatNGramLogitsProcessor,
     TopKLogitsWarper,
     TopPLogitsWarper,
@@ -396,6 +402,25 @@ def test_no_run_of_tokens_takes_padding_for_text():
     theirs = NoRepeatNGramLogitsProcessor(1)(torch.from_numpy(ids), torch.from_numpy(logits)).numpy()
     assert numpy.isinf(theirs).nonzero()[1].tolist() == [1, 5]
     assert numpy.isinf(no_repeat_ngram(1)(numpy.array([[-1, -1, 5]]), logits)).nonzero()[1].tolist() == [5]
+
+
+@pytest.mark.parametrize("wrap", [lambda asked: asked, lambda asked: {"generation_config": GenerationConfig(**asked)}])
+@pytest.mark.parametrize(
+    ("asked", "own", "by_new_tokens", "right"),  # lengths with the prompt's 2 tokens, and the one that ends a text
+    [({"max_length": 4}, {"max_new_tokens": 7}, 9, 4), ({"min_length": 4}, {"min_new_tokens": 7}, 10, 5)],
+)
+def test_a_length_of_the_file_goes_before_one_that_is_asked_for(asked, own, by_new_tokens, right, wrap):
+    model = random_model(BloomConfig(vocab_size=11, hidden_size=16, n_layer=2, n_head=2), 1, "float32")
+    own = own | ({"eos_token_id": 5, "sequence_bias": [[[5], 99.0]]} if "min_length" in asked else {})  # ends if it may
+    oracle, model.generation_config = Oracle(model).module, generation.GenerationConfig.from_dict(own)
+    oracle.generation_config = GenerationConfig(**own, pad_token_id=0)
+    assert oracle.generate(torch.tensor([[1, 2]]), do_sample=False, **wrap(asked)).shape[1] == by_new_tokens
+    assert model.generate([[1, 2]], pad_token_id=0, **wrap(asked)).shape[1] == right
+    both = own | asked
+    assert oracle.generate(torch.tensor([[1, 2]]), generation_config=GenerationConfig(**both)).shape[1] == by_new_tokens
+    assert model.generate([[1, 2]], generation_config=both).shape[1] == by_new_tokens
+    with pytest.raises(InputError, match="give one of them"):
+        model.generate([[1, 2]], **both)
 
 
 # --- where minibloom does as transformers does ---
