@@ -148,6 +148,10 @@ def run(a: argparse.Namespace) -> None:
     """The command: measure, print a table, and write JSON if asked to."""
     on_gpu = backends.load(a.backend).__name__ != "numpy"
     usual = [*(name for name in WORK if name not in FOR_A_GPU), *PROCESSES]
+    if a.work and (a.growth or a.cost):
+        raise InputError(
+            f"{a.work[0]} is named, but {'--growth' if a.growth else '--cost'} has its own work: give one."
+        )
     chosen = a.work or (list(ON_A_GPU) if on_gpu else usual)
     for name in chosen:
         if name not in WORK and name not in PROCESSES:

@@ -73,7 +73,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         hint = " Several words need quotes around them."
         if word.startswith("-"):
             behind = " A text that begins with - stands last, behind --, and options before that."
-            hint = behind if word.partition("=")[0] in options else suggest(word, options) or behind
+            usual = {"--lr": "--learning-rate"} if "--learning-rate" in options else {}
+            hint = behind if word.partition("=")[0] in options else suggest(word, options, usual) or behind
         arguments.parser.error(f"{word!r} is not expected.{hint}")
     revision, place = getattr(arguments, "revision", None), getattr(arguments, "model", None)
     if revision is not None and (place is None or os.path.exists(os.path.expanduser(place))):
@@ -376,8 +377,8 @@ def run_predict(a: argparse.Namespace) -> None:
     from .finetuning import predict
     from .models import BloomForQuestionAnswering
 
-    if not a.text:
-        raise InputError("the text is empty: give at least one character.")
+    if not a.text.strip():
+        raise InputError("the text is empty: give at least one word.")
     model, tokenizer = load_finetuned(
         a.model, a.revision, dtype=checked_dtype(a.dtype), backend=a.backend, weights=a.weights, stream=a.stream_weights
     )

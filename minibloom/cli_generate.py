@@ -105,6 +105,7 @@ def as_options(message: str) -> str:
     if FILE in message:
         return message
     names = "|".join(name if "_" in name else f"{name}(?= is )" for name in OPTIONS)  # the others are words too
+    message = re.sub(r", or None\.$", ".", message)  # which no option can be
     return re.sub(rf"(?<![\w./'-])({names})(?![\w/'-])", lambda found: OPTIONS[found[0]], message)
 
 
@@ -205,7 +206,8 @@ def _prompts(a: argparse.Namespace) -> list[str]:
     text = typed(sys.stdin.read) if a.file == "-" else read_text(a.file)
     prompts = [line.removesuffix("\r") for line in text.split("\n") if line.strip()]
     if not prompts:
-        raise InputError(f"{a.file} holds no prompt: expected one a line.")
+        place = "standard input" if a.file == "-" else a.file
+        raise InputError(f"{place} holds no prompt: expected one a line.")
     return prompts
 
 

@@ -340,11 +340,14 @@ def test_a_draft_model_changes_nothing(model, tmp_path, capsys):
         (["the", "--batch-size", "2"], "--batch-size is 2, but only prompts of --file run together: leave it out"),
         (["--interactive", "--batch-size", "2"], "--batch-size is 2, but only prompts of --file run together"),
         (["the", "--window", "0"], "--window is 0"),
+        (["the", "--num-beams", "0"], "--num-beams is 0, expected a whole number of at least 1.\n"),
+        (["--file", "-"], "standard input holds no prompt"),
         (["the", "--early-stopping", "soon", "--num-beams", "2"], "--early-stopping is 'soon'"),
         (["the", "--penalty-alpha", "0.5", "--window", "4", "--prompt-lookup-num-tokens", "2"], "--penalty-alpha"),
     ],
 )
-def test_what_cannot_be_done_is_one_line(model, capsys, arguments, says):
+def test_what_cannot_be_done_is_one_line(model, capsys, monkeypatch, arguments, says):
+    monkeypatch.setattr("sys.stdin", io.StringIO())
     try:
         status = main(["generate", "--model", str(model), *arguments])
     except SystemExit as stop:
