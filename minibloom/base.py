@@ -100,9 +100,9 @@ class PreTrainedModel:
         backend: str = "numpy",
         hf_compat: bool = False,
     ) -> None:
-        xp, dtype = backends.load(backend), checked_dtype(dtype)
-        check_room(xp, self.shapes(config).values(), dtype, f"this {type(self).__name__}")
-        self._assign(config, initial_params(self.shapes(config), config, seed, dtype, xp), dtype, hf_compat)
+        xp, dtype, shapes = backends.load(backend), checked_dtype(dtype), self.shapes(config)
+        check_room(xp, shapes.values(), dtype, f"this {type(self).__name__}")
+        self._assign(config, initial_params(shapes, config, seed, dtype, xp), dtype, hf_compat)
 
     def _assign(self, config: BloomConfig, params: Any, dtype: str, hf_compat: bool) -> None:
         self.config, self.params, self.dtype, self.hf_compat = config, params, dtype, hf_compat
@@ -165,9 +165,9 @@ class PreTrainedModel:
                 "leave dtype, backend and weights out."
             )
         config, matched = find_params(place, cls.shapes, revision, config_changes)
-        check_room(xp, cls.shapes(config).values(), dtype, str(place), weights)
-        params: Any = StreamedParams(matched, hold_embedding) if stream else read_tensors(matched, dtype, xp, weights)
         shapes = cls.shapes(config)
+        check_room(xp, shapes.values(), dtype, str(place), weights)
+        params: Any = StreamedParams(matched, hold_embedding) if stream else read_tensors(matched, dtype, xp, weights)
         new = {name: shape for name, shape in shapes.items() if name not in params}
         if new:
             params = ChainMap(initial_params(new, config, seed, dtype, xp), params)

@@ -92,6 +92,7 @@ class BloomForCausalLM(PreTrainedModel):
     """BLOOM that predicts the next token: each hidden state times the embedding matrix gives the logits."""
 
     head, labels = "lm_head", ("labels",)
+    generation_config: Any = None  # a GenerationConfig: what `generate` goes by where a call says nothing
 
     @classmethod
     def head_shapes(cls, config: BloomConfig) -> dict[str, tuple[int, ...]]:
@@ -147,15 +148,15 @@ class BloomForCausalLM(PreTrainedModel):
         if output_logits:
             kept = hidden[:, -logits_to_keep:]  # all of them where it is 0, as -0 is 0
             logits = run.watch("lm_head", linear(kept, weight))  # [B, S, E] -> [B, S, V]
+            if labels is not None:
+                loss, dlogits = cross_entropy(logits, shift(labels))
+                run.watch("lm_head.grad", dlogits)  # [B, S, V]
         else:
             derived = run.watch.wants("lm_head.dhidden")
             loss, dhidden, dweight = chunked_cross_entropy(hidden, weight, shift(labels), backward=derived)
             if derived:
-                run.watch("lm_head.dhidden", dhidden)
-                run.watch("lm_head.dweight", dweight)
-        if labels is not None and logits is not None:
-            loss, dlogits = cross_entropy(logits, shift(labels))
-            run.watch("lm_head.grad", dlogits)  # [B, S, V]
+                run.watch("lm_head.dhidden", dhidden)  # [B, S, E]
+                run.watch("lm_head.dweight", dweight)  # [V, E]
         out = CausalLMOutputWithPast(loss, logits, base.past_key_values, base.hidden_states, base.attentions)
         return self._finish(run, out, return_dict)
 
@@ -166,8 +167,6 @@ class BloomForCausalLM(PreTrainedModel):
         weight = self.params[self.head_matrix]
         d, grads[self.head_matrix], _ = linear_backward(tape["lm_head.grad"], tape["ln_f"], weight)
         return d
-
-    generation_config: Any = None  # a GenerationConfig: what `generate` goes by where a call says nothing
 
     @classmethod
     def from_pretrained(cls, path_or_repo: Any = None, *args: Any, **kwargs: Any) -> Any:
