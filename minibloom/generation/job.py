@@ -344,12 +344,13 @@ def _check_lengths(s: GenerationConfig, S: int, length: int) -> None:
 
 
 def read_prompts(
-    model: BloomForCausalLM, given: Any, attention_mask: Any, tokenizer: Any, pad: int, continued: bool = True
+    model: BloomForCausalLM, given: Any, attention_mask: Any, tokenizer: Any, pad: int = 0, continued: bool = True
 ) -> tuple[Array, Array | None]:
     """Prompts as ids `[B, S]` int64 and their mask; None where it is all ones, which is the same and cheaper.
 
     given: an array `[B, S]`, or B lists or arrays of ids, which are padded on the left; with a tokenizer, a text or
-    several. continued: whether something is to follow, so that a mask must end in tokens.
+    several. pad: the id to pad with, which matters only where ids are returned. continued: whether something is to
+    follow, so that a mask must end in tokens.
     """
     xp = model.xp
     texts = [given] if isinstance(given, str) else given
@@ -487,7 +488,7 @@ def _guidance(job: Job, negative: Any, mask: Any, draft: Any) -> Guidance | None
     ids = None
     if negative is not None:
         try:
-            ids, mask = read_prompts(job.model, negative, mask, None, job.pad)
+            ids, mask = read_prompts(job.model, negative, mask, None)
         except InputError as error:
             raise InputError(f"negative_prompt_ids: {error}") from None
         if len(ids) != len(job.ids):

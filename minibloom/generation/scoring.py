@@ -43,8 +43,7 @@ def token_log_probs(
     stride = window // 2 if stride is None else whole(1).check("stride", stride)
     if stride >= window:
         raise InputError(f"stride is {stride}, expected less than window, which is {window}: else tokens are skipped.")
-    pad = next(i for i in (model.config.pad_token_id, 0) if i is not None and i < model.config.vocab_size)
-    ids, mask = read_prompts(model, input_ids, attention_mask, tokenizer, pad, continued=False)
+    ids, mask = read_prompts(model, input_ids, attention_mask, tokenizer, continued=False)
     xp, (B, S) = model.xp, ids.shape
     order: Any = None
     if mask is not None:  # windows are laid over each row's tokens: these first, and no token sees what follows it
