@@ -188,7 +188,7 @@ def _search(job: Job, hold: bool) -> list[tuple[float, Beam]]:
     """One search. hold: whether a beam with all forced words goes on, however unlikely, where no other has them."""
     for kept in (job.scores, job.logits, job.attentions, job.hidden_states):
         kept.clear()
-    xp, s, reader, history = job.xp, job.settings, Reader(job).part(), job.history()
+    xp, s, reader, history = job.xp, job.settings, Reader(job).with_own_cache(), job.history()
     B, K, size = len(job.ids), s.num_beams, s.num_beams // s.num_beam_groups
     searches = [[Group(job, size, p * K + g * size, hold) for g in range(s.num_beam_groups)] for p in range(B)]
     try:
@@ -323,10 +323,7 @@ def _keep(job: Job, out: Any, logits: Array, scores: Array, places: Sequence[int
         full[xp.asarray(places)] = x
         return full
 
-    job.keep(placed(logits), placed(scores))
-    for name, kept in (("attentions", job.attentions), ("hidden_states", job.hidden_states)):
-        if getattr(out, name, None) is not None:
-            kept.append(getattr(out, name))
+    job.keep(placed(logits), placed(scores), out)
 
 
 def _lacks_words(beam: Beam) -> bool:

@@ -31,7 +31,7 @@ def unit(x: Array) -> Array:
 
 def contrastive_search(job: Job) -> Iterator[Array]:
     """Yield the next id of each row `[B]`, as `decode` does."""
-    xp, s, reader, history = job.xp, job.settings, Reader(job).part(), job.history()
+    xp, s, reader, history = job.xp, job.settings, Reader(job).with_own_cache(), job.history()
     B, V = len(job.ids), job.model.config.vocab_size
     k = min(s.top_k, V)
     rows, ended = numpy.arange(B), numpy.zeros(B, dtype=bool)  # on the host, as all that is decided

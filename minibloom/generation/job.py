@@ -105,12 +105,16 @@ class Job:
         """The logits `[B, V]` that a token is chosen from, after processors and filters."""
         return spread(*filtered(self.process(ids, logits, prompts), self.filters), logits.shape[-1])
 
-    def keep(self, logits: Array, scores: Array) -> None:
-        """Keep what is to be returned of a step."""
+    def keep(self, logits: Array, scores: Array, out: Any = None, times: int = 1) -> None:
+        """Keep what is to be returned of a step, and of the pass `out` before it: each of its rows, `times` times."""
         if self.settings.output_logits:
             self.logits.append(logits)
         if self.settings.output_scores:
             self.scores.append(scores)
+        for name, kept in (("attentions", self.attentions), ("hidden_states", self.hidden_states)):
+            arrays = getattr(out, name, None)
+            if arrays is not None:
+                kept.append(arrays if times == 1 else tuple(self.xp.repeat(a, times, axis=0) for a in arrays))
 
     def kept(self) -> dict[str, Any]:
         """What was kept, as fields of an output; None for what was not asked for."""
@@ -172,9 +176,9 @@ class Reader:
         self.ids, self.mask = job.as_read if job.as_read and model is None else (job.ids, job.mask)
         self.read = 0 if self.cache is None else self.cache.seen
         s = job.settings
-        self._watch: dict[str, Any] = {} if not s.return_dict_in_generate else {
-            name: True for name in ("output_attentions", "output_hidden_states") if getattr(s, name)
-        }  # fmt: skip
+        self._watch: dict[str, Any] = {}
+        if s.return_dict_in_generate:
+            self._watch = {name: True for name in ("output_attentions", "output_hidden_states") if getattr(s, name)}
         if model is None and job.trace is not None:
             self._watch["trace"] = job.trace
 
@@ -222,11 +226,11 @@ class Reader:
                 ids = ids[:, self.PIECE :]
         out = self(ids, **more)
         if times > 1:
-            self.part().select(self.job.xp.repeat(self.job.xp.arange(len(self.job.ids)), times))
+            self.with_own_cache().select(self.job.xp.repeat(self.job.xp.arange(len(self.job.ids)), times))
         return out
 
-    def part(self) -> Reader:
-        """This reader, with a copy of the caller's cache: for strategies that shuffle rows."""
+    def with_own_cache(self) -> Reader:
+        """This reader, from now on with a copy of the caller's cache: for strategies that shuffle rows."""
         self.cache = None if self.cache is None else self.cache.copy()
         return self
 
