@@ -16,6 +16,7 @@ contrastive.py  a likely token that says something new
 speculative.py  several tokens a pass, with the same result
 generate.py     ids in, ids out, by any strategy
 text.py         text in, text out
+session.py      a text that somebody and a model write in turns
 scoring.py      how likely a text is
 prompt_cache.py what was read once, for many continuations
 """
