@@ -22,9 +22,10 @@ import numpy
 from ..backend import Array, number, to_numpy
 from .constraints import Progress, share_out
 from .filters import log_softmax
-from .job import History, Job, Reader, check_numbers
+from .job import History, Job, check_numbers
 from .outputs import GenerateBeamDecoderOnlyOutput, hand_back
 from .processors import diversity
+from .reader import Reader
 from .stopping import LENGTH, TOKEN
 
 Span = tuple[int, int]  # of rows: from one up to another

@@ -20,7 +20,8 @@ import numpy
 from ..backend import Array
 from ..cache import Cache
 from ..layers.softmax import softmax
-from .job import Job, Reader, check_numbers
+from .job import Job, check_numbers
+from .reader import Reader
 from .stopping import LENGTH
 
 

@@ -14,7 +14,8 @@ import numpy
 from ..backend import Array
 from .filters import filtered, pick, spread
 from .graph import GraphReader, suits_graph
-from .job import Job, Reader, check_numbers
+from .job import Job, check_numbers
+from .reader import Reader
 from .stopping import LENGTH
 
 
