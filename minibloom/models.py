@@ -19,7 +19,7 @@ from .chunked_loss import chunked_cross_entropy
 from .config import BloomConfig
 from .errors import InputError
 from .files import SHIPPED, fetch
-from .layers.dropout import dropout_factors
+from .layers.dropout import dropout
 from .layers.linear import linear, linear_backward
 from .losses import IGNORE, binary_cross_entropy, cross_entropy, mean_squared_error, shift
 from .outputs import (
@@ -364,10 +364,9 @@ class BloomForTokenClassification(PreTrainedModel):
             input_ids, past_key_values, attention_mask, head_mask, inputs_embeds,
             False, output_attentions, output_hidden_states, **options,
         )  # fmt: skip
-        hidden, given = base.last_hidden_state, self.config.classifier_dropout
+        given = self.config.classifier_dropout
         probability = self.config.hidden_dropout if given is None else given
-        if run.rng is not None and probability:
-            hidden = hidden * run.watch("classifier.dropout", dropout_factors(hidden, probability, run.rng))
+        hidden = dropout(base.last_hidden_state, probability, "classifier.dropout", run)
         weight, bias = self.params["classifier.weight"], self.params["classifier.bias"]
         logits = run.watch("classifier", linear(hidden, weight, bias))  # [B, S, E] -> [B, S, num_labels]
         loss = None
