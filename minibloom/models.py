@@ -169,16 +169,23 @@ class BloomForCausalLM(PreTrainedModel):
         return d
 
     @classmethod
-    def from_pretrained(cls, path_or_repo: Any = None, *args: Any, **kwargs: Any) -> Any:
+    def from_pretrained(
+        cls,
+        path_or_repo: Any = None,
+        dtype: Any = None,
+        backend: str = "numpy",
+        revision: str | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
         """As of all models; and `generation_config` is what the checkpoint's `generation_config.json` says."""
         from .generation.settings import GenerationConfig
 
         refuse_loading(kwargs)  # before anything is fetched
         place = SHIPPED if path_or_repo is None else path_or_repo
-        revision = kwargs.get("revision", args[2] if len(args) > 2 else None)
         folder = fetch(place, revision=revision)  # once for both
         settings = GenerationConfig.from_pretrained(folder)  # first: JSON that is none is seen before weights are read
-        model = super().from_pretrained(folder, *args, **kwargs)
+        model = super().from_pretrained(folder, dtype, backend, revision, *args, **kwargs)
         model.generation_config = settings
         return model
 
