@@ -428,11 +428,16 @@ class PreTrainedModel:
         rows, new = backends.to_numpy(given).shape[:2]
         past = call.get("past_key_values")
         return what_fits(
-            self.config, free, rows, new, past.length if isinstance(past, Cache) else 0,
-            numpy.dtype(self.dtype).itemsize, method == "value_and_grad" or isinstance(call.get("trace"), Tape),
-            bool(call.get("recompute")),
-            can_tile(self.xp, self.dtype, self.config.head_dim) and not call.get("output_attentions"),
-        )  # fmt: skip
+            self.config,
+            free,
+            rows,
+            new,
+            past=past.length if isinstance(past, Cache) else 0,
+            each=numpy.dtype(self.dtype).itemsize,
+            training=method == "value_and_grad" or isinstance(call.get("trace"), Tape),
+            recompute=bool(call.get("recompute")),
+            tiled=can_tile(self.xp, self.dtype, self.config.head_dim) and not call.get("output_attentions"),
+        )
 
     # --- the border: what a caller gave is checked here, before any work is done ---
 
