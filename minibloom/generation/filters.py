@@ -231,14 +231,9 @@ def processed(logits: Array, temperature: float = 1.0, top_k: int = 50, top_p: f
 # --- The draw ---
 
 
-def uniform(rng: numpy.random.Generator, logits: Array) -> Array:
-    """A number in [0, 1) for each row."""
-    return namespace(logits).asarray(rng.random(len(logits)))
-
-
 def draw(logits: Array, rng: numpy.random.Generator) -> Array:
     """One id a row `[B]`, drawn with the probabilities softmax(logits)."""
-    return pick(logits, uniform(rng, logits))
+    return pick(logits, namespace(logits).asarray(rng.random(len(logits))))
 
 
 def pick(logits: Array, u: Array) -> Array:
