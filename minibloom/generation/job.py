@@ -6,6 +6,7 @@ Behind the border nothing is checked again: a strategy is given a `Job`, and rea
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,19 +21,13 @@ from ..errors import InputError
 from ..trace import Trace
 from .filters import Filter, filtered, filters, log_softmax, spread
 from .guidance import Guidance
-from .processors import Allowed, processors, tokens_past
+from .processors import Allowed, processors
 from .settings import FIELDS, GenerationConfig, check_seed, settle, unknown_setting
 from .stopping import Stopping, StopStrings
 
 if TYPE_CHECKING:
     from ..models import BloomForCausalLM
 
-ARGUMENTS = (  # of generate, beside its settings
-    "attention_mask", "past_key_values", "generation_config", "tokenizer", "assistant_model", "logits_processor",
-    "prefix_allowed_tokens_fn", "negative_prompt_ids", "negative_prompt_attention_mask", "stopping_criteria", "seed",
-    "callback", "streamer", "trace",
-)  # fmt: skip
-SETTINGS = (*FIELDS, *ARGUMENTS)
 NOT_FINITE = (
     "the logits of a token are not finite, expected numbers: parameters of the model are NaN, infinite or too large, "
     "or a logits_processor made them so. Find these; remove_invalid_values=True generates with 0 in place of NaN."
@@ -192,7 +187,8 @@ def prepare(
     """The job that `generate` is asked to do; an InputError names what cannot be done."""
     for name in settings:
         if name not in FIELDS:
-            raise unknown_setting(name, SETTINGS)
+            arguments = [*inspect.signature(prepare).parameters][2:-1]  # without model, prompts and **settings
+            raise unknown_setting(name, [*FIELDS, *arguments])
     asked, given = GenerationConfig(**settings), GenerationConfig.of(generation_config)
     own = GenerationConfig.of(getattr(model, "generation_config", None))
     full = settle(asked, given, own, assistant_model is not None)
@@ -343,7 +339,7 @@ def _forbidden(given: Sequence[int], V: int, tokenizer: Any) -> list[int]:
     """The ids that are never chosen: those given, and those that the tokenizer has no token for."""
     forbidden = set(given)
     if tokenizer is not None:
-        forbidden |= set(tokens_past(len(tokenizer), V).tolist())
+        forbidden |= {*range(len(tokenizer), V)}  # rows of the matrix that stand for no token
     if len(forbidden) >= V:
         raise InputError("suppress_tokens leaves no token to choose.")
     return sorted(forbidden)
