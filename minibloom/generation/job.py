@@ -240,8 +240,8 @@ def prepare(
     job.callers_cache = job.cache if job.cache is from_caller else None  # else a copy: a prompt's, or a tuple's
     if job.cache is not None:
         _check_use_of_cache(job.cache, full, job.draft is not None)
-    for name, given in (("callback", callback), ("streamer", streamer)):
-        if many_beams and given is not None:
+    for name, listener in (("callback", callback), ("streamer", streamer)):
+        if many_beams and listener is not None:
             raise InputError(f"{name} is set and num_beams is {full.num_beams}: beams are not known before the end.")
     if trace is not None:
         _start_trace(job)

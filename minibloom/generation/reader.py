@@ -16,16 +16,17 @@ class Reader:
 
     PIECE = 128  # tokens of a prompt that a window reads in a pass: as fast as larger pieces, in less memory
 
-    def __init__(self, job: Job, model: BloomForCausalLM | None = None) -> None:
-        self.job, self.model, self._counts = job, model or job.model, model is None
-        self.cache: Any = job.cache if model is None else None
-        self.ids, self.mask = job.as_read if job.as_read and model is None else (job.ids, job.mask)
+    def __init__(self, job: Job, draft: BloomForCausalLM | None = None) -> None:
+        """draft: what is read into in place of the job's model; nobody has read anything into it before."""
+        self.job, self.model, self._own = job, draft or job.model, draft is None
+        self.cache: Any = job.cache if self._own else None
+        self.ids, self.mask = job.as_read if job.as_read and self._own else (job.ids, job.mask)
         self.read = 0 if self.cache is None else self.cache.seen
         s = job.settings
         self._watch: dict[str, Any] = {}
         if s.return_dict_in_generate:
             self._watch = {name: True for name in ("output_attentions", "output_hidden_states") if getattr(s, name)}
-        if model is None and job.trace is not None:
+        if self._own and job.trace is not None:
             self._watch["trace"] = job.trace
 
     def __call__(self, ids: Array, keep: int = 1, **more: Any) -> Any:
@@ -43,7 +44,7 @@ class Reader:
             **self._watch, **more,
         )  # fmt: skip
         self.cache = out.past_key_values
-        if self._counts:
+        if self._own:  # a draft's passes are not counted
             self.job.passes += 1
             if self.job.settings.return_dict_in_generate:
                 self.job.kept_cache = self.cache
