@@ -30,17 +30,14 @@ from .files import SHIPPED
 from .layers.alibi import alibi_bias
 from .layers.block import block
 from .layers.run import Run, Unwatched, Watch
-from .layers.small_weights import KINDS, SmallWeight
-from .layers.tensor_cores import bfloat16
+from .layers.small_weights import SmallWeight
 from .layers.transformer import transformer, transformer_backward
 from .losses import IGNORE
 from .memory import check_room, what_fits
 from .outputs import BaseModelOutputWithPast, ModelOutput
+from .precision import asked_precision, checked_dtype, checked_weights, small_weights_run
 from .threads import on_all_cores
 from .trace import Tape, Trace, step_names
-
-DTYPES = ("float32", "float64")  # to compute in; files may hold float16 and bfloat16 too
-HALVES = ("float16", "bfloat16")  # to keep matrices in
 
 RETIRED = {
     "position_ids": "BLOOM has no position embeddings; ALiBi takes positions from attention_mask.",
@@ -100,9 +97,9 @@ class PreTrainedModel:
         backend: str = "numpy",
         hf_compat: bool = False,
     ) -> None:
-        xp, dtype = backends.load(backend), checked_dtype(dtype)
-        check_room(xp, self.shapes(config).values(), dtype, f"this {type(self).__name__}")
-        self._assign(config, initial_params(self.shapes(config), config, seed, dtype, xp), dtype, hf_compat)
+        xp, dtype, shapes = backends.load(backend), checked_dtype(dtype), self.shapes(config)
+        check_room(xp, shapes.values(), dtype, f"this {type(self).__name__}")
+        self._assign(config, initial_params(shapes, config, seed, dtype, xp), dtype, hf_compat)
 
     def _assign(self, config: BloomConfig, params: Any, dtype: str, hf_compat: bool) -> None:
         self.config, self.params, self.dtype, self.hf_compat = config, params, dtype, hf_compat
@@ -165,9 +162,9 @@ class PreTrainedModel:
                 "leave dtype, backend and weights out."
             )
         config, matched = find_params(place, cls.shapes, revision, config_changes)
-        check_room(xp, cls.shapes(config).values(), dtype, str(place), weights)
-        params: Any = StreamedParams(matched, hold_embedding) if stream else read_tensors(matched, dtype, xp, weights)
         shapes = cls.shapes(config)
+        check_room(xp, shapes.values(), dtype, str(place), weights)
+        params: Any = StreamedParams(matched, hold_embedding) if stream else read_tensors(matched, dtype, xp, weights)
         new = {name: shape for name, shape in shapes.items() if name not in params}
         if new:
             params = ChainMap(initial_params(new, config, seed, dtype, xp), params)
@@ -430,11 +427,16 @@ class PreTrainedModel:
         rows, new = backends.to_numpy(given).shape[:2]
         past = call.get("past_key_values")
         return what_fits(
-            self.config, free, rows, new, past.length if isinstance(past, Cache) else 0,
-            numpy.dtype(self.dtype).itemsize, method == "value_and_grad" or isinstance(call.get("trace"), Tape),
-            bool(call.get("recompute")),
-            can_tile(self.xp, self.dtype, self.config.head_dim) and not call.get("output_attentions"),
-        )  # fmt: skip
+            self.config,
+            free,
+            rows,
+            new,
+            past=past.length if isinstance(past, Cache) else 0,
+            each=numpy.dtype(self.dtype).itemsize,
+            training=method == "value_and_grad" or isinstance(call.get("trace"), Tape),
+            recompute=bool(call.get("recompute")),
+            tiled=can_tile(self.xp, self.dtype, self.config.head_dim) and not call.get("output_attentions"),
+        )
 
     # --- the border: what a caller gave is checked here, before any work is done ---
 
@@ -553,63 +555,11 @@ def initial_params(
     return params
 
 
-def checked_dtype(dtype: Any) -> str:
-    """`dtype` as a string, if minibloom computes in it."""
-    name = dtype_name(dtype)
-    if name not in DTYPES:
-        raise InputError(
-            f"dtype={name!r}: minibloom computes in {' or '.join(DTYPES)}. Checkpoints in float16 and bfloat16 load "
-            "too (they are widened, but weights='float16' keeps matrices so), and save_pretrained(folder, "
-            "dtype='float16') writes them."
-        )
-    return name
-
-
-def dtype_name(dtype: Any) -> str:
-    """What `dtype`, a string or a type of NumPy or torch, is called."""
-    return str(getattr(dtype, "__name__", dtype)).removeprefix("torch.")
-
-
-def asked_precision(dtype: Any, torch_dtype: Any, weights: str | None) -> tuple[str, str | None]:
-    """`dtype` and `weights` as they are meant where either may be said as in transformers: 16 bits are to be kept."""
-    given, other = (None if one is None else dtype_name(one) for one in (dtype, torch_dtype))
-    if given and other and given != other:
-        raise InputError(f"dtype is {given!r}, and {other!r} as torch_dtype: give one.")
-    name = given or other or "float32"
-    if name in HALVES and weights in (None, name):
-        return "float32", name
-    return checked_dtype(name), weights
-
-
 def refuse_loading(given: Iterable[str]) -> None:
     """Raise an InputError if `given` names an argument that only transformers' from_pretrained has."""
     for name in given:
         if name in NOT_TO_LOAD:
             raise InputError(f"from_pretrained has no argument {name!r}. {NOT_TO_LOAD[name]}")
-
-
-def small_weights_run(dtype: str, backend: str) -> bool:
-    """Whether all small weights can be computed with: in float32 and with NumPy. A GPU knows only those of 16 bits."""
-    return (dtype, backend) == ("float32", "numpy")
-
-
-def checked_weights(weights: str | None, dtype: str, backend: str) -> str | None:
-    """`weights` as `read_tensors` takes it, if matrices can be kept so."""
-    if weights is None:
-        return None if small_weights_run(dtype, backend) else dtype
-    known = (dtype, *KINDS)
-    if weights not in known:
-        raise InputError(f"weights={weights!r} is unknown, expected one of {known}.{suggest(str(weights), known)}")
-    halves = weights in HALVES
-    if weights != dtype and not small_weights_run(dtype, "numpy" if halves else backend):
-        place = "" if halves else " and backend='numpy'"
-        raise InputError(
-            f"weights={weights!r} needs dtype='float32'{place}, got {dtype!r} and {backend!r}: elsewhere all weights "
-            "are arrays of the precision that is computed in. Leave weights out."
-        )
-    if (weights, backend) == ("bfloat16", "cupy"):
-        bfloat16()  # said here if it is missing, before a model is read
-    return weights
 
 
 def unknown_argument(name: str, known: Sequence[str]) -> InputError:

@@ -1,8 +1,8 @@
 """Checkpoints: a folder or a hub repository with configuration and parameters, read, written and described.
 
 Loading goes one way: `tensor_index` reads the headers, `match_names` holds them against the parameters that
-the configuration asks for, and only then `read_tensors` reads data, each tensor once, straight into the
-precision to compute in.
+the configuration asks for, and only then `read_tensors` of `tensor_file.py` reads data, each tensor once, straight
+into the precision to compute in.
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
-
-import numpy
 
 from .backend import Array
 from .config import BloomConfig, parameter_shapes
@@ -43,7 +41,6 @@ from .tensor_file import (
     check_range,
     itemsize,
     read_header,
-    read_tensors,
     same_values,
     stored_bytes,
     write_tensors,
@@ -182,32 +179,19 @@ def block_number(name: str) -> int | None:
 # --- In ---
 
 
-def load_params(
-    path_or_repo: str | Path,
-    shapes: Callable[[BloomConfig], dict[str, Shape]] = parameter_shapes,
-    dtype: str = "float32",
-    xp: Any = numpy,
-    revision: str | None = None,
-    config_changes: Mapping[str, Any] | None = None,
-    weights: str | None = None,
-) -> tuple[BloomConfig, dict[str, Array]]:
-    """Return configuration and parameters of the checkpoint in a folder or a hub repository.
-
-    shapes: the parameters that this kind of model has with a configuration. Those of a classifier's head may be
-        missing from the checkpoint, and are missing from what is returned then; a head of another kind is left.
-    dtype, xp, weights: as in `read_tensors`; revision: as in `fetch`; config_changes: fields to change.
-    """
-    config, matched = find_params(path_or_repo, shapes, revision, config_changes)
-    return config, read_tensors(matched, dtype, xp, weights)
-
-
 def find_params(
     path_or_repo: str | Path,
     shapes: Callable[[BloomConfig], dict[str, Shape]] = parameter_shapes,
     revision: str | None = None,
     config_changes: Mapping[str, Any] | None = None,
 ) -> tuple[BloomConfig, dict[str, TensorEntry]]:
-    """Return configuration and places of the parameters that `load_params` reads. Reads headers alone."""
+    """Return configuration and places of the parameters of a checkpoint in a folder or a hub repository.
+
+    Reads headers alone; `read_tensors` reads what stands in the places.
+    shapes: the parameters that this kind of model has with a configuration. Those of a classifier's head may be
+        missing from the checkpoint, and are missing from what is returned then; a head of another kind is left.
+    revision: as in `fetch`; config_changes: fields to change.
+    """
     folder = fetch(path_or_repo, revision=revision)
     config = _read_config(folder).replace(**(config_changes or {}))
     named = parameter_names(tensor_index(folder))
@@ -272,7 +256,7 @@ def write_checkpoint(
     prefix: str = "",
     max_shard_size: int = 5 * 10**9,
 ) -> None:
-    """Write `config.json` and `model.safetensors` into `folder`, as transformers and `load_params` read them.
+    """Write `config.json` and `model.safetensors` into `folder`, as transformers and `from_pretrained` read them.
 
     dtype: how numbers are stored ("float16", "bfloat16", "float32", "float64"); as they are by default. "int8" stores
         matrices so, with a scale for each row, and the rest as float32; transformers cannot read that.

@@ -372,10 +372,10 @@ def _file_or_share(given: str | None) -> str | float | None:
 
 
 def run_predict(a: argparse.Namespace) -> None:
-    from .base import checked_dtype
     from .finetuning import load as load_finetuned
     from .finetuning import predict
     from .models import BloomForQuestionAnswering
+    from .precision import checked_dtype
 
     if not a.text.strip():
         raise InputError("the text is empty: give at least one word.")
@@ -409,8 +409,8 @@ def run_bench(a: argparse.Namespace) -> None:
 
 def load(a: argparse.Namespace) -> Any:
     """The model and the tokenizer that the options name."""
-    from .base import checked_dtype
     from .models import BloomForCausalLM
+    from .precision import checked_dtype
     from .tokenizer import BloomTokenizerFast
 
     tokenizer = BloomTokenizerFast.from_pretrained(a.model, revision=a.revision)

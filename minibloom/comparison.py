@@ -11,7 +11,6 @@ logits of all positions alike, which softmax does not see.
 
 from __future__ import annotations
 
-import re
 import textwrap
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ import numpy
 from .backend import Array
 from .errors import InputError, suggest
 from .golden import GIVEN, Steps
+from .trace import generic
 
 # By precision, the finest first. float64's leaves room for what is float32 by definition: ALiBi's slopes, which two
 # libraries may round to neighbouring float32 numbers, 6e-8 apart.
@@ -146,11 +146,6 @@ def in_short(names: Iterable[str], about: Mapping[str, Any]) -> str:
         enough = 4 if place == "gradient/*" else about["config"]["n_layer"]
         short += [place] if place != found[0] and len(found) >= enough else found
     return ", ".join(short[:12]) + (f" and {len(short) - 12} more" if len(short) > 12 else "")
-
-
-def generic(name: str) -> str:
-    """A step's name in `trace.STEPS`: "h.3.mlp.gelu" -> "h.*.mlp.gelu"."""
-    return re.sub(r"^h\.\d+", "h.*", name)
 
 
 def compare(ours: Steps, theirs: Mapping[str, Any], tolerance: float | None = None, strict: bool = False) -> Report:

@@ -37,13 +37,14 @@ from typing import Any, ClassVar, TypeVar, cast
 
 from . import backend as backends
 from .backend import Array, to_numpy
-from .base import PreTrainedModel, checked_dtype, initial_params, unknown_argument
+from .base import PreTrainedModel, initial_params, unknown_argument
 from .cache import StaticCache
 from .checkpoint import HEADS
 from .config import BloomConfig
 from .errors import InputError
 from .models import BloomForCausalLM, BloomModel
 from .outputs import FlaxBaseModelOutput, FlaxMaskedLMOutput
+from .precision import checked_dtype
 from .tensor_file import check_range
 
 Tree = dict[str, Any]  # dictionaries of dictionaries, with arrays at their ends

@@ -44,11 +44,12 @@ import numpy
 
 from . import models
 from .backend import Array, received, to_numpy
-from .base import PreTrainedModel, checked_dtype
+from .base import PreTrainedModel
 from .config import BloomConfig
 from .errors import InputError
 from .files import checked_target, replacing
 from .losses import IGNORE
+from .precision import checked_dtype
 from .tensor_file import FLOATS, read_header, read_tensors
 from .trace import Trace, formula
 from .version import __version__

@@ -19,7 +19,7 @@ from .chunked_loss import chunked_cross_entropy
 from .config import BloomConfig
 from .errors import InputError
 from .files import SHIPPED, fetch
-from .layers.dropout import dropout_factors
+from .layers.dropout import dropout
 from .layers.linear import linear, linear_backward
 from .losses import IGNORE, binary_cross_entropy, cross_entropy, mean_squared_error, shift
 from .outputs import (
@@ -92,6 +92,7 @@ class BloomForCausalLM(PreTrainedModel):
     """BLOOM that predicts the next token: each hidden state times the embedding matrix gives the logits."""
 
     head, labels = "lm_head", ("labels",)
+    generation_config: Any = None  # a GenerationConfig: what `generate` goes by where a call says nothing
 
     @classmethod
     def head_shapes(cls, config: BloomConfig) -> dict[str, tuple[int, ...]]:
@@ -147,15 +148,15 @@ class BloomForCausalLM(PreTrainedModel):
         if output_logits:
             kept = hidden[:, -logits_to_keep:]  # all of them where it is 0, as -0 is 0
             logits = run.watch("lm_head", linear(kept, weight))  # [B, S, E] -> [B, S, V]
+            if labels is not None:
+                loss, dlogits = cross_entropy(logits, shift(labels))
+                run.watch("lm_head.grad", dlogits)  # [B, S, V]
         else:
             derived = run.watch.wants("lm_head.dhidden")
             loss, dhidden, dweight = chunked_cross_entropy(hidden, weight, shift(labels), backward=derived)
             if derived:
-                run.watch("lm_head.dhidden", dhidden)
-                run.watch("lm_head.dweight", dweight)
-        if labels is not None and logits is not None:
-            loss, dlogits = cross_entropy(logits, shift(labels))
-            run.watch("lm_head.grad", dlogits)  # [B, S, V]
+                run.watch("lm_head.dhidden", dhidden)  # [B, S, E]
+                run.watch("lm_head.dweight", dweight)  # [V, E]
         out = CausalLMOutputWithPast(loss, logits, base.past_key_values, base.hidden_states, base.attentions)
         return self._finish(run, out, return_dict)
 
@@ -167,19 +168,24 @@ class BloomForCausalLM(PreTrainedModel):
         d, grads[self.head_matrix], _ = linear_backward(tape["lm_head.grad"], tape["ln_f"], weight)
         return d
 
-    generation_config: Any = None  # a GenerationConfig: what `generate` goes by where a call says nothing
-
     @classmethod
-    def from_pretrained(cls, path_or_repo: Any = None, *args: Any, **kwargs: Any) -> Any:
+    def from_pretrained(
+        cls,
+        path_or_repo: Any = None,
+        dtype: Any = None,
+        backend: str = "numpy",
+        revision: str | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
         """As of all models; and `generation_config` is what the checkpoint's `generation_config.json` says."""
         from .generation.settings import GenerationConfig
 
         refuse_loading(kwargs)  # before anything is fetched
         place = SHIPPED if path_or_repo is None else path_or_repo
-        revision = kwargs.get("revision", args[2] if len(args) > 2 else None)
         folder = fetch(place, revision=revision)  # once for both
         settings = GenerationConfig.from_pretrained(folder)  # first: JSON that is none is seen before weights are read
-        model = super().from_pretrained(folder, *args, **kwargs)
+        model = super().from_pretrained(folder, dtype, backend, revision, *args, **kwargs)
         model.generation_config = settings
         return model
 
@@ -365,10 +371,9 @@ class BloomForTokenClassification(PreTrainedModel):
             input_ids, past_key_values, attention_mask, head_mask, inputs_embeds,
             False, output_attentions, output_hidden_states, **options,
         )  # fmt: skip
-        hidden, given = base.last_hidden_state, self.config.classifier_dropout
+        given = self.config.classifier_dropout
         probability = self.config.hidden_dropout if given is None else given
-        if run.rng is not None and probability:
-            hidden = hidden * run.watch("classifier.dropout", dropout_factors(hidden, probability, run.rng))
+        hidden = dropout(base.last_hidden_state, probability, "classifier.dropout", run)
         weight, bias = self.params["classifier.weight"], self.params["classifier.bias"]
         logits = run.watch("classifier", linear(hidden, weight, bias))  # [B, S, E] -> [B, S, num_labels]
         loss = None

@@ -23,7 +23,7 @@ import numpy
 
 from .backend import Array, to_numpy
 from .base import PreTrainedModel
-from .comparison import Report, Row, check_model, compare, generic, in_short, selection
+from .comparison import Report, Row, check_model, compare, in_short, selection
 from .config import BloomConfig
 from .errors import InputError, suggest
 from .files import SHIPPED, fetch
@@ -31,7 +31,7 @@ from .golden import GIVEN, Steps, compute, load, own_target, read, run, write
 from .oracle import check_oracle, transformers_steps
 from .slips import HINTS, SLIPS, Pass, Slip
 from .tokenizer import BloomTokenizerFast
-from .trace import Trace
+from .trace import Trace, generic
 
 ORACLE = "transformers"
 PROMPT = "All human beings are born free. Tous les êtres humains naissent libres. 人人生而自由。 सभी मनुष्यों को"

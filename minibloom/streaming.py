@@ -130,13 +130,12 @@ class StreamedParams(Mapping[str, Array]):
 
     hold_embedding: keep the embedding matrix (and a head's own) in memory; if not, its rows are read when they are
         used, which costs a token the time to read the whole matrix once more.
-    keep_cached: leave what was read in the system's cache of files. None: if the files would fit into memory. If they
-        do not, then reading in a circle finds nothing in the cache: it lost each block before its turn came again.
+
+    What was read is left in the system's cache of files only if the files would fit into memory. If they do not, then
+    reading in a circle finds nothing in the cache: it lost each block before its turn came again.
     """
 
-    def __init__(
-        self, entries: Mapping[str, TensorEntry], hold_embedding: bool = True, keep_cached: bool | None = None
-    ) -> None:
+    def __init__(self, entries: Mapping[str, TensorEntry], hold_embedding: bool = True) -> None:
         self._names = list(entries)
         self._blocks: dict[int, dict[str, TensorEntry]] = {}
         self._held: dict[str, Array] = {}
@@ -149,7 +148,7 @@ class StreamedParams(Mapping[str, Array]):
             else:
                 self._held[name] = read_as_stored(entry)
         total = sum(entry.end - entry.begin for entry in entries.values())
-        self._keep_cached = total < physical_memory() if keep_cached is None else keep_cached
+        self._keep_cached = total < physical_memory()
         self._memories: list[Memory] = []
         self._room = max(
             sum(aligned(entry.end - entry.begin) for entry in block.values()) for block in self._blocks.values()

@@ -124,7 +124,12 @@ def step(name: str) -> Step:
     for head in HEADS.values():
         if name in head:
             return head[name]
-    return STEPS.get(re.sub(r"^h\.\d+", "h.*", name), Step("", ""))
+    return STEPS.get(generic(name), Step("", ""))
+
+
+def generic(name: str) -> str:
+    """A step's name in `STEPS`: "h.3.mlp.gelu" -> "h.*.mlp.gelu"."""
+    return re.sub(r"^h\.\d+", "h.*", name)
 
 
 def formula(name: str) -> str:

@@ -133,17 +133,7 @@ def train(
 
     with _stop_on_ctrl_c() as stopped, _bar(s, start, progress) as show:
         for step in range(start, s.steps):
-            loss, tokens, grads = 0.0, 0, dict[str, Array]()
-            for part in range(s.accumulation):
-                batch = next(source)
-                out, new = model.value_and_grad(
-                    **batch, train=True, seed=[s.seed, 3, step, part], recompute=s.recompute, return_dict=True
-                )
-                tokens += to_numpy(batch["input_ids"]).size if "input_ids" in batch else 0
-                loss += number(out.loss) / s.accumulation
-                grads = new if not grads else {name: grads[name] + g for name, g in new.items()}
-            if s.accumulation > 1:
-                grads = {name: g / s.accumulation for name, g in grads.items()}
+            loss, grads, tokens = gradients(model, source, s, step)
             rate, norm = learning_rate(step, s), clip_gradients(grads, s.clip)
             if not math.isfinite(norm):
                 raise InputError(
@@ -151,6 +141,7 @@ def train(
                     f"{saved} stands. Start anew with a smaller learning rate."
                 )
             optimizer.step(model.params, grads, rate, s.weight_decay)
+            del grads  # as large as the parameters: gone before the next pass makes others
             history.append({"step": step + 1, "loss": loss, "rate": rate, "norm": norm})
             due, stop = step + 1 == s.steps or (step + 1) % s.save_every == 0, stopped()
             if due:
@@ -162,6 +153,28 @@ def train(
             if stop:
                 break
     return history
+
+
+def gradients(
+    model: PreTrainedModel, source: Iterator[Mapping[str, Array]], s: TrainingSettings, step: int
+) -> tuple[float, dict[str, Array], int]:
+    """The loss of step number `step` and its gradients, both the mean of its passes; and the tokens that were read."""
+    loss, tokens, grads = 0.0, 0, dict[str, Array]()
+    for part in range(s.accumulation):
+        batch = next(source)
+        out, new = model.value_and_grad(
+            **batch, train=True, seed=[s.seed, 3, step, part], recompute=s.recompute, return_dict=True
+        )
+        tokens += to_numpy(batch["input_ids"]).size if "input_ids" in batch else 0
+        loss += number(out.loss) / s.accumulation
+        for name, total in grads.items():
+            total += new[name]
+        grads = grads or new
+        del out, new  # before the next pass
+    if s.accumulation > 1:
+        for total in grads.values():
+            total /= s.accumulation
+    return loss, grads, tokens
 
 
 def check_run(folder: str | Path, resume: bool) -> None:

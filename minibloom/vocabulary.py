@@ -10,7 +10,7 @@ from __future__ import annotations
 import codecs
 import operator
 import reprlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from .byte_pair import BYTE_OF
@@ -266,6 +266,12 @@ class TokenStream:
     def end(self) -> str:
         """Return what is left when no id follows: nothing, or U+FFFD for a character that broke off."""
         return self._decoder.decode(b"", final=True)
+
+    def pieces(self, ids: Iterable[int]) -> Iterator[str]:
+        """Yield the text of `ids`, up to its end, in pieces that are not empty, as soon as each is complete."""
+        yield from filter(None, map(self.put, ids))
+        if rest := self.end():
+            yield rest
 
 
 def _content(name: str, token: Any, optional: bool = False) -> Any:

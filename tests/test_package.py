@@ -34,7 +34,7 @@ FLOORS = [
     ["tokenizer"],
     ["cuda"],
     ["layers"],
-    ["losses", "cache"],
+    ["losses", "cache", "precision"],
     ["outputs", "trace", "chunked_loss", "window_cache"],
     ["edits"],
     ["tensor_file"],

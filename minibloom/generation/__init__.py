@@ -9,6 +9,7 @@ guidance.py     away from what a second prompt would lead to
 filters.py      which tokens may be drawn, and the draw
 stopping.py     when a row ends
 job.py          the border: prompts and settings become one job
+reader.py       how a strategy reads a model, pass by pass
 decode.py       greedy decoding and sampling: begin here
 graph.py        the same on a GPU: a pass that is captured once
 beams.py        beam search, groups of beams, and with constraints.py forced words
@@ -16,6 +17,7 @@ contrastive.py  a likely token that says something new
 speculative.py  several tokens a pass, with the same result
 generate.py     ids in, ids out, by any strategy
 text.py         text in, text out
+session.py      a text that somebody and a model write in turns
 scoring.py      how likely a text is
 prompt_cache.py what was read once, for many continuations
 """

@@ -22,9 +22,10 @@ import numpy
 from ..backend import Array, number, to_numpy
 from .constraints import Progress, share_out
 from .filters import log_softmax
-from .job import History, Job, Reader, check_numbers
+from .job import History, Job, check_numbers
 from .outputs import GenerateBeamDecoderOnlyOutput, hand_back
 from .processors import diversity
+from .reader import Reader
 from .stopping import LENGTH, TOKEN
 
 Span = tuple[int, int]  # of rows: from one up to another
@@ -188,7 +189,7 @@ def _search(job: Job, hold: bool) -> list[tuple[float, Beam]]:
     """One search. hold: whether a beam with all forced words goes on, however unlikely, where no other has them."""
     for kept in (job.scores, job.logits, job.attentions, job.hidden_states):
         kept.clear()
-    xp, s, reader, history = job.xp, job.settings, Reader(job).part(), job.history()
+    xp, s, reader, history = job.xp, job.settings, Reader(job).with_own_cache(), job.history()
     B, K, size = len(job.ids), s.num_beams, s.num_beams // s.num_beam_groups
     searches = [[Group(job, size, p * K + g * size, hold) for g in range(s.num_beam_groups)] for p in range(B)]
     try:
@@ -323,10 +324,7 @@ def _keep(job: Job, out: Any, logits: Array, scores: Array, places: Sequence[int
         full[xp.asarray(places)] = x
         return full
 
-    job.keep(placed(logits), placed(scores))
-    for name, kept in (("attentions", job.attentions), ("hidden_states", job.hidden_states)):
-        if getattr(out, name, None) is not None:
-            kept.append(getattr(out, name))
+    job.keep(placed(logits), placed(scores), out)
 
 
 def _lacks_words(beam: Beam) -> bool:

@@ -20,7 +20,8 @@ import numpy
 from ..backend import Array
 from ..cache import Cache
 from ..layers.softmax import softmax
-from .job import Job, Reader, check_numbers
+from .job import Job, check_numbers
+from .reader import Reader
 from .stopping import LENGTH
 
 
@@ -31,7 +32,7 @@ def unit(x: Array) -> Array:
 
 def contrastive_search(job: Job) -> Iterator[Array]:
     """Yield the next id of each row `[B]`, as `decode` does."""
-    xp, s, reader, history = job.xp, job.settings, Reader(job).part(), job.history()
+    xp, s, reader, history = job.xp, job.settings, Reader(job).with_own_cache(), job.history()
     B, V = len(job.ids), job.model.config.vocab_size
     k = min(s.top_k, V)
     rows, ended = numpy.arange(B), numpy.zeros(B, dtype=bool)  # on the host, as all that is decided

@@ -14,7 +14,8 @@ import numpy
 from ..backend import Array
 from .filters import filtered, pick, spread
 from .graph import GraphReader, suits_graph
-from .job import Job, Reader, check_numbers
+from .job import Job, check_numbers
+from .reader import Reader
 from .stopping import LENGTH
 
 
@@ -30,7 +31,7 @@ def decode(job: Job) -> Iterator[Array]:
     here = xp.asarray(rows)  # the same, to index with
     history = job.history()
     ended = numpy.zeros(count, dtype=bool)
-    feed, resting = None, False
+    feed = None
     while True:
         out = reader.prompt(N) if feed is None else reader(feed)
         logits = out.logits[:, -1]  # [B, V]
@@ -39,22 +40,13 @@ def decode(job: Job) -> Iterator[Array]:
             history.select(xp.repeat(xp.arange(len(job.ids)), N))
             history.prompts = here  # from here on each row is one of its own, as for transformers
         scores = job.process(history.ids, logits, history.prompts)
-        if s.do_sample:
-            u = job.rng.random(count)[rows]  # one for every row, ended or not: so no draw depends on other rows
-            ids, values = filtered(scores, job.filters)
-            check_numbers(values.max(-1), drawn=True)
-            chosen = pick(values, xp.asarray(u))
-            chosen = chosen if ids is None else ids[xp.arange(len(ids)), chosen]
-            scores = spread(ids, values, scores.shape[-1]) if s.output_scores or job.stopping.own else scores
-        else:
-            for step in job.filters:  # greedy, only to make log-probabilities of them
-                scores = step(scores)
-            chosen = reader.likeliest(scores)
-            check_numbers(scores[xp.arange(len(rows)), chosen])
-        _keep(job, out, logits, scores, N if feed is None else 1)
+        # A number for each row of the job, ended or not: so no draw depends on other rows.
+        u = job.rng.random(count)[rows] if s.do_sample else None
+        chosen, scores = _choose(job, reader, scores, u)
+        job.keep(logits, scores, out, N if feed is None else 1)
         job.keep_log_probs(logits, here, chosen, count)
 
-        if resting:  # rows that have ended and stay in the batch
+        if job.reasons and not reader.rows_leave:  # rows that have ended are still there
             chosen = xp.where(xp.asarray(ended[rows]), job.pad, chosen)
         history.append(chosen)
         full = chosen
@@ -77,14 +69,24 @@ def decode(job: Job) -> Iterator[Array]:
             here, chosen = here[places], chosen[places]
             reader.select(places)
             history.select(places)
-        resting = resting or (bool(just) and not reader.rows_leave)
         feed = chosen[:, None]  # [B] -> [B, 1]
 
 
-def _keep(job: Job, out: object, logits: Array, scores: Array, times: int) -> None:
-    """Keep what is to be returned of a pass; of the prompt's, each row as often as it is continued."""
-    job.keep(logits, scores)
-    for name, kept in (("attentions", job.attentions), ("hidden_states", job.hidden_states)):
-        arrays = getattr(out, name, None)
-        if arrays is not None:
-            kept.append(arrays if times == 1 else tuple(job.xp.repeat(a, times, axis=0) for a in arrays))
+def _choose(job: Job, reader: Reader, scores: Array, u: numpy.ndarray | None) -> tuple[Array, Array]:
+    """The next id of each row `[B]`, by the processed logits `scores [B, V]`; and these after all filters.
+
+    u: `[B]`, numbers in [0, 1) by which the ids are drawn; None: the likeliest are taken.
+    """
+    xp, V = job.xp, scores.shape[-1]
+    if u is None:
+        for step in job.filters:  # greedy, only to make log-probabilities of them
+            scores = step(scores)
+        chosen = reader.likeliest(scores)
+        check_numbers(scores[xp.arange(len(scores)), chosen])
+        return chosen, scores
+    ids, values = filtered(scores, job.filters)
+    check_numbers(values.max(-1), drawn=True)
+    chosen = pick(values, xp.asarray(u))
+    chosen = chosen if ids is None else ids[xp.arange(len(ids)), chosen]
+    wanted = job.settings.output_scores or job.stopping.own  # else nobody looks at them, and they stay as they were
+    return chosen, spread(ids, values, V) if wanted else scores

@@ -39,15 +39,22 @@ def log_softmax(logits: Array) -> Array:
     return shifted - xp.log(xp.exp(shifted).sum(-1, keepdims=True))
 
 
+def entropy_terms(logs: Array) -> Array:
+    """Log-probabilities `[B, V]` -> -p log p `[B, V]`, which add up to the entropy; 0 where p is 0, and not NaN."""
+    xp = namespace(logs)
+    probs = xp.exp(logs)
+    return -probs * xp.where(probs > 0, logs, 0.0)
+
+
 def warm(logits: Array, temperature: float) -> Array:
     """Divide by the temperature: below 1 the likely get likelier, above 1 all become alike."""
     return logits / temperature
 
 
-def keep_top_k(logits: Array, k: int, keep: int = 1) -> Array:
+def keep_top_k(logits: Array, k: int) -> Array:
     """Rule out all but the `k` largest of each row (and what equals the k-th)."""
     xp, V = namespace(logits), logits.shape[-1]
-    k = min(max(k, keep), V)
+    k = min(k, V)
     kth = xp.partition(logits, V - k, axis=-1)[:, V - k]
     return xp.where(logits < kth[:, None], -math.inf, logits)
 
@@ -83,9 +90,7 @@ def keep_top_h(logits: Array, h: float, longest: int = 100) -> Array:
     """
     xp = namespace(logits)
     order = xp.argsort(-logits, axis=-1, kind="stable")  # the likeliest first
-    logs = log_softmax(xp.take_along_axis(logits, order, axis=-1)[:, :longest])
-    probs = xp.exp(logs)
-    terms = -probs * xp.where(probs > 0, logs, 0.0)
+    terms = entropy_terms(log_softmax(xp.take_along_axis(logits, order, axis=-1)[:, :longest]))
     out = xp.ones(logits.shape, dtype=bool)
     out[:, :longest] = xp.cumsum(terms, axis=-1) > h * terms.sum(-1, keepdims=True)
     out[:, 0] = False
@@ -93,15 +98,13 @@ def keep_top_h(logits: Array, h: float, longest: int = 100) -> Array:
 
 
 def keep_typical(logits: Array, p: float, keep: int = 1) -> Array:
-    """Keep the tokens whose surprise -log p is nearest to the one that is expected, until they hold `p` together.
+    """Keep the tokens whose surprise -log p is nearest to the expected one, the entropy, until they hold `p` together.
 
     Meister et al. 2022, "Locally Typical Sampling". What is as near as the last of them stays too.
     """
     xp, V = namespace(logits), logits.shape[-1]
     logs = log_softmax(logits)
-    probs = xp.exp(logs)
-    expected = -(probs * xp.where(probs > 0, logs, 0.0)).sum(-1, keepdims=True)  # the entropy
-    away = abs(-logs - expected)
+    away = abs(-logs - entropy_terms(logs).sum(-1, keepdims=True))
     order = xp.argsort(away, axis=-1)  # the most typical first
     away = xp.take_along_axis(away, order, axis=-1)
     held = xp.cumsum(softmax(xp.take_along_axis(logits, order, axis=-1)), axis=-1)
@@ -120,9 +123,9 @@ def keep_eta(logits: Array, epsilon: float, keep: int = 1) -> Array:
     """Rule out tokens less likely than `epsilon`, or than sqrt(epsilon) / exp(entropy) where that is lower."""
     xp = namespace(logits)
     logs = log_softmax(logits)
-    probs = xp.exp(logs)
-    entropy = -(probs * xp.where(probs > 0, logs, 0.0)).sum(-1, keepdims=True)
-    return _unless_likeliest(logits, probs < xp.minimum(epsilon, math.sqrt(epsilon) * xp.exp(-entropy)), keep)
+    entropy = entropy_terms(logs).sum(-1, keepdims=True)
+    least = xp.minimum(epsilon, math.sqrt(epsilon) * xp.exp(-entropy))
+    return _unless_likeliest(logits, xp.exp(logs) < least, keep)
 
 
 def _without(logits: Array, order: Array, out: Array) -> Array:
@@ -228,14 +231,9 @@ def processed(logits: Array, temperature: float = 1.0, top_k: int = 50, top_p: f
 # --- The draw ---
 
 
-def uniform(rng: numpy.random.Generator, logits: Array) -> Array:
-    """A number in [0, 1) for each row."""
-    return namespace(logits).asarray(rng.random(len(logits)))
-
-
 def draw(logits: Array, rng: numpy.random.Generator) -> Array:
     """One id a row `[B]`, drawn with the probabilities softmax(logits)."""
-    return pick(logits, uniform(rng, logits))
+    return pick(logits, namespace(logits).asarray(rng.random(len(logits))))
 
 
 def pick(logits: Array, u: Array) -> Array:

@@ -28,7 +28,8 @@ from ..cuda.one_query import one_query, splits
 from ..layers.alibi import alibi_slopes
 from ..memory import free_and_total
 from ..outputs import CausalLMOutputWithPast
-from .job import Job, Reader
+from .job import Job
+from .reader import Reader
 
 
 def suits_graph(job: Job) -> bool:

@@ -1,10 +1,12 @@
 """The border of generation: prompts and settings become one job, and what is wrong with them is said, before any work.
 
-Behind the border nothing is checked again: a strategy is given a `Job`, and reads the model through a `Reader`.
+Behind the border nothing is checked again: a strategy is given a `Job`, and reads the model through a `Reader` (see
+`reader.py`).
 """
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,19 +21,13 @@ from ..errors import InputError
 from ..trace import Trace
 from .filters import Filter, filtered, filters, log_softmax, spread
 from .guidance import Guidance
-from .processors import Allowed, processors, tokens_past
+from .processors import Allowed, processors
 from .settings import FIELDS, GenerationConfig, check_seed, settle, unknown_setting
 from .stopping import Stopping, StopStrings
 
 if TYPE_CHECKING:
     from ..models import BloomForCausalLM
 
-ARGUMENTS = (  # of generate, beside its settings
-    "attention_mask", "past_key_values", "generation_config", "tokenizer", "assistant_model", "logits_processor",
-    "prefix_allowed_tokens_fn", "negative_prompt_ids", "negative_prompt_attention_mask", "stopping_criteria", "seed",
-    "callback", "streamer", "trace",
-)  # fmt: skip
-SETTINGS = (*FIELDS, *ARGUMENTS)
 NOT_FINITE = (
     "the logits of a token are not finite, expected numbers: parameters of the model are NaN, infinite or too large, "
     "or a logits_processor made them so. Find these; remove_invalid_values=True generates with 0 in place of NaN."
@@ -105,12 +101,16 @@ class Job:
         """The logits `[B, V]` that a token is chosen from, after processors and filters."""
         return spread(*filtered(self.process(ids, logits, prompts), self.filters), logits.shape[-1])
 
-    def keep(self, logits: Array, scores: Array) -> None:
-        """Keep what is to be returned of a step."""
+    def keep(self, logits: Array, scores: Array, out: Any = None, times: int = 1) -> None:
+        """Keep what is to be returned of a step, and of the pass `out` before it: each of its rows, `times` times."""
         if self.settings.output_logits:
             self.logits.append(logits)
         if self.settings.output_scores:
             self.scores.append(scores)
+        for name, kept in (("attentions", self.attentions), ("hidden_states", self.hidden_states)):
+            arrays = getattr(out, name, None)
+            if arrays is not None:
+                kept.append(arrays if times == 1 else tuple(self.xp.repeat(a, times, axis=0) for a in arrays))
 
     def kept(self) -> dict[str, Any]:
         """What was kept, as fields of an output; None for what was not asked for."""
@@ -161,87 +161,6 @@ class History:
         self._buffer, self.prompts = self._buffer[rows], self.prompts[rows]
 
 
-class Reader:
-    """Reads ids into a model pass by pass, and keeps cache and mask in step."""
-
-    PIECE = 128  # tokens of a prompt that a window reads in a pass: as fast as larger pieces, in less memory
-
-    def __init__(self, job: Job, model: BloomForCausalLM | None = None) -> None:
-        self.job, self.model, self._counts = job, model or job.model, model is None
-        self.cache: Any = job.cache if model is None else None
-        self.ids, self.mask = job.as_read if job.as_read and model is None else (job.ids, job.mask)
-        self.read = 0 if self.cache is None else self.cache.seen
-        s = job.settings
-        self._watch: dict[str, Any] = {} if not s.return_dict_in_generate else {
-            name: True for name in ("output_attentions", "output_hidden_states") if getattr(s, name)
-        }  # fmt: skip
-        if model is None and job.trace is not None:
-            self._watch["trace"] = job.trace
-
-    def __call__(self, ids: Array, keep: int = 1, **more: Any) -> Any:
-        """The model's output for `ids [B, S]`, with the logits of the last `keep` positions."""
-        new, mask = ids.shape[1], self.mask
-        self.read += new
-        if mask is not None:
-            if self.read > mask.shape[1]:  # twice as long as needed: the next copy is far off
-                ones = self.job.xp.ones((len(mask), 2 * self.read - mask.shape[1]), dtype=mask.dtype)
-                self.mask = mask = self.job.xp.concatenate([mask, ones], axis=1)
-            seen = new if self.cache is None else self.cache.length + new  # a window has dropped some
-            mask = mask[:, self.read - seen : self.read]
-        out = self.model(
-            ids, past_key_values=self.cache, attention_mask=mask, use_cache=True, logits_to_keep=keep, checked=True,
-            **self._watch, **more,
-        )  # fmt: skip
-        self.cache = out.past_key_values
-        if self._counts:
-            self.job.passes += 1
-            if self.job.settings.return_dict_in_generate:
-                self.job.kept_cache = self.cache
-        return out
-
-    @property
-    def rows_leave(self) -> bool:
-        """Whether a row that has ended leaves the batch: not where somebody looks at all rows' arrays."""
-        job = self.job
-        return job.callers_cache is None and job.trace is None and not job.settings.return_dict_in_generate
-
-    def likeliest(self, scores: Array) -> Array:
-        """The likeliest id of each row `[B]`, by the scores `[B, V]` made of the last pass's logits."""
-        return scores.argmax(-1)
-
-    def prompt(self, times: int = 1, **more: Any) -> Any:
-        """Read what the cache does not hold of the prompts; then repeat each row.
-
-        A window reads them in pieces, so that its memory is fixed; but where somebody looks inside, in one pass.
-        """
-        ids, c = self.ids[:, self.read :], self.model.config
-        looked_at = self._watch or more or c.output_attentions or c.output_hidden_states
-        if self.cache is not None and self.cache.window is not None and not looked_at:
-            while ids.shape[1] > self.PIECE:
-                self(ids[:, : self.PIECE])
-                ids = ids[:, self.PIECE :]
-        out = self(ids, **more)
-        if times > 1:
-            self.part().select(self.job.xp.repeat(self.job.xp.arange(len(self.job.ids)), times))
-        return out
-
-    def part(self) -> Reader:
-        """This reader, with a copy of the caller's cache: for strategies that shuffle rows."""
-        self.cache = None if self.cache is None else self.cache.copy()
-        return self
-
-    def select(self, rows: Array) -> None:
-        """Keep these rows of the batch, in this order, repeats allowed."""
-        self.cache.select(rows)
-        if self.mask is not None:
-            self.mask = self.mask[rows]
-
-    def crop(self, length: int) -> None:
-        """Forget what was read from position `length` on."""
-        self.cache.crop(length)
-        self.read = length
-
-
 # --- The border ---
 
 
@@ -268,7 +187,8 @@ def prepare(
     """The job that `generate` is asked to do; an InputError names what cannot be done."""
     for name in settings:
         if name not in FIELDS:
-            raise unknown_setting(name, SETTINGS)
+            arguments = [*inspect.signature(prepare).parameters][2:-1]  # without model, prompts and **settings
+            raise unknown_setting(name, [*FIELDS, *arguments])
     asked, given = GenerationConfig(**settings), GenerationConfig.of(generation_config)
     own = GenerationConfig.of(getattr(model, "generation_config", None))
     full = settle(asked, given, own, assistant_model is not None)
@@ -320,8 +240,8 @@ def prepare(
     job.callers_cache = job.cache if job.cache is from_caller else None  # else a copy: a prompt's, or a tuple's
     if job.cache is not None:
         _check_use_of_cache(job.cache, full, job.draft is not None)
-    for name, given in (("callback", callback), ("streamer", streamer)):
-        if many_beams and given is not None:
+    for name, listener in (("callback", callback), ("streamer", streamer)):
+        if many_beams and listener is not None:
             raise InputError(f"{name} is set and num_beams is {full.num_beams}: beams are not known before the end.")
     if trace is not None:
         _start_trace(job)
@@ -344,12 +264,13 @@ def _check_lengths(s: GenerationConfig, S: int, length: int) -> None:
 
 
 def read_prompts(
-    model: BloomForCausalLM, given: Any, attention_mask: Any, tokenizer: Any, pad: int, continued: bool = True
+    model: BloomForCausalLM, given: Any, attention_mask: Any, tokenizer: Any, pad: int = 0, continued: bool = True
 ) -> tuple[Array, Array | None]:
     """Prompts as ids `[B, S]` int64 and their mask; None where it is all ones, which is the same and cheaper.
 
     given: an array `[B, S]`, or B lists or arrays of ids, which are padded on the left; with a tokenizer, a text or
-    several. continued: whether something is to follow, so that a mask must end in tokens.
+    several. pad: the id to pad with, which matters only where ids are returned. continued: whether something is to
+    follow, so that a mask must end in tokens.
     """
     xp = model.xp
     texts = [given] if isinstance(given, str) else given
@@ -418,7 +339,7 @@ def _forbidden(given: Sequence[int], V: int, tokenizer: Any) -> list[int]:
     """The ids that are never chosen: those given, and those that the tokenizer has no token for."""
     forbidden = set(given)
     if tokenizer is not None:
-        forbidden |= set(tokens_past(len(tokenizer), V).tolist())
+        forbidden |= {*range(len(tokenizer), V)}  # rows of the matrix that stand for no token
     if len(forbidden) >= V:
         raise InputError("suppress_tokens leaves no token to choose.")
     return sorted(forbidden)
@@ -487,7 +408,7 @@ def _guidance(job: Job, negative: Any, mask: Any, draft: Any) -> Guidance | None
     ids = None
     if negative is not None:
         try:
-            ids, mask = read_prompts(job.model, negative, mask, None, job.pad)
+            ids, mask = read_prompts(job.model, negative, mask, None)
         except InputError as error:
             raise InputError(f"negative_prompt_ids: {error}") from None
         if len(ids) != len(job.ids):

@@ -222,8 +222,3 @@ def _checked(own: Any) -> Processor:
         return answer
 
     return process
-
-
-def tokens_past(size: int, V: int) -> numpy.ndarray:
-    """The ids from `size`, the tokenizer's number of tokens, up to V: rows of the matrix that stand for no token."""
-    return numpy.arange(min(size, V), V)

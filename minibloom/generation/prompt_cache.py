@@ -36,8 +36,7 @@ class PromptCache:
         self, model: BloomForCausalLM, input_ids: Any, attention_mask: Any = None, tokenizer: Any = None
     ) -> None:
         """Read the prompts, given as in `generate`."""
-        pad = next(i for i in (model.config.pad_token_id, 0) if i is not None and i < model.config.vocab_size)
-        self.ids, self.mask = read_prompts(model, input_ids, attention_mask, tokenizer, pad)
+        self.ids, self.mask = read_prompts(model, input_ids, attention_mask, tokenizer)
         self.model = model
         out = model(self.ids, attention_mask=self.mask, use_cache=True, logits_to_keep=1)
         self.cache: Cache = out.past_key_values
@@ -65,6 +64,8 @@ class PromptCache:
             raise InputError("past_key_values holds prompts that are padded otherwise than input_ids: pad these alike.")
         length, ours, rows = held, to_numpy(self.ids), to_numpy(ids)
         there = numpy.ones_like(rows) if mask is None or alike else to_numpy(mask)
+        if alike:  # whatever either was padded with
+            ours, rows = (numpy.where(to_numpy(m) == 1, x, -1) for m, x in ((mine, ours), (mask, rows)))
         for prompt, row, is_token in zip(numpy.broadcast_to(ours, (B, held)), rows, there, strict=True):
             length = min(length, _common(prompt, row[is_token == 1], tokenizer))
         if mask is not None and not alike:
@@ -133,4 +134,5 @@ def _common(prompt: numpy.ndarray, tokens: numpy.ndarray, tokenizer: Any) -> int
 
 
 def _text(tokenizer: Any, ids: numpy.ndarray) -> bytes:
-    return b"".join(tokenizer._bytes(i, skip_special_tokens=False) for i in ids.tolist() if i < len(tokenizer))
+    known = (i for i in ids.tolist() if 0 <= i < len(tokenizer))  # -1 is padding
+    return b"".join(tokenizer._bytes(i, skip_special_tokens=False) for i in known)

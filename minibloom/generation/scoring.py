@@ -40,8 +40,7 @@ def token_log_probs(
     The text of one window is scored exactly as one pass over it would, and each row as if it were alone.
     """
     stride = check_window(window, stride)
-    pad = next(i for i in (model.config.pad_token_id, 0) if i is not None and i < model.config.vocab_size)
-    ids, mask = read_prompts(model, input_ids, attention_mask, tokenizer, pad, continued=False)
+    ids, mask = read_prompts(model, input_ids, attention_mask, tokenizer, continued=False)
     xp, (B, S) = model.xp, ids.shape
     order: Any = None
     if mask is not None:  # windows are laid over each row's tokens: these first, and no token sees what follows it

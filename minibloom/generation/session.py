@@ -47,18 +47,14 @@ class Session:
             raise InputError("the text is empty: give at least one character.")
         ids = [*self.ids, *new]
         added = generate_ids(self.model, [ids], past_key_values=self.cache, tokenizer=self.tokenizer, **self.settings)
-        stream = self.tokenizer.stream()
 
-        def pieces() -> Iterator[str]:  # a function of its own: what stands above runs at the call
+        def noted() -> Iterator[int]:  # a function of its own: what stands above runs at the call
             self.ids = ids
             for one in added:
                 ids.append(one)
-                if piece := stream.put(one):
-                    yield piece
-            if piece := stream.end():
-                yield piece
+                yield one
 
-        return pieces()
+        return self.tokenizer.stream().pieces(noted())
 
     @property
     def text(self) -> str:

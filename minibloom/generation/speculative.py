@@ -27,7 +27,8 @@ import numpy
 from ..backend import Array, number, to_numpy
 from ..layers.softmax import softmax
 from .filters import pick
-from .job import History, Job, Reader, check_numbers
+from .job import History, Job, check_numbers
+from .reader import Reader
 from .stopping import LENGTH
 
 

@@ -43,17 +43,7 @@ def stream_text(model: BloomForCausalLM, tokenizer: BloomTokenizerFast, prompt: 
     """
     if not isinstance(prompt, str):
         raise InputError(f"the prompt is a {type(prompt).__name__}, expected one text.")
-    ids = generate_ids(model, prompt, tokenizer=tokenizer, **settings)
-    stream = tokenizer.stream()
-
-    def pieces() -> Iterator[str]:  # a function of its own: what stands above runs at the call
-        for one in ids:
-            if piece := stream.put(one):
-                yield piece
-        if piece := stream.end():
-            yield piece
-
-    return pieces()
+    return tokenizer.stream().pieces(generate_ids(model, prompt, tokenizer=tokenizer, **settings))
 
 
 def generate_text(

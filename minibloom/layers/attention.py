@@ -29,7 +29,7 @@ from ..backend import Array, namespace
 from ..cuda import attention as kernels
 from ..threads import matmul
 from . import tiled_attention as tiles
-from .dropout import dropout_factors
+from .dropout import dropout
 from .linear import linear, linear_backward, sliced_linear
 from .run import Run
 from .scores import attention_scores
@@ -55,9 +55,8 @@ def plain_attention(q: Array, k: Array, v: Array, layer: int, run: Run) -> Array
     """`q [B, H, S, D]`, `k`, `v` `[B, H, T, D]` -> `[B, S, E]`, through all scores at once: what attention is."""
     name, watch = f"h.{layer}.self_attention", run.watch
     scores = watch(f"{name}.scores", attention_scores(q, k, run.alibi, run.visible))  # [B, H, S, T]
-    weights = probs = watch(f"{name}.probs", softmax(scores))
-    if run.rng is not None and run.config.attention_dropout:
-        weights = probs * watch(f"{name}.dropout", dropout_factors(probs, run.config.attention_dropout, run.rng))
+    probs = watch(f"{name}.probs", softmax(scores))
+    weights = dropout(probs, run.config.attention_dropout, f"{name}.dropout", run)
     if run.head_mask is not None:
         weights = weights * watch(f"{name}.head_mask", run.head_mask[layer][:, None, None])  # [H, 1, 1]
     weights = watch(f"{name}.weights", weights)

@@ -14,7 +14,7 @@ from typing import Any
 
 from ..backend import Array
 from .attention import self_attention, self_attention_backward
-from .dropout import dropout_factors
+from .dropout import dropout
 from .layer_norm import add_and_norm, layer_norm, layer_norm_backward
 from .mlp import mlp, mlp_backward
 from .run import Run
@@ -22,26 +22,19 @@ from .run import Run
 
 def block(x: Array, params: Mapping[str, Array], layer: int, run: Run) -> Array:
     """The residual stream `x [B, S, E]` before block number `layer` -> after it `[B, S, E]`."""
-    name, watch, eps = f"h.{layer}", run.watch, run.config.layer_norm_epsilon
+    name, watch, eps, p = f"h.{layer}", run.watch, run.config.layer_norm_epsilon, run.config.hidden_dropout
     after_norm = run.config.apply_residual_connection_post_layernorm  # then the norm's output is the residual
 
     norm = f"{name}.input_layernorm"
     a = watch(norm, layer_norm(x, params[f"{norm}.weight"], params[f"{norm}.bias"], eps))
-    attended = dropout(self_attention(a, params, layer, run), f"{name}.self_attention.hidden_dropout", run)
+    attended = dropout(self_attention(a, params, layer, run), p, f"{name}.self_attention.hidden_dropout", run)
     norm = f"{name}.post_attention_layernorm"
     weight, bias = params[f"{norm}.weight"], params[f"{norm}.bias"]
     x, m = add_and_norm(a if after_norm else x, attended, weight, bias, eps, f"{name}.attention_residual", run)
     m = watch(norm, m)
 
-    x = (m if after_norm else x) + dropout(mlp(m, params, layer, run), f"{name}.mlp.hidden_dropout", run)
+    x = (m if after_norm else x) + dropout(mlp(m, params, layer, run), p, f"{name}.mlp.hidden_dropout", run)
     return watch(name, x)
-
-
-def dropout(update: Array, name: str, run: Run) -> Array:
-    """What a layer adds to the residual stream, `[B, S, E]`, which dropout `name` thins out in training."""
-    if run.rng is not None and run.config.hidden_dropout:
-        update = update * run.watch(name, dropout_factors(update, run.config.hidden_dropout, run.rng))
-    return update
 
 
 def block_backward(
@@ -66,8 +59,8 @@ def block_backward(
         dx += dresidual
         return dx
 
-    def through_dropout(d: Array, dropout: str) -> Array:
-        return d * tape[dropout] if dropout in tape else d
+    def through_dropout(d: Array, step: str) -> Array:
+        return d * tape[step] if step in tape else d
 
     m = tape[f"{name}.post_attention_layernorm"]
     dm = mlp_backward(through_dropout(dy, f"{name}.mlp.hidden_dropout"), m, params, layer, tape, grads)

@@ -9,6 +9,14 @@ from __future__ import annotations
 import numpy
 
 from ..backend import Array, namespace
+from .run import Run
+
+
+def dropout(x: Array, probability: float, step: str, run: Run) -> Array:
+    """`x` of any shape, thinned out by factors that are the step called `step`; outside of training, `x` itself."""
+    if run.rng is None or not probability:
+        return x
+    return x * run.watch(step, dropout_factors(x, probability, run.rng))
 
 
 def dropout_factors(like: Array, probability: float, rng: numpy.random.Generator) -> Array:

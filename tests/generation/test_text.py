@@ -309,6 +309,15 @@ def test_rows_of_any_lengths_go_on_from_one_prompt_each_as_if_alone(data, model,
     assert out.attentions[0][0].shape[2:] == (S - held, S)  # what the prompt holds is not read again
 
 
+def test_prompts_may_be_padded_with_another_id_than_the_rows_that_go_on_from_them():
+    heads, rows = [[5, 6], [7]], [[5, 6, 8], [7, 9]]
+    prompt = PromptCache(MODEL, [[5, 6], [3, 7]], [[1, 1], [0, 1]])
+    for held in (prompt, PromptCache(MODEL, heads)):
+        expected = MODEL.generate(rows, max_new_tokens=4, pad_token_id=4)
+        got = MODEL.generate(rows, max_new_tokens=4, pad_token_id=4, past_key_values=held)
+        numpy.testing.assert_array_equal(got, expected)
+
+
 def test_a_prompt_may_end_within_a_token_of_a_text_that_begins_with_it():
     text = "the cat sat on the mat"
     whole, prompt_text = TOKENIZER(text)["input_ids"], "the cat sa"
