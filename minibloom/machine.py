@@ -33,8 +33,7 @@ def describe_blas() -> str:
     return line
 
 
-def cpu_flags() -> set[str]:
+def cpu_flags(path: Path = Path("/proc/cpuinfo")) -> set[str]:
     """What the processor says it can do, where the system tells (Linux)."""
-    path = Path("/proc/cpuinfo")
     lines = path.read_text().splitlines() if path.exists() else []
     return next((set(line.partition(":")[2].split()) for line in lines if line.startswith("flags")), set())

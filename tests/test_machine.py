@@ -37,7 +37,13 @@ def test_unused_avx512_is_said(monkeypatch, flags, architecture, variable, hint)
 
 def test_of_this_machine():
     assert "threads" in machine.describe_blas()
-    assert all(isinstance(flag, str) for flag in machine.cpu_flags())
+
+
+def test_what_the_processor_can_do_is_read_from_its_first_core(tmp_path):
+    file = tmp_path / "cpuinfo"
+    assert machine.cpu_flags(file) == set()  # not Linux
+    file.write_text("processor\t: 0\nflags\t\t: fpu sse2 avx512f\n\nprocessor\t: 1\nflags\t\t: fpu\n")
+    assert machine.cpu_flags(file) == {"fpu", "sse2", "avx512f"}
 
 
 def test_a_numpy_without_a_library_that_tells(monkeypatch):
