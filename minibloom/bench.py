@@ -240,8 +240,8 @@ def gpu() -> str:
     runtime, driver = xp.cuda.runtime, Path("/sys/module/nvidia/version")
     name = runtime.getDeviceProperties(0)["name"].decode()
     named = f"driver {driver.read_text().strip()}" if driver.exists() else "driver unknown"
-    version = runtime.runtimeGetVersion()
-    return f"{name}, {size(free_and_total(xp)[1])}; {named}, CUDA {version // 1000}.{version % 1000 // 10}"
+    version = backends.cuda_version(runtime.runtimeGetVersion())
+    return f"{name}, {size(free_and_total(xp)[1])}; {named}, CUDA {version}"
 
 
 def in_turns(
