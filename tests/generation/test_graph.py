@@ -21,10 +21,11 @@ from minibloom.generation.job import prepare
 from .. import standin, tiny
 from ..bridge import silent
 from ..cuda.against_float64 import as_near
-from ..cuda.test_matvec import launching, weight
+from ..cuda.kernels import on_devices
+from ..cuda.test_matvec import weight
 from ..strategies import padding_of, random_params, seeds
 
-__all__ = ["launching"]  # a fixture
+pytestmark = on_devices
 
 CONFIG = BloomConfig(vocab_size=23, hidden_size=12, n_layer=2, n_head=3, pad_token_id=1)
 IDS = numpy.random.default_rng(0).integers(2, 23, (2, 7))
