@@ -159,7 +159,17 @@ def run(a: argparse.Namespace) -> None:
         raise InputError(f"repeats is {repeats} and threads {a.threads}, expected at least 1 of each.")
     peers = chosen_peers(a.peers, PEERS_ON_A_GPU if on_gpu else PEERS_ON_A_CPU)
     target = checked_target(a.json) if a.json else None
-    if "transformers" not in peers and not a.peers:
+    if (
+        on_gpu
+        and not a.cost
+        and any(peer.startswith("transformers") for peer in peers)
+        and (blind := why_torch_sees_no_gpu())
+    ):
+        if a.peers:
+            raise InputError(blind)
+        print(blind)
+        peers = [peer for peer in peers if not peer.startswith("transformers")]
+    elif "transformers" not in peers and not a.peers:
         print("transformers is not installed: minibloom is measured alone. (pip install 'minibloom[parity]')")
     described = machine(a.threads, a.backend)
     print(described, flush=True)
@@ -213,6 +223,23 @@ def chosen_peers(named: str | None, known: Sequence[str]) -> list[str]:
         if missing[peer]:
             raise InputError(f"{peer} needs {', '.join(missing[peer])}: pip install {' '.join(missing[peer])}.")
     return peers
+
+
+def why_torch_sees_no_gpu() -> str:
+    """Why transformers cannot be measured on the GPU, in words; nothing if it can. Asked before minutes are spent."""
+    code = "import torch; print(torch.cuda.is_available(), torch.version.cuda, torch.__version__)"
+    try:
+        sees, cuda, version = _process(code, 1)[1].split()
+    except subprocess.CalledProcessError:
+        return "torch cannot be imported, as it says above: transformers is left out."
+    if sees == "True":
+        return ""
+    its = "is made for the CPU alone" if cuda == "None" else f"is for CUDA {cuda}, which this driver does not run"
+    return (
+        f"transformers is left out, for torch {version} {its}. To compare with it, pip install --force-reinstall "
+        f"torch=={version.partition('+')[0]} --index-url https://download.pytorch.org/whl/cu130, or another of "
+        "pytorch.org's, for the driver's CUDA."
+    )
 
 
 def machine(threads: int, backend: str = "numpy") -> str:
