@@ -53,6 +53,7 @@ class Device:
 
     syncs: int = 0  # silent ones
     copies: int = 0  # explicit ones, to the host
+    made: int = 0  # arrays with memory of their own, each by a launch at least
     silent_allowed: bool = True
     copies_left: int | None = None  # None: any number
     free: int = TOTAL  # bytes
@@ -127,6 +128,7 @@ def to_device(y: Any) -> Any:
         raise OutOfMemoryError(y.nbytes, TOTAL - device.free)
     if device.captured is not None:
         raise RuntimeError("operation not permitted when stream is capturing: only kernels are captured here.")
+    device.made += getattr(y, "base", None) is None
     made = ndarray.__new__(ndarray)
     made._host = numpy.asarray(y)
     return made

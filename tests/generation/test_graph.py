@@ -155,6 +155,20 @@ def test_a_step_copies_to_the_host_once(device, captured, options, mask):
     assert len(captured) == 1
 
 
+def test_a_token_makes_no_array_that_nobody_looks_at(device):
+    """Each is a launch, and the host's time for it: as long as the pass itself, on a fast GPU."""
+    if device is not standin.cupy:
+        pytest.skip("CuPy does not count its arrays")
+    for options, most in (({}, 0), ({"do_sample": True, "seed": 1, "top_k": 0}, 5)):
+        steps = generate_steps(twins(device)[1], IDS, max_new_tokens=9, eos_token_id=[], **options)
+        made = []
+        for _ in range(9):
+            before = standin.device.made
+            next(steps)
+            made.append(standin.device.made - before)
+        assert min(made[3:]) <= most, made  # now and then, what grows is made anew
+
+
 def test_ids_without_a_token_are_left_out_without_another_copy(device, captured):
     if device is not standin.cupy:
         pytest.skip("CuPy cannot tell reliably when it waits")
