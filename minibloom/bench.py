@@ -390,10 +390,15 @@ def cost(peers: Sequence[str], repeats: int, threads: int, backend: str) -> Iter
         for work, batch, length in cells(on_gpu):
             figure = Figure(f"{work} {batch}x{length}", peer, "tokens/s", [])
             past, new = (0, length) if work == "prefill" else (keys_seen(length, on_gpu), 1)
-            for _ in range(repeats if worker.poll() is None else 0):  # none, if it died, which was said
+            first = (
+                1 if on_gpu else 0
+            )  # on a GPU, the first of each number of rows has kernels compiled: it does not count
+            for repeat in range(first + repeats if worker.poll() is None else 0):  # none, if it died, which was said
                 answer = _ask(worker, {"work": work, "batch": batch, "length": length})
                 if "error" in answer:  # as where a GPU's memory does not suffice: said, and left out
                     break
+                if repeat < first:
+                    continue
                 figure.values.append(batch * new / answer["seconds"])
                 figure.memory_above = max(figure.memory_above or 0, answer["memory_above"])
             if figure.values:
