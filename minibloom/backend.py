@@ -65,8 +65,28 @@ def load(backend: str) -> ModuleType:
             "backend='numpy'."
         ) from None
     if not cupy.cuda.is_available():
-        raise InputError("backend='cupy' needs an NVIDIA GPU and its driver; none was found. Use backend='numpy'.")
+        raise InputError(f"backend='cupy' needs an NVIDIA GPU and its driver; {_missing(cupy)}. Use backend='numpy'.")
     return cupy
+
+
+def _missing(cupy: ModuleType) -> str:
+    """Why CuPy can use no GPU, in words; it says no more than that itself."""
+    try:
+        driver, own = cupy.cuda.runtime.driverGetVersion(), cupy.cuda.runtime.runtimeGetVersion()
+    except Exception:  # whatever a broken driver makes of it
+        driver = own = 0
+    if not driver or driver // 1000 >= own // 1000:
+        return "none was found"
+    return (
+        f"there is a driver, for CUDA {cuda_version(driver)}, but this CuPy is for {cuda_version(own)}: get a newer "
+        f"driver, or that driver's CuPy, by pip uninstall cupy-cuda{own // 1000}x and pip install "
+        f"'cupy-cuda{driver // 1000}x[ctk]'"
+    )
+
+
+def cuda_version(version: int) -> str:
+    """CUDA's version in words: 13020 -> "13.2"."""
+    return f"{version // 1000}.{version % 1000 // 10}"
 
 
 def received(given: Any, xp: ModuleType, name: str) -> tuple[numpy.ndarray, Array]:

@@ -163,7 +163,17 @@ def run(a: argparse.Namespace) -> None:
         raise InputError(f"repeats is {repeats} and threads {a.threads}, expected at least 1 of each.")
     peers = chosen_peers(a.peers, PEERS_ON_A_GPU if on_gpu else PEERS_ON_A_CPU)
     target = checked_target(a.json) if a.json else None
-    if "transformers" not in peers and not a.peers:
+    if (
+        on_gpu
+        and not a.cost
+        and any(peer.startswith("transformers") for peer in peers)
+        and (blind := why_torch_sees_no_gpu())
+    ):
+        if a.peers:
+            raise InputError(blind)
+        print(blind)
+        peers = [peer for peer in peers if not peer.startswith("transformers")]
+    elif "transformers" not in peers and not a.peers:
         print("transformers is not installed: minibloom is measured alone. (pip install torch transformers)")
     described = machine(a.threads, a.backend)
     print(described, flush=True)
@@ -219,6 +229,23 @@ def chosen_peers(named: str | None, known: Sequence[str]) -> list[str]:
     return peers
 
 
+def why_torch_sees_no_gpu() -> str:
+    """Why transformers cannot be measured on the GPU, in words; nothing if it can. Asked before minutes are spent."""
+    code = "import torch; print(torch.cuda.is_available(), torch.version.cuda, torch.__version__)"
+    try:
+        sees, cuda, version = _process(code, 1)[1].split()
+    except subprocess.CalledProcessError:
+        return "torch cannot be imported, as it says above: transformers is left out."
+    if sees == "True":
+        return ""
+    its = "is made for the CPU alone" if cuda == "None" else f"is for CUDA {cuda}, which this driver does not run"
+    return (
+        f"transformers is left out, for torch {version} {its}. To compare with it, pip install --force-reinstall "
+        f"torch=={version.partition('+')[0]} --index-url https://download.pytorch.org/whl/cu130, or another of "
+        "pytorch.org's, for the driver's CUDA."
+    )
+
+
 def machine(threads: int, backend: str = "numpy") -> str:
     """What the figures were measured on."""
     import numpy
@@ -244,8 +271,8 @@ def gpu() -> str:
     runtime, driver = xp.cuda.runtime, Path("/sys/module/nvidia/version")
     name = runtime.getDeviceProperties(0)["name"].decode()
     named = f"driver {driver.read_text().strip()}" if driver.exists() else "driver unknown"
-    version = runtime.runtimeGetVersion()
-    return f"{name}, {size(free_and_total(xp)[1])}; {named}, CUDA {version // 1000}.{version % 1000 // 10}"
+    version = backends.cuda_version(runtime.runtimeGetVersion())
+    return f"{name}, {size(free_and_total(xp)[1])}; {named}, CUDA {version}"
 
 
 def in_turns(
@@ -367,10 +394,15 @@ def cost(peers: Sequence[str], repeats: int, threads: int, backend: str) -> Iter
         for work, batch, length in cells(on_gpu):
             figure = Figure(f"{work} {batch}x{length}", peer, "tokens/s", [])
             past, new = (0, length) if work == "prefill" else (keys_seen(length, on_gpu), 1)
-            for _ in range(repeats if worker.poll() is None else 0):  # none, if it died, which was said
+            first = (
+                1 if on_gpu else 0
+            )  # on a GPU, the first of each number of rows has kernels compiled: it does not count
+            for repeat in range(first + repeats if worker.poll() is None else 0):  # none, if it died, which was said
                 answer = _ask(worker, {"work": work, "batch": batch, "length": length})
                 if "error" in answer:  # as where a GPU's memory does not suffice: said, and left out
                     break
+                if repeat < first:
+                    continue
                 figure.values.append(batch * new / answer["seconds"])
                 figure.memory_above = max(figure.memory_above or 0, answer["memory_above"])
             if figure.values:

@@ -22,6 +22,7 @@ import pytest
 from hypothesis import settings
 
 from minibloom.backend import load
+from minibloom.cuda.kernels import can_launch
 from minibloom.errors import InputError
 
 from . import bridge, standin, tiny
@@ -124,6 +125,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("backend", backends, indirect=True, scope="module")
 
 
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Where a GPU is asked for, a word on why there is none: what is skipped looks like what passed."""
+    if "gpu" in (config.option.markexpr or "") and "not gpu" not in config.option.markexpr and why_no_gpu():
+        terminalreporter.write_line(f"nothing ran on a GPU: {why_no_gpu()}", red=True)
+
+
 @pytest.fixture(autouse=True, scope="module")
 def backend(request: pytest.FixtureRequest) -> Iterator[str]:
     """The backend that the tests of a module compute with; "fast" is NumPy, on its fast paths."""
@@ -160,3 +167,11 @@ def fewer_examples(module: ModuleType, fewer: Callable[[int], int]) -> Iterator[
 def device(backend: str) -> Any:
     """The array library of a device: the stand-in, and where there is a GPU CuPy."""
     return load("cupy")
+
+
+@pytest.fixture(scope="module")
+def launching(device: Any) -> Any:
+    """The same, if kernels can be launched on it: on the stand-in, where there is a compiler to emulate them with."""
+    if not can_launch(device):
+        pytest.skip("kernels are emulated with g++")
+    return device

@@ -53,6 +53,7 @@ class Device:
 
     syncs: int = 0  # silent ones
     copies: int = 0  # explicit ones, to the host
+    made: int = 0  # arrays with memory of their own, each by a launch at least
     silent_allowed: bool = True
     copies_left: int | None = None  # None: any number
     free: int = TOTAL  # bytes
@@ -127,6 +128,7 @@ def to_device(y: Any) -> Any:
         raise OutOfMemoryError(y.nbytes, TOTAL - device.free)
     if device.captured is not None:
         raise RuntimeError("operation not permitted when stream is capturing: only kernels are captured here.")
+    device.made += getattr(y, "base", None) is None
     made = ndarray.__new__(ndarray)
     made._host = numpy.asarray(y)
     return made
@@ -202,6 +204,10 @@ class ndarray:
     def tobytes(self) -> bytes:
         device.sync("array.tobytes()")
         return self._host.tobytes()
+
+    def argpartition(self, kth: int, axis: int | None = -1) -> ndarray:
+        device.sync("array.argpartition()")  # CuPy sorts all of it, and looks whether its indices are right
+        return to_device(self._host.argpartition(kth, axis))
 
     def nonzero(self) -> tuple[ndarray, ...]:
         device.sync("array.nonzero()")
@@ -284,7 +290,7 @@ class ndarray:
 
 
 METHODS = """
-    all any argmax argmin argpartition clip copy cumsum dot fill flatten max mean min prod ravel repeat reshape round
+    all any argmax argmin clip copy cumsum dot fill flatten max mean min prod ravel repeat reshape round
     squeeze std sum swapaxes take transpose var view
 """
 TWO_WAYS = "add sub mul truediv floordiv mod pow and_ or_ xor lshift rshift"
@@ -327,11 +333,11 @@ UFUNCS = """
     right_shift rint sign sin sqrt square subtract tanh true_divide
 """
 FUNCTIONS = """
-    all amax amin any argmax argmin argpartition broadcast_to count_nonzero cumsum diff dot expand_dims flip isin max
+    all amax amin any argmax argmin broadcast_to count_nonzero cumsum diff dot expand_dims flip isin max
     mean min moveaxis nan_to_num partition prod put_along_axis ravel repeat reshape roll searchsorted squeeze std sum
     swapaxes take take_along_axis tensordot tile transpose tril triu trunc var vdot clip pad
 """
-SYNCING = "argwhere array_equal allclose bincount flatnonzero nonzero unique"
+SYNCING = "argpartition argwhere array_equal allclose bincount flatnonzero nonzero unique"
 JOINING = "concatenate stack hstack vstack broadcast_arrays"
 MAKING = "arange empty full linspace ones zeros eye empty_like full_like ones_like zeros_like"
 CONSTANTS = """

@@ -102,9 +102,26 @@ def test_cupy_that_is_not_installed_says_how_to_install_it(monkeypatch):
         BloomModel(BloomConfig(vocab_size=5), backend="cupy")
 
 
-def test_cupy_without_a_device_is_an_error(monkeypatch):
+@pytest.mark.parametrize(
+    ("driver", "says"),
+    [
+        (0, "none was found"),  # what CUDA says where there is none
+        (13000, "none was found"),  # of the same CUDA, but for its minor version, which makes no difference
+        (None, "none was found"),
+        (12040, r"for CUDA 12\.4, but this CuPy is for 13\.2: .*uninstall cupy-cuda13x .*'cupy-cuda12x\[ctk\]'"),
+    ],
+)
+def test_cupy_without_a_device_is_an_error_that_tells_an_old_driver_from_none(monkeypatch, driver, says):
+    """CuPy says no more than False."""
+
+    def version() -> int:
+        if driver is None:
+            raise RuntimeError("cudaErrorUnknown")
+        return driver
+
     cupy = ModuleType("cupy")
-    cupy.cuda = SimpleNamespace(is_available=lambda: False)  # type: ignore[attr-defined]
+    runtime = SimpleNamespace(driverGetVersion=version, runtimeGetVersion=lambda: 13020)
+    cupy.cuda = SimpleNamespace(is_available=lambda: False, runtime=runtime)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "cupy", cupy)
-    with pytest.raises(InputError, match="needs an NVIDIA GPU and its driver; none was found"):
+    with pytest.raises(InputError, match=f"needs an NVIDIA GPU and its driver; .*{says}"):
         BloomModel(BloomConfig(vocab_size=5), backend="cupy")

@@ -725,10 +725,35 @@ def test_cost_is_measured_on_a_gpu_in_each_precision(on_a_gpu, tmp_path, monkeyp
     assert figures[0]["tokens_a_byte"] < figures[2]["tokens_a_byte"] == figures[4]["tokens_a_byte"]
 
 
+@pytest.mark.parametrize(
+    ("torch", "says"),
+    [
+        ("None 2.13.0+cpu", "torch 2.13.0+cpu is made for the CPU alone"),
+        ("13.0 2.13.0+cu130", "torch 2.13.0+cu130 is for CUDA 13.0, which this driver does not run"),
+    ],
+)
+def test_a_torch_without_the_gpu_is_said_before_anything_is_measured(on_a_gpu, monkeypatch, capsys, torch, says):
+    """Else the one run on a borrowed GPU has no other side to compare with."""
+    monkeypatch.setattr(bench, "find_spec", lambda name: True)
+    monkeypatch.setattr(bench, "machine", lambda *_: "a machine")
+    monkeypatch.setattr(bench, "_process", lambda code, threads: (0.0, f"False {torch}\n"))
+    asked = []
+    monkeypatch.setattr(bench, "measured", lambda chosen, peers, *_: asked.extend(peers) or [])
+    assert main(["bench", "tiny-prefill", "--backend", "cupy"]) == 0
+    assert asked == ["minibloom", "minibloom float16", "minibloom bfloat16", "machine"]
+    said = capsys.readouterr().out
+    assert says in said and "install --force-reinstall torch==2.13.0 " in said and "not installed" not in said
+    assert main(["bench", "tiny-prefill", "--backend", "cupy", "--peers", "minibloom,transformers"]) == 2
+    assert says in capsys.readouterr().err
+    monkeypatch.setattr(bench, "_process", lambda code, threads: (0.0, "True 13.0 2.13.0\n"))
+    assert main(["bench", "tiny-prefill", "--backend", "cupy"]) == 0 and asked[-1] == "machine"
+    assert "transformers bfloat16" in asked and "left out" not in capsys.readouterr().out
+
+
 def test_on_a_gpu_only_what_runs_there_is_measured(on_a_gpu, capsys):
     for words, says in (
         (["import"], "import is measured on the CPU alone"),
-        (["prefill-512", "--growth"], "--growth is measured on the CPU alone"),
+        (["--growth"], "--growth is measured on the CPU alone"),
         (["prefill-512", "--peers", "CTranslate2"], "no contestant 'CTranslate2'"),
     ):
         assert main(["bench", *words, "--backend", "cupy"]) == 2

@@ -280,7 +280,12 @@ def _candidates(job: Job, live: Sequence[Group], spans: Sequence[Span], scores: 
     else:
         ranked = scores
     n = min(count, V)
-    tokens = xp.argpartition(ranked, V - n, axis=-1)[:, V - n :] if n < V else xp.tile(xp.arange(V), (len(scores), 1))
+    if n == V:
+        tokens = xp.tile(xp.arange(V), (len(scores), 1))
+    elif xp is numpy:
+        tokens = xp.argpartition(ranked, V - n, axis=-1)[:, V - n :]
+    else:  # CuPy's argpartition sorts everything too, and waits for the device twice
+        tokens = xp.argsort(ranked, axis=-1)[:, V - n :]
     # [rows, n], to the host: from here on there are few
     logs, keys = (to_numpy(xp.take_along_axis(x, tokens, axis=1)).astype("float64") for x in (scores, ranked))
     check_numbers(logs)

@@ -17,13 +17,9 @@ from hypothesis import settings
 from minibloom.backend import load, to_numpy
 from minibloom.cuda import kernels
 
-from .. import cuda_emulator
 from ..strategies import without_shrinking
 
-on_devices = [
-    pytest.mark.skipif(cuda_emulator.compiler() is None, reason="kernels are emulated with g++"),
-    pytest.mark.usefixtures("device"),
-]
+on_devices = pytest.mark.usefixtures("launching")  # a fixture: a GPU needs no compiler of this machine's
 examples = settings(without_shrinking, max_examples=12)  # of which each takes as long as a hundred on NumPy
 
 

@@ -13,9 +13,10 @@ from minibloom.layers.layer_norm import layer_norm
 
 from ..strategies import few, normal, seeds
 from .against_float64 import as_near
-from .test_matvec import WEIGHTS, launching, weight
+from .kernels import on_devices
+from .test_matvec import WEIGHTS, weight
 
-__all__ = ["launching"]  # a fixture
+pytestmark = on_devices
 
 
 @pytest.mark.parametrize("dtype", WEIGHTS)

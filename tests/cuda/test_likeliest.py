@@ -11,9 +11,9 @@ from minibloom.cuda import likeliest as module
 from minibloom.cuda.likeliest import likeliest, pieces
 
 from ..strategies import few, seeds
-from .test_matvec import launching
+from .kernels import on_devices
 
-__all__ = ["launching"]  # a fixture
+pytestmark = on_devices
 
 
 def chosen(device, logits, lengths):

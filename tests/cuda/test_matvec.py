@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minibloom.cuda.kernels import can_launch, kernel
+from minibloom.cuda.kernels import kernel
 from minibloom.cuda.matvec import MOST, matvec
 from minibloom.layers.layer_norm import layer_norm
 from minibloom.layers.linear import linear
@@ -18,6 +18,9 @@ from minibloom.layers.small_weights import BFloat16Weight, Float16Weight, to_bfl
 
 from ..strategies import few, normal, seeds
 from .against_float64 import as_near
+from .kernels import on_devices
+
+pytestmark = on_devices
 
 EPS = 1e-5
 FEWEST = 24  # numbers whose largest errors are compared
@@ -45,12 +48,6 @@ def plain(x: Any, w: Any, bias: Any, norm: Any, active: bool, residual: Any) -> 
     y = linear(x if norm is None else layer_norm(x, *norm, EPS), w, bias)
     y = gelu(y) if active else y
     return y if residual is None else residual + y
-
-
-@pytest.fixture(autouse=True)
-def launching(device: Any) -> None:
-    if not can_launch(device):
-        pytest.skip("kernels are emulated with g++")
 
 
 @pytest.mark.parametrize("dtype", WEIGHTS)

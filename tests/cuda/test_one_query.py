@@ -18,9 +18,9 @@ from minibloom.layers.run import Run
 
 from ..strategies import few, normal, padding_of, seeds
 from .against_float64 import as_near
-from .test_matvec import launching
+from .kernels import on_devices
 
-__all__ = ["launching"]  # a fixture
+pytestmark = on_devices
 
 
 def plain(fused: Any, keys: Any, values: Any, mask: Any, dtype: str) -> Any:

@@ -13,9 +13,9 @@ from minibloom.cuda.pick import picked, suits_pick
 from minibloom.generation.filters import pick
 
 from ..strategies import few, seeds
-from .test_matvec import launching
+from .kernels import on_devices
 
-__all__ = ["launching"]  # a fixture
+pytestmark = on_devices
 
 
 @pytest.mark.parametrize("piece", [2048, 5])

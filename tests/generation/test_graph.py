@@ -21,10 +21,11 @@ from minibloom.generation.job import prepare
 from .. import standin, tiny
 from ..bridge import silent
 from ..cuda.against_float64 import as_near
-from ..cuda.test_matvec import launching, weight
+from ..cuda.kernels import on_devices
+from ..cuda.test_matvec import weight
 from ..strategies import padding_of, random_params, seeds
 
-__all__ = ["launching"]  # a fixture
+pytestmark = on_devices
 
 CONFIG = BloomConfig(vocab_size=23, hidden_size=12, n_layer=2, n_head=3, pad_token_id=1)
 IDS = numpy.random.default_rng(0).integers(2, 23, (2, 7))
@@ -152,6 +153,20 @@ def test_a_step_copies_to_the_host_once(device, captured, options, mask):
         with standin.no_sync(copies=1):
             next(steps)
     assert len(captured) == 1
+
+
+def test_a_token_makes_no_array_that_nobody_looks_at(device):
+    """Each is a launch, and the host's time for it: as long as the pass itself, on a fast GPU."""
+    if device is not standin.cupy:
+        pytest.skip("CuPy does not count its arrays")
+    for options, most in (({}, 0), ({"do_sample": True, "seed": 1, "top_k": 0}, 5)):
+        steps = generate_steps(twins(device)[1], IDS, max_new_tokens=9, eos_token_id=[], **options)
+        made = []
+        for _ in range(9):
+            before = standin.device.made
+            next(steps)
+            made.append(standin.device.made - before)
+        assert min(made[3:]) <= most, made  # now and then, what grows is made anew
 
 
 def test_ids_without_a_token_are_left_out_without_another_copy(device, captured):
