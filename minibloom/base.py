@@ -21,6 +21,7 @@ import numpy
 
 from . import backend as backends
 from .backend import Array
+from .buffers import Buffers
 from .cache import Cache, StaticCache
 from .config import BloomConfig, parameter_shapes
 from .cuda.attention import can_tile
@@ -103,6 +104,7 @@ class PreTrainedModel:
 
     def _assign(self, config: BloomConfig, params: Any, dtype: str, hf_compat: bool) -> None:
         self.config, self.params, self.dtype, self.hf_compat = config, params, dtype, hf_compat
+        self._buffers = Buffers()
 
     @classmethod
     def shapes(cls, config: BloomConfig) -> dict[str, tuple[int, ...]]:
@@ -387,19 +389,20 @@ class PreTrainedModel:
         if self.weights != self.dtype or not isinstance(self.params, dict):
             kept = self.weights if isinstance(self.params, dict) else "they are in their files"
             raise InputError(f"this model keeps its weights as {kept}, for reading only. Train model.widened().")
-        tape = Tape(trace, recompute)
-        no_cache = {"use_cache": False} if "use_cache" in self._arguments() else {}
-        out = self(**{**no_cache, **call, "trace": tape, "return_dict": True})
-        grads: dict[str, Array] = {}
-        d = head_backward(tape, grads)  # [B, S, E], the gradient at the hidden states
-        params = self._params_read()
+        with self._buffers.reused():
+            tape = Tape(trace, recompute)
+            no_cache = {"use_cache": False} if "use_cache" in self._arguments() else {}
+            out = self(**{**no_cache, **call, "trace": tape, "return_dict": True})
+            grads: dict[str, Array] = {}
+            d = head_backward(tape, grads)  # [B, S, E], the gradient at the hidden states
+            params = self._params_read()
 
-        def again(x: Array, layer: int) -> Mapping[str, Array]:
-            inside = Tape()
-            block(x, params, layer, tape.run.again(layer, inside))
-            return ChainMap(inside, tape)  # type: ignore[arg-type]  # neither is written to
+            def again(x: Array, layer: int) -> Mapping[str, Array]:
+                inside = Tape()
+                block(x, params, layer, tape.run.again(layer, inside))
+                return ChainMap(inside, tape)  # type: ignore[arg-type]  # neither is written to
 
-        transformer_backward(d, params, self.config, tape, grads, again if recompute else None, tape.forget)
+            transformer_backward(d, params, self.config, tape, grads, again if recompute else None, tape.forget)
         for name in self._unread():
             grads[name][:] = 0
         as_object = _or(call.get("return_dict"), self.config.return_dict)

@@ -35,6 +35,7 @@ from typing import Any, TypeVar
 import numpy
 
 from .backend import Array, namespace
+from .buffers import empty
 from .memory import run_in
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -209,7 +210,7 @@ def over_rows(function: Callable[..., Array], *arrays: Array) -> Array:
     if first.size < SMALL or namespace(first) is not numpy or not _threads.passes:
         return function(*arrays)
     rows = [x.reshape(-1, x.shape[-1]) for x in arrays]  # [..., N] -> [R, N]
-    out = numpy.empty(rows[0].shape, dtype=first.dtype)
+    out = empty(rows[0].shape, first.dtype)
 
     def chunk(part: slice) -> None:
         out[part] = function(*(x[part] for x in rows))
@@ -228,7 +229,7 @@ def over_rows_with_sums(function: Callable[..., tuple[Array, ...]], *arrays: Arr
     if first.size < SMALL or namespace(first) is not numpy:
         out, *sums = function(*rows)
         return out.reshape(first.shape), *sums
-    out, height = numpy.empty(rows[0].shape, dtype=first.dtype), max(1, CHUNK // first.shape[-1])
+    out, height = empty(rows[0].shape, first.dtype), max(1, CHUNK // first.shape[-1])
     starts = range(0, len(out), height)
     found: list[Any] = [None] * len(starts)
 
@@ -250,16 +251,21 @@ def chunks(x: Array) -> list[slice]:
     return [slice(start, start + height) for start in range(0, R, height)]
 
 
-def matmul(a: Array, b: Array) -> Array:
-    """`a @ b`, for two matrices or two stacks of matrices `[B, H, ...]` of the same B and H."""
+def matmul(a: Array, b: Array, own: bool = False) -> Array:
+    """`a @ b`, for two matrices or two stacks of matrices `[B, H, ...]` of the same B and H.
+
+    own: in memory that no later training step takes, see `buffers.py`.
+    """
     M, N = a.shape[-2], b.shape[-1]
     if a.size * N < SMALL_PRODUCT and (M > 1 or b.size <= SMALL_WEIGHT):
         return a @ b
-    count = threads()
-    if count == 1 or namespace(a, b) is not numpy:
+    if namespace(a, b) is not numpy:
         return a @ b
-    out = numpy.empty((*a.shape[:-1], N), dtype=numpy.result_type(a, b))
-    if a.ndim > 2:  # a stack: one matrix each
+    count, new = threads(), numpy.empty if own else empty
+    out = new((*a.shape[:-1], N), numpy.result_type(a, b))
+    if count == 1:
+        numpy.matmul(a, b, out=out)
+    elif a.ndim > 2:  # a stack: one matrix each
         places = list(numpy.ndindex(a.shape[:-2]))
         each(lambda place: numpy.matmul(a[place], b[place], out=out[place]), places)
     elif M >= N:

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import settings
 from threadpoolctl import threadpool_limits
 
-from minibloom import chunked_loss, losses, models, threads
+from minibloom import buffers, chunked_loss, losses, models, threads
 from minibloom.layers import (
     attention,
     few_rows,
@@ -36,6 +36,7 @@ from minibloom.layers import (
 SIZES: dict[ModuleType, dict[str, int]] = {
     threads: {"CHUNK": 2**10, "SMALL": 2**11, "SMALL_PRODUCT": 2**15, "SMALL_WEIGHT": 2**10},
     tiled_attention: {"QUERIES": 8, "KEYS": 7, "TILE": 512, "LARGE": 64},
+    buffers: {"LEAST": 1},
     subnormals: {"STEEP": -1},  # also for the first token, when all that it sees is itself
     one_row: {"LEAST": 0, "SMALL_WEIGHT": 2**10, "PATIENCE": 1},
     one_token: {"LEAST": 0, "SMALL_WEIGHT": 2**10},
@@ -54,6 +55,7 @@ PATHS: dict[Any, tuple[str, ...]] = {  # what each of them calls, in the module 
     few_rows: ("far_apart", "at_a_time", "each"),
     row_blocks: ("at_a_time", "each"),
     models: ("chunked_cross_entropy",),
+    buffers._Step: ("block",),
     chunked_loss: ("cross_entropy",),
     losses: ("each",),
     threads: ("each",),

@@ -26,7 +26,7 @@ HEAVY = ORACLES | {"tokenizers", "safetensors", "huggingface_hub", "matplotlib",
 FLOORS = [
     ["errors", "version"],
     ["backend", "fields"],
-    ["display", "memory"],
+    ["display", "memory", "buffers"],
     ["files", "threads", "machine"],
     ["config"],
     ["byte_pair", "encoding"],

@@ -26,6 +26,7 @@ from collections.abc import Mapping, MutableMapping
 import numpy
 
 from ..backend import Array, namespace
+from ..buffers import empty
 from ..cuda import attention as kernels
 from ..threads import matmul
 from . import tiled_attention as tiles
@@ -120,7 +121,9 @@ def self_attention_backward(
 
     context = tape[f"{name}.context"]
     d, grads[f"{dense}.weight"], grads[f"{dense}.bias"] = linear_backward(dy, context, params[f"{dense}.weight"])
-    dfused = namespace(q).zeros((B, T, 3 * H * D), dtype=q.dtype)
+    xp, shape = namespace(q), (B, T, 3 * H * D)
+    dfused = empty(shape, q.dtype) if xp is numpy else xp.empty(shape, dtype=q.dtype)
+    dfused[...] = 0
     dq, dk, dv = split_heads(dfused, H)  # views, to be filled [B, H, T, D]
     dq = dq[:, :, T - S :]  # [B, H, S, D]
     if f"{name}.probs" in tape:

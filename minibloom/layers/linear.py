@@ -44,7 +44,7 @@ def product(x: Array, weight: Array) -> Array:
 def linear_backward(dy: Array, x: Array, weight: Array) -> tuple[Array, Array, Array]:
     """Upstream `dy [..., O]` and the forward's `x [..., I]`, `weight [O, I]` -> `dx [..., I]`, `dweight`, `dbias`."""
     dy2, x2 = dy.reshape(-1, dy.shape[-1]), x.reshape(-1, x.shape[-1])  # [..., O] -> [N, O], [..., I] -> [N, I]
-    return matmul(dy2, weight).reshape(x.shape), matmul(dy2.T, x2), dy2.sum(0)
+    return matmul(dy2, weight).reshape(x.shape), matmul(dy2.T, x2, own=True), dy2.sum(0)
 
 
 def add_weight_gradient(total: Array, dy: Array, x: Array) -> None:

@@ -42,6 +42,7 @@ from collections.abc import Callable
 from types import ModuleType
 
 from ..backend import Array, namespace
+from ..buffers import empty
 from ..threads import each, threads
 from .subnormals import drop_subnormals, steep_heads
 
@@ -59,7 +60,7 @@ def tiled_attention(
     """
     xp = namespace(q, k, v)
     (B, H, S, D), T = q.shape, k.shape[2]
-    out = xp.empty((B, S, H, D), dtype=q.dtype)
+    out = empty((B, S, H, D), q.dtype)
     width = KEYS if S > KEYS // 16 else 4 * KEYS  # with few queries, a tile of as many scores is wider
     together = width >= T  # the keys of a head are one tile
     height = QUERIES if together else 2 * QUERIES  # a head that goes by itself has larger tiles
