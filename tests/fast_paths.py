@@ -41,7 +41,7 @@ SIZES: dict[ModuleType, dict[str, int]] = {
     one_row: {"LEAST": 0, "SMALL_WEIGHT": 2**10, "PATIENCE": 1},
     one_token: {"LEAST": 0, "SMALL_WEIGHT": 2**10},
     few_rows: {"LEAST": 0, "SMALL_WEIGHT": 2**10, "HEIGHT": 4, "APART": 2, "SHORT": 48},
-    row_blocks: {"BLOCK": 2**9, "MANY": 8, "HEIGHT": 4},
+    row_blocks: {"SMALL_WEIGHT": 2**10, "BLOCK": 2**9, "MANY": 8, "HEIGHT": 4},
     chunked_loss: {"FEWEST": 3, "NUMBERS": 1},
     linear: {"ROWS": 16},
 }
@@ -53,7 +53,7 @@ PATHS: dict[Any, tuple[str, ...]] = {  # what each of them calls, in the module 
     linear: ("one_row", "few_rows", "blocked_linear", "each"),
     one_row: ("blas_on_all_cores", "each"),
     few_rows: ("far_apart", "at_a_time", "each"),
-    row_blocks: ("at_a_time", "each"),
+    row_blocks: ("one_row_of_int8", "at_a_time", "each"),
     models: ("chunked_cross_entropy",),
     buffers._Step: ("block",),
     chunked_loss: ("cross_entropy",),
@@ -61,7 +61,7 @@ PATHS: dict[Any, tuple[str, ...]] = {  # what each of them calls, in the module 
     threads: ("each",),
     threads._threads: ("call",),  # the helpers: what is shared out is done by more than one thread
 }
-OF_SMALL_WEIGHTS = ("linear.blocked_linear", "row_blocks.at_a_time", "row_blocks.each")
+OF_SMALL_WEIGHTS = ("linear.blocked_linear", *(f"row_blocks.{name}" for name in PATHS[row_blocks]))
 THREADS = 2  # whatever the machine has; more of them cost a toy more in waiting for each other
 
 _on: list[bool] = []  # not empty while they are taken
