@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minibloom import BloomConfig, BloomForCausalLM, Trace, buffers, threads
-from minibloom.buffers import LEAST, Buffers, empty
+from minibloom.buffers import LEAST, MOST, Buffers, empty
 
 from .strategies import some
 
@@ -70,11 +70,12 @@ def test_a_step_has_the_memory_of_the_one_before_and_what_it_does_not_use_is_giv
     assert place(outside) not in places
 
 
-def test_small_arrays_and_those_outside_of_steps_are_numpy_s_own():
+def test_small_arrays_large_ones_and_those_outside_of_steps_are_numpy_s_own():
     assert empty((2, 2), "float32").base is None
     with Buffers().reused():
         assert empty((LEAST - 1,), "uint8").base is None
         assert empty((LEAST,), "uint8").base is not None
+        assert empty((MOST,), "uint8").base is None
     assert empty((LEAST,), "uint8").base is None
 
 
