@@ -173,19 +173,20 @@ def each(task: Callable[[Any], Any], items: Iterable[Any]) -> None:
         finally:
             t.local.busy = False
 
-    tickets = deque(range(count - 1))  # one for each helper
+    tickets = deque([work] * (count - 1))  # one for each helper; one that wakes late finds none, and nothing is kept
     ends: SimpleQueue[BaseException | None] = SimpleQueue()  # how its work ended
 
     def help() -> None:
         try:
-            tickets.pop()
+            share = tickets.pop()
         except IndexError:
             return  # all was done before this thread woke
         error = None
         try:
-            work()
+            share()
         except BaseException as caught:
             error = caught
+        del share  # and the arrays with it, before anybody goes on
         ends.put(error)
 
     t.call(help, count - 1)

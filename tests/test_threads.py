@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import weakref
 from typing import Any
 
 import numpy
@@ -279,3 +280,16 @@ def test_a_process_that_forks_goes_on():
         finally:
             os._exit(status)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_a_thread_that_comes_late_keeps_no_array(monkeypatch):
+    """What is to be called waits in a queue until a helper wakes, and may hold all gradients by then."""
+    late = []
+    monkeypatch.setattr(threads._threads, "call", lambda function, times: late.extend([function] * times))
+    x = numpy.ones(3)
+    seen = weakref.ref(x)
+    with threadpool_limits(2, "blas"), shared_out():
+        each(lambda i, x=x: x, range(4))
+    del x
+    assert late and seen() is None
+    late[0]()  # and has nothing to do
