@@ -260,9 +260,8 @@ def matmul(a: Array, b: Array, own: bool = False) -> Array:
     own: in memory that no later training step takes, see `buffers.py`.
     """
     M, N = a.shape[-2], b.shape[-1]
-    if a.size * N < SMALL_PRODUCT and (M > 1 or b.size <= SMALL_WEIGHT):
-        return a @ b
-    if namespace(a, b) is not numpy:
+    small = a.size * N < SMALL_PRODUCT and (M > 1 or b.size <= SMALL_WEIGHT)
+    if small or namespace(a, b) is not numpy:
         return a @ b
     count, new = threads(), numpy.empty if own else empty
     out = new((*a.shape[:-1], N), numpy.result_type(a, b))

@@ -88,6 +88,22 @@ def test_another_thread_takes_nothing_of_a_step(any_size):
     assert seen[0].base is None
 
 
+def test_two_steps_of_a_model_at_once_share_no_block(any_size):
+    """Between the question whether a block is free and its use, another thread could ask the same."""
+    ours, seen = Buffers(), []
+
+    def step():
+        with ours.reused():
+            seen.append(place(empty((2, 2), "float32")))
+
+    step()
+    with ours.reused():  # this one may take the block, but has not yet
+        thread = threading.Thread(target=step)
+        thread.start()
+        thread.join()
+    assert seen[0] != seen[1]
+
+
 def test_what_a_step_returns_and_shows_outlives_the_next_steps(any_size):
     model, rng, held = BloomForCausalLM(CONFIG), numpy.random.default_rng(0), []
     for _ in range(4):

@@ -20,7 +20,10 @@ queries of a block, those keys cannot change a digit of the weights' sum: they a
 them. Where all keys are one tile, nothing is skipped, and several heads go together.
 
 Backward goes through blocks of queries too, and computes each one's probabilities again: `[S, T]` of them for each head
-and block, kept for backward, is what training would need most memory for.
+and block, kept for backward, is what training would need most memory for. With W = exp(s - top), t = Σ W over the keys
+and d = dcontext / t, the gradients are those of `attention.py`, and no array of [queries, keys] is divided:
+
+    dv = Wᵀ d        dscores = W (d vᵀ - Σ W d vᵀ / t)
 
 `tests/layers/test_tiled_attention.py` holds it to the plain path, and attacks the bound.
 
@@ -190,12 +193,12 @@ def tiled_attention_backward(
             queries, keys, values = q[b, group, rows] * scale, k[b, group, there], v[b, group, there]
             bias = alibi[b % len(alibi), group, :, there]
             scores = _scores(queries, keys, bias, seen)
-            weights = _exp(scores, scores.max(-1, keepdims=True), bias)  # [G, N, keys], not divided by their sum:
-            total = _sums(weights)  # [G, N, D] / total costs less
+            weights = _exp(scores, scores.max(-1, keepdims=True), bias)  # [G, N, keys]
+            total = _sums(weights)  # [G, N, 1]
             dcontext = d[b, group, rows] / total
             dv[b, group, there] += weights.swapaxes(-1, -2) @ dcontext
-            dscores = dcontext @ values.swapaxes(-1, -2)
-            dscores -= xp.vecdot(weights, dscores)[..., None] / total  # = softmax_backward, all of it / total
+            dscores = dcontext @ values.swapaxes(-1, -2)  # [G, N, keys]
+            dscores -= xp.vecdot(weights, dscores)[..., None] / total
             dscores *= weights
             dq[b, group, rows] += dscores @ keys * scale
             dk[b, group, there] += dscores.swapaxes(-1, -2) @ queries

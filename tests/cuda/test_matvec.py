@@ -86,6 +86,13 @@ def both_ways(device, dtype, N, width, height, options, seed):
     return y.get(), plain(*given_as("f4")), plain(*given_as("f8"))
 
 
+def test_gelu_keeps_its_digits_where_it_lets_almost_nothing_through(device):
+    """By tanh it would not: 1 + tanh u is 3e-6 there, and off by 3e-8."""
+    x, w, bias = numpy.ones((1, 8), "f4"), numpy.zeros((1, 8), "f4"), numpy.float32([-4.6])
+    y = matvec(*map(device.asarray, (x, w, bias)), device.empty((1, 1), dtype="float32"), gelu=True)
+    numpy.testing.assert_allclose(y.get(), gelu(bias.astype("f8"))[None], rtol=1e-5)
+
+
 def test_each_lane_has_a_row(device):
     x, w = normal(0, MOST, 40, dtype="f4"), normal(1, 11, 40, dtype="f4")
     y = matvec(device.asarray(x), device.asarray(w), None, device.empty((MOST, 11), dtype="float32"))
