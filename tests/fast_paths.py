@@ -49,7 +49,7 @@ PATHS: dict[Any, tuple[str, ...]] = {  # what each of them calls, in the module 
     attention: ("tiled_attention", "tiled_attention_backward"),
     tiled_attention: ("_far", "each", "drop_subnormals"),
     one_token: ("drop_subnormals",),
-    transformer: ("one_token_block",),
+    transformer: ("one_token_blocks",),
     linear: ("one_row", "few_rows", "blocked_linear", "each"),
     one_row: ("blas_on_all_cores", "each"),
     few_rows: ("far_apart", "at_a_time", "each"),

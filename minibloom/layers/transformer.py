@@ -14,7 +14,7 @@ from ..backend import Array, namespace
 from .block import block, block_backward
 from .embedding import embedding, embedding_backward
 from .layer_norm import layer_norm, layer_norm_backward
-from .one_token import one_token_block, suits_one_token
+from .one_token import one_token_blocks, suits_one_token
 from .run import Run
 
 FIRST_NORM, LAST_NORM = "word_embeddings_layernorm", "ln_f"
@@ -31,11 +31,13 @@ def transformer(ids: Array | None, embeds: Array | None, params: Mapping[str, Ar
     run.mask, run.alibi = watch("attention_mask", given), watch("alibi", run.alibi)
     if run.mask is not given:  # edited
         run.padded = None
-    through = one_token_block if suits_one_token(x, run) else block
-    for layer in range(run.config.n_layer):
-        if run.rng is not None:
-            run.rng_states.append(run.rng.bit_generator.state)
-        x = through(x, params, layer, run)
+    if suits_one_token(x, run):
+        x = one_token_blocks(x, params, run)
+    else:
+        for layer in range(run.config.n_layer):
+            if run.rng is not None:
+                run.rng_states.append(run.rng.bit_generator.state)
+            x = block(x, params, layer, run)
     return watch(LAST_NORM, layer_norm(x, params[f"{LAST_NORM}.weight"], params[f"{LAST_NORM}.bias"], eps))
 
 
