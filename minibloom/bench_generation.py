@@ -34,7 +34,7 @@ def overheads(config: dict[str, int], batch: int, do_sample: bool, repeats: int)
 def lookup_passes() -> float:
     """Passes of plain greedy decoding over those with prompt lookup, where the shipped model repeats its prompt."""
     from .generation.generate import collect
-    from .generation.job import prepare
+    from .generation.prepare import prepare
     from .models import BloomForCausalLM
     from .tokenizer import BloomTokenizerFast
 

@@ -8,7 +8,9 @@ processors.py   what is asked of the text changes the logits
 guidance.py     away from what a second prompt would lead to
 filters.py      which tokens may be drawn, and the draw
 stopping.py     when a row ends
-job.py          the border: prompts and settings become one job
+prompts.py      what is to be continued, as ids and mask
+job.py          one call, as every strategy is given it, and what it leaves
+prepare.py      the border: prompts and settings become one job
 reader.py       how a strategy reads a model, pass by pass
 decode.py       greedy decoding and sampling: begin here
 graph.py        the same on a GPU: a pass that is captured once

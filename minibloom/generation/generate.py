@@ -10,8 +10,9 @@ from ..errors import InputError
 from .beams import beam_search
 from .contrastive import contrastive_search
 from .decode import decode
-from .job import Job, prepare
+from .job import Job
 from .outputs import GenerateDecoderOnlyOutput, hand_back
+from .prepare import prepare
 from .speculative import speculate
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from ..cache import Cache
 from ..errors import InputError
 from ..files import replacing
 from ..tensor_file import read_header, read_metadata, read_tensors, write_tensors
-from .job import read_prompts
+from .prompts import read_prompts
 
 if TYPE_CHECKING:
     from ..models import BloomForCausalLM

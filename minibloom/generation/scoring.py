@@ -17,7 +17,8 @@ from ..backend import Array, namespace, number, to_numpy
 from ..errors import InputError
 from ..fields import whole
 from .filters import log_softmax
-from .job import NOT_FINITE, read_prompts
+from .job import NOT_FINITE
+from .prompts import read_prompts
 
 if TYPE_CHECKING:
     from ..models import BloomForCausalLM

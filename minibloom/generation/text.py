@@ -10,7 +10,7 @@ from ..backend import to_numpy
 from ..errors import InputError
 from .beams import search
 from .generate import begin, end, generate_ids, show, steps_of
-from .job import prepare
+from .prepare import prepare
 
 if TYPE_CHECKING:
     from ..models import BloomForCausalLM

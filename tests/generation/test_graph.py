@@ -16,7 +16,7 @@ from minibloom.generation import generate_steps
 from minibloom.generation import graph as module
 from minibloom.generation.generate import collect
 from minibloom.generation.graph import DecodeGraph, suits_graph
-from minibloom.generation.job import prepare
+from minibloom.generation.prepare import prepare
 
 from .. import standin, tiny
 from ..bridge import silent

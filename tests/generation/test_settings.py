@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from minibloom import BloomForCausalLM, InputError
 from minibloom.generation import GenerationConfig, check_settings
 from minibloom.generation.beams import Beam, Group
-from minibloom.generation.job import prepare
+from minibloom.generation.prepare import prepare
 from minibloom.generation.settings import FIELDS
 
 from .. import tiny

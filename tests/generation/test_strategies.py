@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from minibloom import BloomConfig, BloomForCausalLM, Cache, InputError, StaticCache, Trace, WindowCache
 from minibloom.generation import PromptCache, beams, generate_steps
 from minibloom.generation.filters import log_softmax, processed
-from minibloom.generation.job import prepare
+from minibloom.generation.prepare import prepare
 from minibloom.generation.reader import Reader
 from minibloom.generation.speculative import Lookup
 from minibloom.layers.softmax import softmax

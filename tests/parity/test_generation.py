@@ -17,7 +17,7 @@ import transformers
 
 from minibloom import BloomConfig, BloomForCausalLM, BloomTokenizerFast, InputError
 from minibloom.generation import GenerationConfig, generate_steps, generate_text, processed
-from minibloom.generation.job import prepare
+from minibloom.generation.prepare import prepare
 from minibloom.layers.softmax import softmax
 
 from ..generation.test_strategies import assert_drawn_by
