@@ -49,7 +49,7 @@ def lookup_passes() -> float:
             model, f"{article}\n{article[:24]}", tokenizer=tokenizer, max_new_tokens=NEW, eos_token_id=[], **more
         )
         ids = collect(job)
-        passes.append((job.passes, ids.tolist()))
+        passes.append((job.result.passes, ids.tolist()))
     (plain, text), (looked_up, same) = passes
     assert text == same
     return plain / looked_up

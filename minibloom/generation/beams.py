@@ -157,7 +157,7 @@ def beam_search(job: Job) -> Any:
     if not s.return_dict_in_generate:
         return sequences
     final = final if s.output_scores else None
-    return GenerateBeamDecoderOnlyOutput(sequences, sequences_scores=final, beam_indices=indices, **job.kept())
+    return GenerateBeamDecoderOnlyOutput(sequences, sequences_scores=final, beam_indices=indices, **job.result.fields())
 
 
 def search(job: Job) -> list[tuple[float, Beam]]:
@@ -166,6 +166,7 @@ def search(job: Job) -> list[tuple[float, Beam]]:
     With forced words, the search of transformers may lose its last beam that holds them all, to likelier ones that do
     not. Only for prompts where nothing holds them in the end, what a second search finds counts, which holds on to one.
     """
+    result = job.result
     first: list[tuple[float, Beam]] = []
     lost: list[int] = []  # prompts
     N = job.settings.num_return_sequences
@@ -174,21 +175,21 @@ def search(job: Job) -> list[tuple[float, Beam]]:
         return [second[i] if i // N in prompts else pair for i, pair in enumerate(first)]
 
     try:
-        first = job.beams = _search(job, hold=False)
+        first = result.beams = _search(job, hold=False)
         lost = [i // N for i, (_, beam) in enumerate(first) if i % N == 0 and _lacks_words(beam)]
         return with_second(_search(job, hold=True), lost) if lost else first
     except BaseException as error:  # Ctrl-C too
         if first:  # what the second search had counts only where it holds the words
-            job.beams = with_second(job.beams, [p for p in lost if not _lacks_words(job.beams[p * N][1])])
-        if job.beams:
-            hand_back(error, _joined(job, job.beams)[0])
+            result.beams = with_second(result.beams, [p for p in lost if not _lacks_words(result.beams[p * N][1])])
+        if result.beams:
+            hand_back(error, _joined(job, result.beams)[0])
         raise
 
 
 def _search(job: Job, hold: bool) -> list[tuple[float, Beam]]:
     """One search. hold: whether a beam with all forced words goes on, however unlikely, where no other has them."""
-    for kept in (job.scores, job.logits, job.attentions, job.hidden_states):
-        kept.clear()
+    for steps in (job.result.scores, job.result.logits, job.result.attentions, job.result.hidden_states):
+        steps.clear()  # those of a first search
     xp, s, reader, history = job.xp, job.settings, Reader(job).with_own_cache(), job.history()
     B, K, size = len(job.ids), s.num_beams, s.num_beams // s.num_beam_groups
     searches = [[Group(job, size, p * K + g * size, hold) for g in range(s.num_beam_groups)] for p in range(B)]
@@ -222,7 +223,7 @@ def _search(job: Job, hold: bool) -> list[tuple[float, Beam]]:
             history.append(chosen)
             out = reader(chosen[:, None])
     except BaseException:
-        job.beams = _best(job, searches, running=True)
+        job.result.beams = _best(job, searches, running=True)
         raise
 
 

@@ -70,7 +70,7 @@ def contrastive_search(job: Job) -> Iterator[Array]:
             history.append(chosen)
             for row, reason in job.stopping.reasons(history.ids, scores).items():
                 if running[row]:
-                    job.reasons[int(rows[row])] = reason
+                    job.result.reasons[int(rows[row])] = reason
                     ended[rows[row]] = True
             full = xp.full(B, job.pad)
             full[here] = chosen
@@ -78,7 +78,7 @@ def contrastive_search(job: Job) -> Iterator[Array]:
             left = ~ended[rows]
             if history.length == job.length or not left.any():
                 for row in rows[left].tolist():
-                    job.reasons[row] = LENGTH
+                    job.result.reasons[row] = LENGTH
                 return
             logits = out.logits[:, -1].reshape(n, k, V)[at, best]
             states = xp.concatenate([states, new[at, best][:, None]], axis=1)

@@ -25,7 +25,7 @@ def decode(job: Job) -> Iterator[Array]:
     A row that has ended leaves the batch, so that it costs nothing more, where the reader lets rows leave.
     """
     xp, s, reader = job.xp, job.settings, GraphReader(job) if suits_graph(job) else Reader(job)
-    N = s.num_return_sequences
+    N, reasons = s.num_return_sequences, job.result.reasons
     count = len(job.ids) * N
     rows = numpy.arange(count)  # which rows of the job are the rows of the batch; on the host, as all that is decided
     here = xp.asarray(rows)  # the same, to index with
@@ -46,7 +46,7 @@ def decode(job: Job) -> Iterator[Array]:
         job.keep(logits, scores, out, N if feed is None else 1)
         job.keep_log_probs(logits, here, chosen, count)
 
-        if job.reasons and not reader.rows_leave:  # rows that have ended are still there
+        if reasons and not reader.rows_leave:  # rows that have ended are still there
             chosen = xp.where(xp.asarray(ended[rows]), job.pad, chosen)
         history.append(chosen)
         full = chosen
@@ -55,11 +55,12 @@ def decode(job: Job) -> Iterator[Array]:
             full[here] = chosen
         just = {i: why for i, why in job.stopping.reasons(history.ids, scores).items() if not ended[rows[i]]}
         for i, why in just.items():
-            job.reasons[int(rows[i])] = why
+            reasons[int(rows[i])] = why
             ended[rows[i]] = True
-        last = history.length == job.length or len(job.reasons) == count
+        last = history.length == job.length or len(reasons) == count
         if last:
-            job.reasons = dict.fromkeys(range(count), LENGTH) | job.reasons
+            for row in range(count):
+                reasons.setdefault(row, LENGTH)
         yield full
         if last:
             return

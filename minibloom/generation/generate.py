@@ -142,4 +142,4 @@ def collect(job: Job) -> Any:
     sequences = xp.concatenate(columns, axis=1)
     if not s.return_dict_in_generate:
         return sequences
-    return GenerateDecoderOnlyOutput(sequences, **job.kept())
+    return GenerateDecoderOnlyOutput(sequences, **job.result.fields())

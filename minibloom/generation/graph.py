@@ -70,7 +70,7 @@ class GraphReader(Reader):
             logits = logits.copy()  # a user's own function may keep them
         self._chosen = None
         self.read += 1
-        self.job.passes += 1
+        self.job.result.passes += 1
         return CausalLMOutputWithPast(logits=logits[:, None], past_key_values=self.cache)
 
     @property

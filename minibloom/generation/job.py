@@ -32,6 +32,26 @@ NOT_FINITE = (
 
 
 @dataclass
+class Result:
+    """What a strategy leaves of a job: B prompts, each continued N times, in a row."""
+
+    reasons: dict[int, str] = field(default_factory=dict)  # row -> why it ended
+    passes: int = 0  # forward passes of the model, a draft's not counted
+    log_probs: list[Array] = field(default_factory=list)  # [B * N] of each step: what the model gave the id chosen
+    beams: list[Any] = field(default_factory=list)  # pairs (final score, beam), the best N of each prompt in a row
+    cache: Cache | None = None  # of what was read, where the caller wants it back
+    scores: list[Array] = field(default_factory=list)  # [B * N, V] of each step
+    logits: list[Array] = field(default_factory=list)
+    attentions: list[Any] = field(default_factory=list)  # of each pass
+    hidden_states: list[Any] = field(default_factory=list)
+
+    def fields(self) -> dict[str, Any]:
+        """What was kept, as fields of an output; None for what was not asked for."""
+        names = ("scores", "logits", "attentions", "hidden_states")
+        return {name: tuple(getattr(self, name)) or None for name in names} | {"past_key_values": self.cache}
+
+
+@dataclass
 class Job:
     """One call of `generate`, checked: B prompts of S tokens, each continued N times (`num_return_sequences`)."""
 
@@ -56,16 +76,7 @@ class Job:
     trace: Trace | None = None  # sees and edits every pass of the model
     wants_log_probs: bool = False
 
-    # What a strategy leaves here
-    reasons: dict[int, str] = field(default_factory=dict)  # row -> why it ended
-    passes: int = 0  # forward passes of the model, a draft's not counted
-    log_probs: list[Array] = field(default_factory=list)  # [B * N] of each step: what the model gave the id chosen
-    beams: list[Any] = field(default_factory=list)  # pairs (final score, beam), the best N of each prompt in a row
-    kept_cache: Cache | None = None  # of what was read, where the caller wants it back
-    scores: list[Array] = field(default_factory=list)  # [B * N, V] of each step
-    logits: list[Array] = field(default_factory=list)
-    attentions: list[Any] = field(default_factory=list)  # of each pass
-    hidden_states: list[Any] = field(default_factory=list)
+    result: Result = field(default_factory=Result)
 
     @property
     def xp(self) -> Any:
@@ -101,25 +112,20 @@ class Job:
     def keep(self, logits: Array, scores: Array, out: Any = None, times: int = 1) -> None:
         """Keep what is to be returned of a step, and of the pass `out` before it: each of its rows, `times` times."""
         if self.settings.output_logits:
-            self.logits.append(logits)
+            self.result.logits.append(logits)
         if self.settings.output_scores:
-            self.scores.append(scores)
-        for name, kept in (("attentions", self.attentions), ("hidden_states", self.hidden_states)):
-            arrays = getattr(out, name, None)
-            if arrays is not None:
-                kept.append(arrays if times == 1 else tuple(self.xp.repeat(a, times, axis=0) for a in arrays))
-
-    def kept(self) -> dict[str, Any]:
-        """What was kept, as fields of an output; None for what was not asked for."""
-        names = ("scores", "logits", "attentions", "hidden_states")
-        return {name: tuple(getattr(self, name)) or None for name in names} | {"past_key_values": self.kept_cache}
+            self.result.scores.append(scores)
+        for name in ("attentions", "hidden_states"):
+            if (arrays := getattr(out, name, None)) is not None:
+                arrays = arrays if times == 1 else tuple(self.xp.repeat(a, times, axis=0) for a in arrays)
+                getattr(self.result, name).append(arrays)
 
     def keep_log_probs(self, logits: Array, rows: Array, chosen: Array, count: int) -> None:
         """Keep what the model gave the ids `chosen [rows]`; NaN for rows that have ended."""
         if self.wants_log_probs:
             kept = self.xp.full(count, numpy.nan)
             kept[rows] = self.xp.take_along_axis(log_softmax(logits), chosen[:, None], axis=1)[:, 0]
-            self.log_probs.append(kept)
+            self.result.log_probs.append(kept)
 
 
 def check_numbers(deciding: Array, drawn: bool = False) -> None:

@@ -45,9 +45,9 @@ class Reader:
         )  # fmt: skip
         self.cache = out.past_key_values
         if self._own:  # a draft's passes are not counted
-            self.job.passes += 1
+            self.job.result.passes += 1
             if self.job.settings.return_dict_in_generate:
-                self.job.kept_cache = self.cache
+                self.job.result.cache = self.cache
         return out
 
     @property

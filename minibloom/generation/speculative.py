@@ -27,7 +27,7 @@ import numpy
 from ..backend import Array, number, to_numpy
 from ..layers.softmax import softmax
 from .filters import pick
-from .job import History, Job, check_numbers
+from .job import History, Job, Result, check_numbers
 from .reader import Reader
 from .stopping import LENGTH
 
@@ -97,8 +97,7 @@ def speculate(job: Job) -> Iterator[Array]:
         cache = None if job.cache is None else job.cache.copy()
         if cache is not None:
             cache.select(job.xp.asarray([row]))
-        kept: dict[str, Any] = {"reasons": {}, "log_probs": [], "scores": [], "logits": []}  # each its own
-        alone = replace(job, ids=ids, mask=mask, as_read=as_read, cache=cache, rng=rng, first=row, **kept)
+        alone = replace(job, ids=ids, mask=mask, as_read=as_read, cache=cache, rng=rng, first=row, result=Result())
         rows.append((alone, _row(alone)))
     return _together(job, rows)
 
@@ -108,15 +107,15 @@ def _of_row(row: int, ids: Array, mask: Array | None) -> tuple[Array, Array | No
 
 
 def _together(job: Job, rows: list[tuple[Job, Iterator[Array]]]) -> Iterator[Array]:
-    xp = job.xp
+    xp, results = job.xp, [alone.result for alone, _ in rows]
     pad = xp.full(1, job.pad)
     for step, chosen in enumerate(zip_longest(*(steps for _, steps in rows), fillvalue=pad)):
-        job.reasons.update({row: alone.reasons[0] for row, (alone, _) in enumerate(rows) if alone.reasons})
+        job.result.reasons.update({row: one.reasons[0] for row, one in enumerate(results) if one.reasons})
         for name in ("log_probs", "scores", "logits"):
-            of_rows = [getattr(alone, name)[step : step + 1] for alone, _ in rows]  # none of one that has ended
+            of_rows = [getattr(one, name)[step : step + 1] for one in results]  # none of one that has ended
             if some := next(filter(None, of_rows), None):
                 nothing = [xp.full_like(some[0], numpy.nan)]
-                getattr(job, name).append(xp.concatenate([(mine or nothing)[0] for mine in of_rows]))
+                getattr(job.result, name).append(xp.concatenate([(mine or nothing)[0] for mine in of_rows]))
         yield xp.concatenate(chosen)
 
 
@@ -124,7 +123,7 @@ def _row(job: Job) -> Iterator[Array]:
     """Speculation for one row."""
     xp, s, reader, history = job.xp, job.settings, Reader(job), job.history()
     lookup, draft = Lookup(s.max_matching_ngram_size), None if job.draft is None else Draft(job)
-    guess_size = s.prompt_lookup_num_tokens or s.num_assistant_tokens
+    guess_size, reasons = s.prompt_lookup_num_tokens or s.num_assistant_tokens, job.result.reasons
     guesses: list[int] = []
     probs: list[Array] = []
     logits = reader.prompt().logits  # [1, guesses + 1, V]
@@ -142,11 +141,11 @@ def _row(job: Job) -> Iterator[Array]:
             history.append(chosen)
             reader.cache.advance(1)
             reader.read += 1
-            job.reasons.update(job.stopping.reasons(history.ids, scores))
+            reasons.update(job.stopping.reasons(history.ids, scores))
             if history.length == job.length:
-                job.reasons.setdefault(0, LENGTH)
+                reasons.setdefault(0, LENGTH)
             yield chosen
-            if job.reasons:
+            if reasons:
                 return
             if one != guess:
                 break

@@ -79,20 +79,20 @@ def generate_text(
                     text, tokenizer.decode(beam.tokens, True), list(beam.tokens), list(beam.log_probs),
                     beam.reason or None, score,
                 )
-                for text, (score, beam) in zip(texts, job.beams, strict=False)  # none, where nothing has begun
+                for text, (score, beam) in zip(texts, job.result.beams, strict=False)  # none, where nothing has begun
             ]  # fmt: skip
-        log_probs = [to_numpy(step) for step in job.log_probs]
+        log_probs = [to_numpy(step) for step in job.result.log_probs]
         return [
             Continuation(
                 text, tokenizer.decode(ids, skip_special_tokens=True), ids,
-                [float(step[row]) for step in log_probs[: len(ids)]], job.reasons.get(row),
+                [float(step[row]) for step in log_probs[: len(ids)]], job.result.reasons.get(row),
             )
             for row, (text, ids) in enumerate(zip(texts, rows, strict=True))
         ]  # fmt: skip
 
     try:
         if beams:
-            job.beams = search(job)
+            job.result.beams = search(job)
             return continuations()
         begin(job)
         for chosen in steps_of(job):
@@ -101,10 +101,10 @@ def generate_text(
                 if row in over:
                     continue
                 rows[row].append(one)
-                piece = streams[row].put(one) + (streams[row].end() if row in job.reasons else "")
+                piece = streams[row].put(one) + (streams[row].end() if row in job.result.reasons else "")
                 if piece and callback is not None:
                     callback(row, piece)
-            over = set(job.reasons)
+            over = set(job.result.reasons)
         end(job)
     except BaseException as error:
         error.continuations = continuations()  # type: ignore[attr-defined]

@@ -124,7 +124,7 @@ def test_generation_gives_the_ids_of_the_host(device, captured, way, mask):
         out = collect(job)
     expected = host.generate(IDS, attention_mask=mask, **options)
     assert to_numpy(out).tolist() == expected.tolist()
-    assert job.passes == out.shape[1] - IDS.shape[1]
+    assert job.result.passes == out.shape[1] - IDS.shape[1]
     assert len(captured) == (out.shape[1] - IDS.shape[1] > 2)
     if "eos_token_id" in WAYS[way]:
         assert (expected[:, -1] == CONFIG.pad_token_id).any(), "no row ends early: draw another model"
