@@ -145,9 +145,15 @@ class Cache:
         self.length = length
         self.states = None if self.states is None else self.states[:, :length]
 
-    def copy(self) -> Cache:
-        """An independent copy. What is copied are the positions that count, not the room behind them."""
+    def copy(self, rows: Array | None = None) -> Cache:
+        """An independent copy: of all, or of the given batch rows as `select` keeps them.
+
+        Of all, what is copied are the positions that count, not the room behind them.
+        """
         twin, here = copy.copy(self), self._here
+        if rows is not None and self._held() is not None:
+            twin.select(rows)  # which makes new arrays, and leaves the old
+            return twin
 
         def copied(a: Array | None) -> Array | None:
             if a is None:

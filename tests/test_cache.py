@@ -17,6 +17,7 @@ from minibloom import (
     InputError,
     StaticCache,
     Trace,
+    WindowCache,
 )
 from minibloom.cache import LAYOUTS
 
@@ -214,6 +215,23 @@ def test_selected_rows_go_on_as_their_originals_would(rows):
     assert cache.batch_size == len(rows)
     got = model(new[rows], past_key_values=cache).last_hidden_state
     numpy.testing.assert_allclose(got, expected[rows], atol=1e-12)
+
+
+@pytest.mark.parametrize("make", [lambda model: Cache(2), lambda model: model.init_cache(2, 6),
+                                  lambda model: WindowCache(2, 3)])  # fmt: skip
+def test_a_copy_of_rows_is_a_copy_of_which_rows_are_selected(make):
+    model, rows = random_model(CONFIG, 0), numpy.array([1, 0, 1])
+    cache = make(model)
+    if cache.batch_size is None:
+        assert cache.copy(rows).batch_size is None  # it has no rows yet
+    model(IDS, past_key_values=cache)
+    before, selected = content(cache), cache.copy()
+    selected.select(rows)
+    twin = cache.copy(rows)
+    assert_same(twin, content(selected))
+    model([[1], [2], [3]], past_key_values=twin)
+    assert_same(cache, before)
+    assert cache.batch_size == 2 and twin.length == selected.length + (twin.window is None)
 
 
 # --- a failed pass leaves no trace ---

@@ -72,9 +72,7 @@ class PromptCache:
             part = xp.where(mask == 0, 1, xp.where(mask.cumsum(1) <= length, 0, 2))  # prompt, padding, rest
             order = xp.argsort(part, axis=1, kind="stable")
             ids, mask = (xp.take_along_axis(x, order, axis=1) for x in (ids, mask))
-        cache = self.cache.copy()
-        if B > 1 and len(self.ids) == 1:
-            cache.select(xp.zeros(B, dtype="int64"))
+        cache = self.cache.copy(xp.zeros(B, dtype="int64") if len(self.ids) < B else None)
         cache.crop(length)
         return cache, (ids, mask)
 

@@ -73,7 +73,9 @@ class Reader:
                 ids = ids[:, self.PIECE :]
         out = self(ids, **more)
         if times > 1:
-            self.with_own_cache().select(self.job.xp.repeat(self.job.xp.arange(len(self.job.ids)), times))
+            rows = self.job.xp.repeat(self.job.xp.arange(len(self.job.ids)), times)
+            self.cache = self.cache.copy(rows)  # the caller's stays as it is
+            self.mask = None if self.mask is None else self.mask[rows]
         return out
 
     def with_own_cache(self) -> Reader:
