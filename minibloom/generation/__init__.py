@@ -12,6 +12,7 @@ prompts.py      what is to be continued, as ids and mask
 job.py          one call, as every strategy is given it, and what it leaves
 prepare.py      the border: prompts and settings become one job
 reader.py       how a strategy reads a model, pass by pass
+rows.py         which rows are in the batch, and why the others have ended
 decode.py       greedy decoding and sampling: begin here
 graph.py        the same on a GPU: a pass that is captured once
 beams.py        beam search, groups of beams, and with constraints.py forced words

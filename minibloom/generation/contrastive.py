@@ -17,12 +17,12 @@ from collections.abc import Iterator
 
 import numpy
 
-from ..backend import Array
+from ..backend import Array, namespace
 from ..cache import Cache
 from ..layers.softmax import softmax
 from .job import Job, check_numbers
 from .reader import Reader
-from .stopping import LENGTH
+from .rows import Rows
 
 
 def unit(x: Array) -> Array:
@@ -33,66 +33,58 @@ def unit(x: Array) -> Array:
 def contrastive_search(job: Job) -> Iterator[Array]:
     """Yield the next id of each row `[B]`, as `decode` does."""
     xp, s, reader, history = job.xp, job.settings, Reader(job).with_own_cache(), job.history()
-    B, V = len(job.ids), job.model.config.vocab_size
+    rows, V = Rows(job, len(job.ids)), job.model.config.vocab_size
     k = min(s.top_k, V)
-    rows, ended = numpy.arange(B), numpy.zeros(B, dtype=bool)  # on the host, as all that is decided
-    here = xp.asarray(rows)  # the same rows, to index with
 
     before = reader.cache.states if reader.read else None  # of what the cache holds
     out = reader.prompt(output_hidden_states=True)
     logits, states = out.logits[:, -1], unit(out.hidden_states[-1])  # [B, V], [B, T, E]
     if before is not None:
         states = xp.concatenate([before, states], axis=1)
-    hidden = history.ids < 0  # padding is like nothing [B, T]
-    reader.select(xp.repeat(here, k))
+    reader.select(xp.repeat(rows.here, k))
     try:
         while True:
-            n = len(rows)
+            at = xp.arange(len(logits))
             scores = job.process(history.ids, logits, history.prompts)
             probs = softmax(scores)
             tokens = xp.argsort(-probs, axis=-1, kind="stable")[:, :k]  # [B, k]
-            out = reader(tokens.reshape(n * k, 1), output_hidden_states=True)
-            new = unit(out.hidden_states[-1][:, -1]).reshape(n, k, -1)  # [B * k, 1, E] -> [B, k, E]
-            alike = new @ states.swapaxes(1, 2)  # [B, k, T]
-            alike = xp.where(hidden[:, None], -1.0, alike).max(-1)
+            out = reader(tokens.reshape(-1, 1), output_hidden_states=True)
+            new = unit(out.hidden_states[-1][:, -1]).reshape(len(at), k, -1)  # [B * k, 1, E] -> [B, k, E]
+            alike = _likeness(new, states, history.ids)
             worth = (1 - s.penalty_alpha) * xp.take_along_axis(probs, tokens, axis=1) - s.penalty_alpha * alike
             # What is ruled out and stands among the k has probability 0, and could be worth the most by its unlikeness:
             # transformers 4.35.2 then chooses it.
             worth = xp.where(xp.take_along_axis(scores, tokens, axis=1) > -numpy.inf, worth, -numpy.inf)
-            best, at = worth.argmax(-1), xp.arange(n)
+            best = worth.argmax(-1)
             chosen = tokens[at, best]
             check_numbers(probs[at, chosen])
             job.keep(logits, scores)
-            job.keep_log_probs(logits, here, chosen, B)
+            job.keep_log_probs(logits, rows.here, chosen, rows.count)
 
-            running = ~ended[rows]
-            chosen = xp.where(xp.asarray(running), chosen, job.pad)
+            chosen = rows.filled(chosen)
             history.append(chosen)
-            for row, reason in job.stopping.reasons(history.ids, scores).items():
-                if running[row]:
-                    job.result.reasons[int(rows[row])] = reason
-                    ended[rows[row]] = True
-            full = xp.full(B, job.pad)
-            full[here] = chosen
-            yield full
-            left = ~ended[rows]
-            if history.length == job.length or not left.any():
-                for row in rows[left].tolist():
-                    job.result.reasons[row] = LENGTH
+            rows.note_ends(history, scores)
+            yield rows.of_all(chosen)
+            if not rows.going.any():
                 return
-            logits = out.logits[:, -1].reshape(n, k, V)[at, best]
+            logits = out.logits[:, -1].reshape(len(at), k, V)[at, best]
             states = xp.concatenate([states, new[at, best][:, None]], axis=1)
-            hidden = xp.concatenate([hidden, xp.zeros((n, 1), dtype=bool)], axis=1)
             reader.cache.reorder(xp.repeat(at * k + best, k), reader.read - 1)
-            if reader.rows_leave and not left.all():
-                rows, places = rows[left], xp.asarray(numpy.flatnonzero(left))
-                here, logits, states, hidden = here[places], logits[places], states[places], hidden[places]
+            if reader.rows_leave and not rows.going.all():
+                places = rows.leave()
+                logits, states = logits[places], states[places]
                 reader.select((places[:, None] * k + xp.arange(k)).reshape(-1))
                 history.select(places)
     finally:  # however it ends, Ctrl-C too; of the last token, what is read may be another candidate's
         kept = job.callers_cache
-        if kept is not None and kept.window is None and B == 1:
+        if kept is not None and kept.window is None and rows.count == 1:
             _hand_over(kept, reader.cache, history.length - 1, states)
+
+
+def _likeness(new: Array, states: Array, ids: Array) -> Array:
+    """How like each candidate's state `[B, k, E]` is to the likest of `states [B, T, E]`, `[B, k]`. ids: `[B, T]`."""
+    alike = new @ states.swapaxes(1, 2)  # [B, k, E] @ [B, E, T] -> [B, k, T]
+    return namespace(new).where((ids < 0)[:, None], -1.0, alike).max(-1)  # padding is like nothing
 
 
 def _hand_over(kept: Cache, read: Cache, length: int, states: Array) -> None:

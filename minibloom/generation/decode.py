@@ -16,7 +16,7 @@ from .filters import filtered, pick, spread
 from .graph import GraphReader, suits_graph
 from .job import Job, check_numbers
 from .reader import Reader
-from .stopping import LENGTH
+from .rows import Rows
 
 
 def decode(job: Job) -> Iterator[Array]:
@@ -25,12 +25,8 @@ def decode(job: Job) -> Iterator[Array]:
     A row that has ended leaves the batch, so that it costs nothing more, where the reader lets rows leave.
     """
     xp, s, reader = job.xp, job.settings, GraphReader(job) if suits_graph(job) else Reader(job)
-    N, reasons = s.num_return_sequences, job.result.reasons
-    count = len(job.ids) * N
-    rows = numpy.arange(count)  # which rows of the job are the rows of the batch; on the host, as all that is decided
-    here = xp.asarray(rows)  # the same, to index with
-    history = job.history()
-    ended = numpy.zeros(count, dtype=bool)
+    N = s.num_return_sequences
+    rows, history = Rows(job, len(job.ids) * N), job.history()
     feed = None
     while True:
         out = reader.prompt(N) if feed is None else reader(feed)
@@ -38,36 +34,23 @@ def decode(job: Job) -> Iterator[Array]:
         if feed is None and N > 1:
             logits = xp.repeat(logits, N, axis=0)
             history.select(xp.repeat(xp.arange(len(job.ids)), N))
-            history.prompts = here  # from here on each row is one of its own, as for transformers
+            history.prompts = rows.here  # from here on each row is one of its own, as for transformers
         scores = job.process(history.ids, logits, history.prompts)
         # A number for each row of the job, ended or not: so no draw depends on other rows.
-        u = job.rng.random(count)[rows] if s.do_sample else None
+        u = job.rng.random(rows.count)[rows.numbers] if s.do_sample else None
         chosen, scores = _choose(job, reader, scores, u)
         job.keep(logits, scores, out, N if feed is None else 1)
-        job.keep_log_probs(logits, here, chosen, count)
+        job.keep_log_probs(logits, rows.here, chosen, rows.count)
 
-        if reasons and not reader.rows_leave:  # rows that have ended are still there
-            chosen = xp.where(xp.asarray(ended[rows]), job.pad, chosen)
+        chosen = rows.filled(chosen)
         history.append(chosen)
-        full = chosen
-        if len(rows) < count:
-            full = xp.full(count, job.pad)
-            full[here] = chosen
-        just = {i: why for i, why in job.stopping.reasons(history.ids, scores).items() if not ended[rows[i]]}
-        for i, why in just.items():
-            reasons[int(rows[i])] = why
-            ended[rows[i]] = True
-        last = history.length == job.length or len(reasons) == count
-        if last:
-            for row in range(count):
-                reasons.setdefault(row, LENGTH)
-        yield full
-        if last:
+        rows.note_ends(history, scores)
+        yield rows.of_all(chosen)
+        if not rows.going.any():
             return
-        if just and reader.rows_leave:
-            left = numpy.flatnonzero(~ended[rows])
-            rows, places = rows[left], xp.asarray(left)
-            here, chosen = here[places], chosen[places]
+        if reader.rows_leave and not rows.going.all():
+            places = rows.leave()
+            chosen = chosen[places]
             reader.select(places)
             history.select(places)
         feed = chosen[:, None]  # [B] -> [B, 1]

@@ -53,6 +53,15 @@ def test_a_row_ends_with_the_token_that_completes_a_stop_string():
     assert "the cat sat on the mat".startswith(one.text)
 
 
+@pytest.mark.parametrize("strategy", [{}, {"penalty_alpha": 0.6, "top_k": 2}, {"prompt_lookup_num_tokens": 2}])
+def test_a_character_that_breaks_off_where_the_length_ends_is_shown_too(strategy):
+    half = next(i for i in range(len(TOKENIZER)) if TOKENIZER._bytes(i, False) == "é".encode()[:1])
+    strategy |= {"max_new_tokens": 1, "suppress_tokens": [i for i in range(len(TOKENIZER)) if i != half]}
+    pieces: list[str] = []
+    (one,) = generate_text(MODEL, TOKENIZER, "a", callback=lambda row, piece: pieces.append(piece), **strategy)
+    assert "".join(pieces) == one.text == "\ufffd"
+
+
 def test_a_stop_string_may_begin_in_the_prompt():
     model = tiny.Scripted(tiny.config(), [TOKENIZER("cat sat")["input_ids"] * 3])
     (one,) = generate_text(model, TOKENIZER, "the ", stop_strings="e c", max_new_tokens=5)
