@@ -70,7 +70,7 @@ def generate_steps(
 
     Arguments as in `generate`. All of them are checked at the call; nothing is computed before it is asked for.
     """
-    return _shown(_prepare_steps(model, _prompts(input_ids, settings), attention_mask, **settings))
+    return shown(_prepare_steps(model, _prompts(input_ids, settings), attention_mask, **settings))
 
 
 def generate_ids(model: BloomForCausalLM, prompt: Any, **settings: Any) -> Iterator[int]:
@@ -78,7 +78,7 @@ def generate_ids(model: BloomForCausalLM, prompt: Any, **settings: Any) -> Itera
     job = _prepare_steps(model, prompt, **settings)
     if (n := job.settings.num_return_sequences) > 1:
         raise InputError(f"num_return_sequences is {n}: a stream has one continuation. Use generate or generate_text.")
-    return (int(to_numpy(chosen)[0]) for chosen in _shown(job))
+    return (int(to_numpy(chosen)[0]) for chosen in shown(job))
 
 
 def _prepare_steps(model: BloomForCausalLM, input_ids: Any, attention_mask: Any = None, **settings: Any) -> Job:
@@ -88,8 +88,8 @@ def _prepare_steps(model: BloomForCausalLM, input_ids: Any, attention_mask: Any 
     return job
 
 
-def _shown(job: Job) -> Iterator[Array]:
-    """The ids of each step, which callback and streamer see before."""
+def shown(job: Job) -> Iterator[Array]:
+    """The ids `[B * N]` of each step, which callback and streamer see before."""
     begin(job)
     for chosen in steps_of(job):
         show(job, chosen)

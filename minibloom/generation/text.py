@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from ..backend import to_numpy
 from ..errors import InputError
 from .beams import search
-from .generate import begin, end, generate_ids, show, steps_of
+from .generate import generate_ids, shown
+from .job import Job
 from .prepare import prepare
 
 if TYPE_CHECKING:
@@ -63,50 +64,62 @@ def generate_text(
         raise InputError(f"callback is {callback!r}, expected a function.")
     job = prepare(model, prompts, tokenizer=tokenizer, **settings)
     job.wants_log_probs = True
+    beams = job.settings.num_beams
+    if beams > 1 and callback is not None:
+        raise InputError(f"callback is set and num_beams is {beams}: beams are not known early.")
     texts = [prompts] if isinstance(prompts, str) else list(prompts)
     texts = [text for text in texts for _ in range(job.settings.num_return_sequences)]
-    beams = job.settings.num_beams > 1
-    if beams and callback is not None:
-        raise InputError(f"callback is set and num_beams is {job.settings.num_beams}: beams are not known early.")
-    over: set[int] = set()  # rows that have ended
-    streams = [tokenizer.stream() for _ in texts]
-    rows: list[list[int]] = [[] for _ in texts]
-
-    def continuations() -> list[Continuation]:
-        if beams:
-            return [
-                Continuation(
-                    text, tokenizer.decode(beam.tokens, True), list(beam.tokens), list(beam.log_probs),
-                    beam.reason or None, score,
-                )
-                for text, (score, beam) in zip(texts, job.result.beams, strict=False)  # none, where nothing has begun
-            ]  # fmt: skip
-        log_probs = [to_numpy(step) for step in job.result.log_probs]
-        return [
-            Continuation(
-                text, tokenizer.decode(ids, skip_special_tokens=True), ids,
-                [float(step[row]) for step in log_probs[: len(ids)]], job.result.reasons.get(row),
-            )
-            for row, (text, ids) in enumerate(zip(texts, rows, strict=True))
-        ]  # fmt: skip
-
+    written = _Written(job, tokenizer, texts, callback)
     try:
-        if beams:
+        if beams > 1:
             job.result.beams = search(job)
-            return continuations()
-        begin(job)
-        for chosen in steps_of(job):
-            show(job, chosen)
-            for row, one in enumerate(to_numpy(chosen).tolist()):
-                if row in over:
-                    continue
-                rows[row].append(one)
-                piece = streams[row].put(one) + (streams[row].end() if row in job.result.reasons else "")
-                if piece and callback is not None:
-                    callback(row, piece)
-            over = set(job.result.reasons)
-        end(job)
+        else:
+            for chosen in shown(job):
+                written.add(to_numpy(chosen).tolist())
     except BaseException as error:
-        error.continuations = continuations()  # type: ignore[attr-defined]
+        error.continuations = written.continuations()  # type: ignore[attr-defined]
         raise
-    return continuations()
+    return written.continuations()
+
+
+class _Written:
+    """What is written after each of `texts`, so far."""
+
+    def __init__(
+        self, job: Job, tokenizer: BloomTokenizerFast, texts: Sequence[str], callback: Callable[[int, str], Any] | None
+    ) -> None:
+        self.job, self.tokenizer, self.texts, self.callback = job, tokenizer, texts, callback
+        self.rows: list[list[int]] = [[] for _ in texts]
+        self.streams = [tokenizer.stream() for _ in texts]
+        self.over: set[int] = set()  # rows that have ended
+
+    def add(self, chosen: Sequence[int]) -> None:
+        """Add the next id of each row; the callback is given the text that is complete with it."""
+        reasons = self.job.result.reasons
+        for row, one in enumerate(chosen):
+            if row in self.over:
+                continue
+            self.rows[row].append(one)
+            piece = self.streams[row].put(one) + (self.streams[row].end() if row in reasons else "")
+            if piece and self.callback is not None:
+                self.callback(row, piece)
+        self.over = set(reasons)
+
+    def continuations(self) -> list[Continuation]:
+        result = self.job.result
+        if self.job.settings.num_beams > 1:
+            return [
+                self._continuation(text, beam.tokens, beam.log_probs, beam.reason or None, score)
+                for text, (score, beam) in zip(self.texts, result.beams, strict=False)  # none, where nothing has begun
+            ]
+        log_probs = [to_numpy(step) for step in result.log_probs]
+        return [
+            self._continuation(text, ids, [float(step[row]) for step in log_probs[: len(ids)]], result.reasons.get(row))
+            for row, (text, ids) in enumerate(zip(self.texts, self.rows, strict=True))
+        ]
+
+    def _continuation(
+        self, text: str, ids: Sequence[int], logs: Sequence[float], reason: str | None, score: float | None = None
+    ) -> Continuation:
+        decoded = self.tokenizer.decode([*ids], skip_special_tokens=True)
+        return Continuation(text, decoded, [*ids], [*logs], reason, score)
