@@ -42,6 +42,11 @@ class Beam:
     words: Progress | None = None
     reason: str = ""  # why it ended
 
+    @property
+    def lacks_words(self) -> bool:
+        """Whether a forced word is not there yet."""
+        return self.words is not None and not self.words.complete
+
     def then(self, c: Candidate, place: int) -> Beam:
         """This beam, continued."""
         words = None if self.words is None else self.words.after(c.token)
@@ -83,10 +88,8 @@ class Group:
             return beams[c.beam].then(c, self.first_place + c.beam)
 
         for c in candidates[: self.size]:  # what ends further down is no better than what goes on
-            if c.ends:
-                beam = continued(c)
-                if beam.words is None or beams[c.beam].words.complete:  # type: ignore[union-attr]
-                    self._finish(beam)
+            if c.ends and not beams[c.beam].lacks_words:
+                self._finish(continued(c))
         going = sorted((c for c in candidates if not c.ends), key=lambda c: -c.score)[: self.size]
         if s.force_words_ids is not None:
             going = self._with_words(going, scores)
@@ -94,11 +97,11 @@ class Group:
         if length == self.new:
             self.running = [replace(beam, reason=LENGTH) for beam in self.running]
             for beam in self.running:
-                if beam.words is None or beam.words.complete:
+                if not beam.lacks_words:
                     self._finish(beam)
             if len(self.finished) < s.num_return_sequences:  # words that could not all be written
                 self.finished += sorted(
-                    ((self._final_score(b), b) for b in self.running if b.words and not b.words.complete),
+                    ((self._final_score(b), b) for b in self.running if b.lacks_words),
                     key=lambda pair: -pair[0],
                 )
             self.running = []
@@ -130,7 +133,7 @@ class Group:
         wanted = [
             (i, token)
             for i, beam in enumerate(self.running)
-            if beam.words is not None and not beam.words.complete
+            if beam.words is not None  # one that holds all of them wants none
             for token in beam.words.wanted()
             if (i, token) not in ids
         ]
@@ -142,7 +145,7 @@ class Group:
         if more:
             kept = share_out([c.score for c in every], [words.bank for words in after], self.size)
             every, after = [every[i] for i in kept], [after[i] for i in kept]
-        whole = [i for i, beam in enumerate(self.running) if beam.words is not None and beam.words.complete]
+        whole = [i for i, beam in enumerate(self.running) if not beam.lacks_words]
         if self.hold and whole and not any(words.complete for words in after):
             i = max(whole, key=lambda i: self.running[i].score)
             token, log = number(scores[i].argmax()), number(scores[i].max())
@@ -176,11 +179,11 @@ def search(job: Job) -> list[tuple[float, Beam]]:
 
     try:
         first = result.beams = _search(job, hold=False)
-        lost = [i // N for i, (_, beam) in enumerate(first) if i % N == 0 and _lacks_words(beam)]
+        lost = [i // N for i, (_, beam) in enumerate(first) if i % N == 0 and beam.lacks_words]
         return with_second(_search(job, hold=True), lost) if lost else first
     except BaseException as error:  # Ctrl-C too
         if first:  # what the second search had counts only where it holds the words
-            result.beams = with_second(result.beams, [p for p in lost if not _lacks_words(result.beams[p * N][1])])
+            result.beams = with_second(result.beams, [p for p in lost if not result.beams[p * N][1].lacks_words])
         if result.beams:
             hand_back(error, _joined(job, result.beams)[0])
         raise
@@ -333,14 +336,10 @@ def _keep(job: Job, out: Any, logits: Array, scores: Array, places: Sequence[int
     job.keep(placed(logits), placed(scores), out)
 
 
-def _lacks_words(beam: Beam) -> bool:
-    return beam.words is not None and not beam.words.complete
-
-
 def _rank(pair: tuple[float, Beam]) -> tuple[bool, float]:
     """First those that hold all forced words, and of them the likeliest."""
     score, beam = pair
-    return _lacks_words(beam), -score
+    return beam.lacks_words, -score
 
 
 def _best(job: Job, searches: Sequence[Sequence[Group]], running: bool = False) -> list[tuple[float, Beam]]:

@@ -92,7 +92,7 @@ def test_ctrl_c_in_the_second_search_for_words_leaves_what_the_first_had_found()
     asked = {"num_beams": 2, "force_words_ids": [[33], [6], [9, 11]], "max_new_tokens": 8, **FREE}
     prompts = [[9], [32], [35]]
     first = beams._search(prepare(model, prompts, **asked), hold=False)
-    found = [not beams._lacks_words(beam) for _, beam in first]
+    found = [not beam.lacks_words for _, beam in first]
     assert found == [True, False, True]
     whole = model.generate(prompts, **asked)[:, 1:].tolist()
     assert {33, 6, 9, 11} <= set(whole[1])
