@@ -20,8 +20,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -124,6 +124,11 @@ class Figure:
     @property
     def median(self) -> float:
         return median(self.values)
+
+    def add(self, answer: Mapping[str, Any], tokens: int | None = None) -> None:
+        """Take in what a contestant answered: its seconds, or of so many tokens how many a second."""
+        self.values.append(answer["seconds"] if tokens is None else tokens / answer["seconds"])
+        self.memory_above = max(self.memory_above or 0, answer["memory_above"])
 
 
 def add_arguments(sub: argparse.ArgumentParser) -> None:
@@ -280,9 +285,7 @@ def in_turns(
 ) -> Iterator[Figure]:
     """All contestants on one shape, one measurement of each after another, once before that counts."""
     on_gpu = backend == "cupy"
-    started = {peer: _start(peer, SHAPES[shape], threads, backend) for peer in peers}
-    workers = {peer: worker for peer, worker in started.items() if worker is not None}
-    try:
+    with _workers(peers, SHAPES[shape], threads, backend) as workers:
         for name in names:
             _, work, batch, length = WORK[name]
             limiting = ["gemm", "read", *([f"gemm_{kind}" for kind in HALVES] if on_gpu else [f"products_{work}"])]
@@ -300,8 +303,7 @@ def in_turns(
                             kinds[peer].remove(kind)  # what it cannot do is said once
                         figure = figures.setdefault((peer, kind), Figure(name, peer, "s", []))
                         if repeat and "seconds" in answer:  # the first warms up caches and memory
-                            figure.values.append(answer["seconds"])
-                            figure.memory_above = max(figure.memory_above or 0, answer["memory_above"])
+                            figure.add(answer)
             measured = {key: figure for key, figure in figures.items() if figure.values}
             of_machine = {kind: measured.pop(("machine", kind)) for kind in limiting if ("machine", kind) in measured}
             limits = {kind: min(figure.values) for kind, figure in of_machine.items()}  # the best that it can do
@@ -313,10 +315,6 @@ def in_turns(
                 figure.gradients = 4 * parameters(SHAPES[shape]) if work == "train" else 0
             print(table(list(measured.values())), flush=True)
             yield from measured.values()
-    finally:
-        for worker in workers.values():
-            worker.kill()
-            worker.wait()
 
 
 def _compare_with_limit(figure: Figure, limits: dict[str, float], on_gpu: bool = False) -> None:
@@ -366,19 +364,11 @@ def growth(repeats: int, threads: int) -> Iterator[Figure]:
             size = start | {name: value}
             E, L = size["width"], size["depth"]
             config = {"vocab_size": 4096, "hidden_size": E, "n_layer": L, "n_head": E // 64}
-            worker = _start("minibloom", config, threads)
-            if worker is None:
-                continue
             figure = Figure(f"{name} {value}", "minibloom", "s", [])
-            for repeat in range(repeats + 1):
-                answer = _ask(worker, {"work": "prefill", "batch": size["batch"], "length": size["length"]})
-                if "error" in answer:
-                    break
-                if repeat:
-                    figure.values.append(answer["seconds"])
-                    figure.memory_above = max(figure.memory_above or 0, answer["memory_above"])
-            worker.kill()
-            worker.wait()
+            with _workers(["minibloom"], config, threads) as workers:
+                for worker in workers.values():
+                    for answer in _answers(worker, "prefill", size["batch"], size["length"], repeats):
+                        figure.add(answer)
             if figure.values:
                 yield figure
 
@@ -386,30 +376,19 @@ def growth(repeats: int, threads: int) -> Iterator[Figure]:
 def cost(peers: Sequence[str], repeats: int, threads: int, backend: str) -> Iterator[Figure]:
     """Tokens a second, and for each byte moved, of prefill and of decoding, for bloom-560m's shape."""
     shape, on_gpu = SHAPES["bloom-560m"], backend == "cupy"
-    for peer in peers:
-        worker = _start(peer, shape, threads, backend)
-        if worker is None:
-            continue
-        _ask(worker, {"work": "decode", "batch": 1, "length": 128})  # warms up
-        for work, batch, length in cells(on_gpu):
-            figure = Figure(f"{work} {batch}x{length}", peer, "tokens/s", [])
-            past, new = (0, length) if work == "prefill" else (keys_seen(length, on_gpu), 1)
-            first = (
-                1 if on_gpu else 0
-            )  # on a GPU, the first of each number of rows has kernels compiled: it does not count
-            for repeat in range(first + repeats if worker.poll() is None else 0):  # none, if it died, which was said
-                answer = _ask(worker, {"work": work, "batch": batch, "length": length})
-                if "error" in answer:  # as where a GPU's memory does not suffice: said, and left out
-                    break
-                if repeat < first:
-                    continue
-                figure.values.append(batch * new / answer["seconds"])
-                figure.memory_above = max(figure.memory_above or 0, answer["memory_above"])
-            if figure.values:
-                figure.tokens_a_byte = batch * new / bytes_moved(peer, shape, batch, past, new)
-                yield figure
-        worker.kill()
-        worker.wait()
+    for one in peers:
+        with _workers([one], shape, threads, backend) as workers:  # one after another: memory holds one model
+            for peer, worker in workers.items():
+                _ask(worker, {"work": "decode", "batch": 1, "length": 128})  # warms up
+                for work, batch, length in cells(on_gpu):
+                    figure = Figure(f"{work} {batch}x{length}", peer, "tokens/s", [])
+                    past, new = (0, length) if work == "prefill" else (keys_seen(length, on_gpu), 1)
+                    # On a GPU, the first of each number of rows has kernels compiled: it does not count.
+                    for answer in _answers(worker, work, batch, length, repeats, first=1 if on_gpu else 0):
+                        figure.add(answer, batch * new)
+                    if figure.values:
+                        figure.tokens_a_byte = batch * new / bytes_moved(peer, shape, batch, past, new)
+                        yield figure
 
 
 def exponents(figures: Sequence[Figure]) -> str:
@@ -444,6 +423,37 @@ def _start(peer: str, config: dict[str, int], threads: int, backend: str = "nump
     )  # fmt: skip
     ready = "error" not in _ask(worker, {"config": config, "threads": threads, "backend": backend})
     return worker if ready else None
+
+
+@contextmanager
+def _workers(
+    peers: Sequence[str], config: dict[str, int], threads: int, backend: str = "numpy"
+) -> Iterator[dict[str, subprocess.Popen[str]]]:
+    """The contestants that can load their model, by name. They end with the block."""
+    workers: dict[str, subprocess.Popen[str]] = {}
+    try:
+        for peer in peers:
+            if (worker := _start(peer, config, threads, backend)) is not None:
+                workers[peer] = worker
+        yield workers
+    finally:
+        for worker in workers.values():
+            worker.kill()
+            worker.wait()
+
+
+def _answers(
+    worker: subprocess.Popen[str], work: str, batch: int, length: int, repeats: int, first: int = 1
+) -> Iterator[dict[str, Any]]:
+    """What a contestant answers, so many times behind the `first` that do not count. None after an error."""
+    for repeat in range(first + repeats):
+        if worker.poll() is not None:  # it died, which was said
+            return
+        answer = _ask(worker, {"work": work, "batch": batch, "length": length})
+        if "error" in answer:  # as where a GPU's memory does not suffice: said, and left out
+            return
+        if repeat >= first:
+            yield answer
 
 
 def _ask(worker: subprocess.Popen[str], command: dict[str, Any]) -> dict[str, Any]:
