@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy
 
+from .cli_model import add_model, load_model
 from .errors import InputError
 from .files import read_text
 from .generation import Continuation, GenerationConfig, check_settings, generate_text, stream_text
@@ -21,7 +22,6 @@ from .generation.session import Session
 from .generation.settings import ANY, FIELDS, FILE
 from .window_cache import WindowCache
 
-LOADED = tuple[Any, Any]  # a model and its tokenizer
 NUMBERS = {  # settings that are options, and what they hold
     "max_new_tokens": int, "max_length": int, "min_new_tokens": int, "max_time": float, "temperature": float,
     "top_k": int, "top_p": float, "min_p": float, "top_h": float, "typical_p": float, "epsilon_cutoff": float,
@@ -42,6 +42,7 @@ OPTIONS = {setting: "--" + name.replace("_", "-") for name, setting in (  # how 
 
 
 def add_arguments(sub: argparse.ArgumentParser) -> None:
+    add_model(sub)
     sub.epilog = f"What no option says comes from the model's {FILE}, else it has its default."
     sub.add_argument("prompt", nargs="?", help="the beginning of the text; - for all of standard input")
     sub.add_argument("--file", metavar="FILE", help="prompts from a file, one a line; - for standard input")
@@ -92,10 +93,10 @@ def add_arguments(sub: argparse.ArgumentParser) -> None:
         sub.add_argument(option, type=kind, help=told + says)
 
 
-def run(a: argparse.Namespace, load: Callable[[argparse.Namespace], LOADED]) -> int:
+def run(a: argparse.Namespace) -> int:
     """The command; returns the exit status. Errors name options, where in Python they name settings."""
     try:
-        return _run(a, load)
+        return _run(a)
     except InputError as error:
         raise InputError(as_options(str(error))) from error
 
@@ -109,7 +110,7 @@ def as_options(message: str) -> str:
     return re.sub(rf"(?<![\w./'-])({names})(?![\w/'-])", lambda found: OPTIONS[found[0]], message)
 
 
-def _run(a: argparse.Namespace, load: Callable[[argparse.Namespace], LOADED]) -> int:
+def _run(a: argparse.Namespace) -> int:
     settings = {name: value for name in (*NUMBERS, "do_sample") if (value := getattr(a, name)) is not None}
     if a.early_stopping in ("True", "False", "true", "false"):
         settings["early_stopping"] = a.early_stopping.lower() == "true"
@@ -159,7 +160,7 @@ def _run(a: argparse.Namespace, load: Callable[[argparse.Namespace], LOADED]) ->
             raise InputError("--window is for one prompt or --interactive: give one prompt.")
     if a.prompt_cache is not None:
         _check_prompt_cache(a, prompts)
-    model, tokenizer = load(a)
+    model, tokenizer = load_model(a)
     for name, some in words.items():
         ways = [_ways(tokenizer, text) for text in some]
         settings[name] = ways if name == "force_words_ids" else [way for word in ways for way in word]

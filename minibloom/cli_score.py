@@ -6,10 +6,10 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Callable
 
 from .backend import to_numpy
-from .cli_generate import LOADED, typed
+from .cli_generate import typed
+from .cli_model import add_model, load_model
 from .errors import InputError
 from .files import read_text
 from .generation import token_log_probs
@@ -17,6 +17,7 @@ from .generation.scoring import check_window
 
 
 def add_arguments(sub: argparse.ArgumentParser) -> None:
+    add_model(sub)
     sub.add_argument("text", nargs="?", help="what to score; - for all of standard input")
     sub.add_argument("--file", metavar="FILE", help="the text in a file, in UTF-8")
     sub.add_argument("--window", type=int, default=2048, metavar="TOKENS", help="most that is read at once (2048)")
@@ -26,7 +27,7 @@ def add_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--json", action="store_true", help="one line of JSON, with all figures")
 
 
-def run(a: argparse.Namespace, load: Callable[[argparse.Namespace], LOADED]) -> None:
+def run(a: argparse.Namespace) -> None:
     """The command: a line for each token, and the perplexity of all that have one before them."""
     if (a.text is None) == (a.file is None):
         a.parser.error("give one of a text and --file")
@@ -34,7 +35,7 @@ def run(a: argparse.Namespace, load: Callable[[argparse.Namespace], LOADED]) -> 
     text = read_text(a.file) if a.text is None else typed(sys.stdin.read) if a.text == "-" else a.text
     if not text:
         raise InputError("the text is empty: give at least two tokens.")
-    model, tokenizer = load(a)
+    model, tokenizer = load_model(a)
     ids = tokenizer(text)["input_ids"]
     if len(ids) < 2:
         raise InputError("the text has one token: expected at least two, for the first has nothing before it.")

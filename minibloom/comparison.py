@@ -149,7 +149,7 @@ def in_short(names: Iterable[str], about: Mapping[str, Any]) -> str:
 
 
 def compare(ours: Steps, theirs: Mapping[str, Any], tolerance: float | None = None, strict: bool = False) -> Report:
-    """Hold arrays by name against those of `ours`, the reference, which `parity.run` or `parity.read` gave.
+    """Hold arrays by name against those of `ours`, the reference, which `golden.run` or `golden.read` gave.
 
     tolerance: relative to the largest magnitude of each array; if None, `TOLERANCE` of the coarser precision of the
         two, ten times that for gradients.

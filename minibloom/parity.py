@@ -11,12 +11,9 @@ print(report); report.ok; report.first; report.rows
 
 from __future__ import annotations
 
-import argparse
 import copy
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy
@@ -24,21 +21,14 @@ import numpy
 from .backend import Array, to_numpy
 from .base import PreTrainedModel
 from .comparison import Report, Row, check_model, compare, in_short, selection
-from .config import BloomConfig
-from .errors import InputError, suggest
-from .files import SHIPPED, fetch
-from .golden import GIVEN, Steps, compute, load, own_target, read, run, write
-from .oracle import check_oracle, transformers_steps
+from .errors import InputError
+from .golden import GIVEN, Steps, compute, load, run
 from .slips import HINTS, SLIPS, Pass, Slip
 from .tokenizer import BloomTokenizerFast
 from .trace import Trace, generic
 
-ORACLE = "transformers"
 PROMPT = "All human beings are born free. Tous les êtres humains naissent libres. 人人生而自由。 सभी मनुष्यों को"
 Port = Callable[[Array, Array], Mapping[str, Any]]  # input_ids, attention_mask [B, S] -> arrays by name
-
-
-# --- Checking ---
 
 
 def check(
@@ -53,7 +43,7 @@ def check(
     """Hold a port against minibloom. Where it leaves, the report's hints say why, as far as that can be found out.
 
     port: a function from ids and mask `[B, S]` to a mapping with arrays by name, as many as it has. Or such a mapping,
-        also one that `read` has read; then it may hold the `input_ids` and `attention_mask` that it was given.
+        also one that `golden.read` has read; then it may hold the `input_ids` and `attention_mask` that it was given.
     model: minibloom's model with the port's parameters; if None, the one that ships.
     input_ids, attention_mask: what to read, if the port does not say; with the model that ships, `PROMPT` if None.
     gradients: compare them too. tolerance, strict: as in `compare`.
@@ -188,96 +178,3 @@ def with_slip(slip: Slip, model: PreTrainedModel, ours: Steps, since: str) -> St
         trace.edits = {name: partial(wrong, name) for name in places}
         given = {name: ours[name] for name in GIVEN if name in ours}
         return Steps({**given, **compute(model, given, trace)}, ours.about)
-
-
-# --- The command ---
-
-
-def command(a: argparse.Namespace) -> int:
-    """Run, write, compare, print. 0: all is right; 1: a step leaves its tolerance."""
-    if not a.against and not a.write:
-        raise InputError("give --against, --write, or both.")
-    if a.prompt and a.ids:
-        raise InputError("give --prompt or --ids, not both.")
-    if a.tolerance is not None and not a.tolerance >= 0:
-        raise InputError(f"tolerance is {a.tolerance}, expected a number that is not negative.")
-    in_file, of_file = (bool(place) and _is_file(place) for place in (a.against, a.model))
-    if of_file and (not in_file or a.write or a.prompt or a.ids or a.dtype):
-        raise InputError(f"{a.model} is a file of steps: it can only be held --against another file of steps.")
-    oracle = check_oracle() if a.against == ORACLE else ""
-    target = own_target(a.write) if a.write else None
-    if target and in_file and target.exists() and target.samefile(a.against):
-        raise InputError(f"{target} is what is held --against: give another file to --write.")
-    theirs = read(a.against) if in_file else Steps({})
-    if a.against and not in_file and not oracle:
-        try:
-            BloomConfig.from_pretrained(a.against)
-        except InputError as error:
-            raise InputError(f"{error}{suggest(a.against, [ORACLE])}") from None
-    model = None
-    if of_file:
-        ours = read(a.model)
-    else:
-        input_ids, mask, about = _input(a, theirs)
-        model = load(a.model, a.dtype or precision_of(theirs), a.backend, a.revision)
-        ours = run_like(theirs, model, input_ids, mask, a.gradients)
-        ours.about |= {"model": a.model or "the model that ships", "command": _words(a), **about}
-        if a.against and not in_file:
-            theirs = _other(a, model, ours, oracle)
-    if target:
-        write(target, ours)
-        print(f"{target}: {len(ours)} arrays, {target.stat().st_size:,} bytes, {ours.about['dtype']}.")
-    if not a.against:
-        return 0
-    report = judge(ours, theirs, model, a.tolerance, a.strict)
-    print(report)
-    return 0 if report.ok else 1
-
-
-def _is_file(path: str) -> bool:
-    return Path(path).is_file() or path.endswith(".safetensors")
-
-
-def _input(a: argparse.Namespace, theirs: Steps) -> tuple[Any, Any, dict[str, Any]]:
-    """Ids, mask, and what is known of the text: what the options say, or the file, or `PROMPT`."""
-    if not a.prompt and not a.ids and "input_ids" in theirs:
-        return theirs["input_ids"], theirs.get("attention_mask"), {}
-    config = BloomConfig.from_pretrained(a.model, a.revision)
-    rows, about = a.ids, {}
-    if not rows:
-        try:
-            tokenizer = BloomTokenizerFast.from_pretrained(a.model, a.revision)
-        except InputError as error:
-            raise InputError(f"{error} Without a tokenizer, give --ids.") from None
-        prompts = a.prompt or [PROMPT]
-        rows = tokenizer(prompts)["input_ids"]
-        about = {"prompts": prompts, "tokens": [tokenizer.convert_ids_to_tokens(row) for row in rows]}
-    if not all(rows):
-        raise InputError("a prompt is empty: give at least one character.")
-    longest, pad = max(map(len, rows)), config.pad_token_id or 0
-    ids = [[pad] * (longest - len(row)) + row for row in rows]
-    return ids, [[0] * (longest - len(row)) + [1] * len(row) for row in rows], about
-
-
-def _words(a: argparse.Namespace) -> str:
-    """The command that writes the same file again."""
-    words = ["minibloom", "parity", *filter(None, [a.model])]
-    words += [word for text in a.prompt or [] for word in ("--prompt", text)]
-    words += [word for row in a.ids or [] for word in ("--ids", ",".join(map(str, row)))]
-    for name in ("dtype", "revision", "write"):
-        words += [f"--{name}", getattr(a, name)] if getattr(a, name) else []
-    return shlex.join([*words, *(["--gradients"] if a.gradients else [])])
-
-
-def _other(a: argparse.Namespace, model: PreTrainedModel, ours: Steps, oracle: str) -> Steps:
-    """The steps of transformers, or of minibloom on another checkpoint, over what `ours` has read."""
-    if oracle:
-        given = {name: ours[name] for name in GIVEN if name in ours}
-        folder, kind = fetch(a.model or SHIPPED, revision=a.revision), type(model).__name__
-        note = "transformers takes softmax and loss in float32 whatever its dtype; here it is kept from that."
-        about = {"by": oracle, "note": note if model.dtype == "float64" else ""}
-        return Steps(transformers_steps(folder, kind, model.head, given, model.dtype, a.gradients), about)
-    other = load(a.against, model.dtype, a.backend)
-    theirs = run_like(ours, other, ours["input_ids"], ours["attention_mask"], a.gradients)
-    theirs.about["by"] = f"minibloom on {a.against}"
-    return theirs

@@ -159,7 +159,7 @@ def test_predict_keeps_weights_as_it_is_asked_to(tmp_path, capsys, monkeypatch, 
         kept.append((model.weights, type(model.params).__name__))
         return real(model, *arguments)
 
-    monkeypatch.setattr("minibloom.finetuning.predict", watched)
+    monkeypatch.setattr("minibloom.cli_train.predict", watched)
     assert main(["predict", "--model", str(tmp_path), "the cat", *option]) == 0
     assert kept == [("bfloat16", "dict") if "--weights" in option else ("float32", "StreamedParams")]
     assert capsys.readouterr().out.count("LABEL_") == 2

@@ -56,7 +56,8 @@ FLOORS = [
     ["bench_cost"],
     ["bench_generation", "bench_notes"],
     ["bench"],
-    ["cli_generate"],
+    ["cli_model"],
+    ["cli_generate", "cli_parity", "cli_train"],
     ["cli_score"],
     ["cli", "pretrained"],
 ]
