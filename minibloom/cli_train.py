@@ -13,9 +13,10 @@ from .finetuning import finetune_file, predict
 from .finetuning import load as load_finetuned
 from .models import BloomForQuestionAnswering
 from .precision import checked_dtype
+from .pretraining import SHAPE, train_folder
 from .settings import FINETUNING, TrainingSettings
 from .tasks import TASKS
-from .training import SHAPE, measured, train_folder
+from .training import measured
 
 
 def add_train_arguments(sub: argparse.ArgumentParser) -> None:

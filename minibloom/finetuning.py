@@ -27,7 +27,8 @@ from .fields import choice
 from .settings import FINETUNING, TrainingSettings
 from .tasks import TASKS, HeadTask
 from .tokenizer import BloomTokenizerFast
-from .training import check_run, train
+from .training import train
+from .training_state import check_run
 
 
 def finetune(

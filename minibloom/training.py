@@ -11,10 +11,8 @@ batch has twice gets its two gradients added in whatever order they arrive.)
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import itertools
-import json
 import math
 import os
 import signal
@@ -26,23 +24,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from . import backend as backends
 from .backend import Array, number, to_numpy
 from .base import PreTrainedModel
-from .checkpoint import check_free
-from .config import BloomConfig
 from .errors import InputError
-from .files import make_folder, replacing
-from .language_modeling import LanguageModeling, read_documents, tokenize
-from .models import BloomForCausalLM
+from .files import make_folder
 from .optimizer import AdamW, clip_gradients, learning_rate
 from .settings import TrainingSettings
 from .tokenizer import BloomTokenizerFast
-
-STATE = "training.safetensors"  # parameters, the optimiser's state and the settings, in one file: whole or not there
-
-SHAPE = {"vocab_size": 4000, "hidden_size": 256, "n_layer": 4, "n_head": 8}  # of a new model, unless said otherwise
-
+from .training_state import STATE, check_run, identity_of, load_state, save_state
 
 # --- what is learnt ---
 
@@ -115,9 +104,9 @@ def train(
     """
     folder, s = Path(folder), settings
     check_run(folder, resume)
-    identity = fingerprint(model, task, s, tokenizer)
+    identity = identity_of(model, task.digest(), s, tokenizer)
     optimizer = AdamW(model.params, s.beta1, s.beta2)
-    history = _load_state(folder / STATE, model, optimizer, identity) if resume else []
+    history = load_state(folder / STATE, model, optimizer, identity) if resume else []
     start = saved = optimizer.t
     source = task.batches(s, start * s.accumulation)
     make_folder(folder)
@@ -129,7 +118,7 @@ def train(
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
         model.save_pretrained(folder)
-        _save_state(folder / STATE, model, optimizer, identity, history)
+        save_state(folder / STATE, model, optimizer, identity, history)
 
     with _stop_on_ctrl_c() as stopped, _bar(s, start, progress) as show:
         for step in range(start, s.steps):
@@ -177,132 +166,7 @@ def gradients(
     return loss, grads, tokens
 
 
-def check_run(folder: str | Path, resume: bool) -> None:
-    """Raise an InputError if `folder` holds a run that is not to be resumed, or none that is, or another checkpoint."""
-    there = (Path(folder) / STATE).exists()
-    if there and not resume:
-        raise InputError(f"{folder} already holds a training run. Resume it with --resume, or choose another folder.")
-    if resume and not there:
-        raise InputError(f"{folder} holds no training run to resume: there is no {STATE} in it.")
-    if not resume:
-        check_free(folder)
-
-
-def train_folder(
-    texts: str | Path,
-    out: str | Path,
-    settings: TrainingSettings,
-    resume: bool = False,
-    dropout: float = 0.0,
-    progress: bool = True,
-    start_from: str | Path | None = None,
-    backend: str = "numpy",
-    **shape: int,
-) -> list[dict[str, float]]:
-    """`minibloom train`: a tokenizer and a new model from the text files in the folder `texts`, written to `out`.
-
-    Where `texts` has folders `train` and `validation`, the second is only measured on. `shape` changes fields of
-    `SHAPE`. The embedding gets rows up to the next multiple of 128, as BLOOM's has. With `start_from`, model and
-    tokenizer are those of that checkpoint, and go on learning; they have their shape already.
-    """
-    if start_from is not None and shape:
-        raise InputError(f"{', '.join(shape)} cannot be chosen with start_from: {start_from} has its own.")
-    shape = SHAPE | shape
-    texts, out = Path(texts), Path(out)
-    check_run(out, resume)
-    backends.load(backend)  # or an error that says why not, before text is read
-    split = (texts / "train").is_dir() and (texts / "validation").is_dir()
-    sources = [texts / "train", texts / "validation"] if split else [texts]
-    if any(out.resolve().is_relative_to(source.resolve()) for source in sources):
-        raise InputError(f"{out} lies in the folder of text, and would be read as text too: choose another folder.")
-    documents, held_out = read_documents(sources[0]), read_documents(sources[1]) if split else {}
-    if start_from is not None:
-        tokenizer = BloomTokenizerFast.from_pretrained(start_from)
-        model = BloomForCausalLM.from_pretrained(
-            start_from, backend=backend, hidden_dropout=dropout, attention_dropout=dropout
-        )
-        model = model if model.weights == model.dtype else model.widened()  # of a checkpoint in int8
-    else:
-        config = BloomConfig(
-            **shape | {"vocab_size": -(-shape["vocab_size"] // 128) * 128}, pad_token_id=3, unk_token_id=0,
-            hidden_dropout=dropout, attention_dropout=dropout,
-        )  # fmt: skip
-        if progress and sys.stderr.isatty():  # for it can be long until the first step
-            print(f"making a tokenizer of {len(documents):,} texts", file=sys.stderr, flush=True)
-        tokenizer = BloomTokenizerFast.train(documents.values(), shape["vocab_size"])
-        model = BloomForCausalLM(config, seed=settings.seed, backend=backend)
-    task = LanguageModeling(tokenize(documents, tokenizer), tokenize(held_out, tokenizer))
-    return train(model, task, settings, out, tokenizer, resume, progress)
-
-
-# --- stopping, resuming, showing ---
-
-
-def fingerprint(
-    model: PreTrainedModel, task: Task, settings: TrainingSettings, tokenizer: BloomTokenizerFast | None = None
-) -> dict[str, Any]:
-    """What must be the same for a run to go on bit for bit: settings, configuration, and the text itself."""
-    config = model.config.replace(architectures=None).to_dict()
-    same = dataclasses.asdict(settings) | {"save_every": None}  # how often is no part of the result
-    del same["recompute"]  # nor is this
-    vocabulary = "not given" if tokenizer is None else f"{len(tokenizer)} tokens"
-    identity = {
-        "settings": same,
-        "config": config,
-        "dtype": model.dtype,
-        "backend": model.backend,
-        "tokenizer": vocabulary,
-        "text": task.digest(),  # as token ids, with its labels
-    }
-    return json.loads(json.dumps(identity))  # as it comes back from a file: JSON has only strings for keys
-
-
-def _save_state(
-    path: Path, model: PreTrainedModel, optimizer: AdamW, identity: dict[str, Any], history: list[Any]
-) -> None:
-    from safetensors.numpy import save_file
-
-    parts = {"params": model.params, "m": optimizer.m, "v": optimizer.v}
-    tensors = {f"{part}/{name}": to_numpy(x) for part, arrays in parts.items() for name, x in arrays.items()}
-    notes = {"identity": identity, "step": optimizer.t, "history": history}
-    with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata={key: json.dumps(value) for key, value in notes.items()})
-
-
-def _load_state(
-    path: Path, model: PreTrainedModel, optimizer: AdamW, identity: dict[str, Any]
-) -> list[dict[str, float]]:
-    """Fill model and optimiser from `path`; returns the history so far."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="numpy") as file:
-            notes = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
-            changed = [
-                f"{part} ({_difference(was, identity.get(part))})"
-                for part, was in notes["identity"].items()
-                if was != identity.get(part)
-            ]
-            if changed:
-                raise InputError(
-                    f"{path.parent} holds a run that was started otherwise, so it cannot be resumed: "
-                    f"{', '.join(changed)}. Give the whole command that it was started with, or choose another "
-                    "folder; --start-from goes on from a finished run with new settings."
-                )
-            parts = {"params": model.params, "m": optimizer.m, "v": optimizer.v}
-            for part, arrays in parts.items():
-                for name in arrays:
-                    arrays[name] = model.xp.asarray(file.get_tensor(f"{part}/{name}"))
-            optimizer.t, history = notes["step"], notes["history"]
-    except (SafetensorError, KeyError, json.JSONDecodeError, OSError) as error:
-        raise InputError(f"{path} cannot be read ({error}). Choose another folder to start anew.") from None
-    return history
-
-
-def _difference(was: Any, now: Any) -> str:
-    if isinstance(was, dict) and isinstance(now, dict):
-        return ", ".join(f"{key} was {was.get(key)!r}, now {now[key]!r}" for key in now if was.get(key) != now[key])
-    return f"was {str(was)[:16]}, now {str(now)[:16]}"
+# --- stopping, showing ---
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import pytest
 from safetensors import safe_open
 
 from minibloom import training
-from minibloom.training import STATE
+from minibloom.training_state import STATE
 
 
 def write(folder: Path, files: dict[str, bytes]) -> Path:

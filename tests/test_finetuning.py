@@ -28,7 +28,7 @@ from minibloom.errors import InputError
 from minibloom.finetuning import finetune_file, load
 from minibloom.quantize import quantize
 from minibloom.settings import TrainingSettings
-from minibloom.training import STATE
+from minibloom.training_state import STATE
 
 from . import tiny
 from .runs import assert_same_run, saved, stderr_until, stop_at, write

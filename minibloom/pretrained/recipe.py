@@ -27,9 +27,10 @@ from ..files import SHIPPED, replacing
 from ..generation import generate_steps
 from ..language_modeling import evaluate, read_documents, tokenize
 from ..models import BloomForCausalLM
+from ..pretraining import train_folder
 from ..settings import TrainingSettings
 from ..tokenizer import BloomTokenizerFast
-from ..training import STATE, train_folder
+from ..training_state import STATE
 from .corpus import article_one, write_corpus
 
 SETTINGS = TrainingSettings(

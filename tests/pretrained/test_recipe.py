@@ -16,8 +16,9 @@ from minibloom import BloomForCausalLM, BloomTokenizerFast
 from minibloom.checkpoint import tensor_index
 from minibloom.pretrained import recipe
 from minibloom.pretrained.corpus import CODE, VERSIONS
+from minibloom.pretraining import train_folder
 from minibloom.settings import TrainingSettings
-from minibloom.training import STATE, train_folder
+from minibloom.training_state import STATE
 
 from .. import tiny
 
