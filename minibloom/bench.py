@@ -29,12 +29,13 @@ from statistics import median
 from typing import Any, cast
 
 from . import backend as backends
-from .bench_cost import HALVES, bytes_moved, cells, cost_table, keys_seen, parameters, precision
+from .bench_cost import bytes_moved, cells, cost_table, keys_seen, parameters, precision
 from .bench_notes import notes, partner
 from .errors import InputError
 from .files import SHIPPED, checked_target, replacing
 from .machine import describe_blas
 from .memory import free_and_total, size
+from .precision import HALVES
 
 SHAPES = {
     "bloom-560m": {"vocab_size": 250880, "hidden_size": 1024, "n_layer": 24, "n_head": 16},
@@ -215,7 +216,8 @@ def measured(chosen: Sequence[str], peers: Sequence[str], repeats: int, threads:
             if name in OVERHEADS or name == "lookup":
                 yield from generation(name, repeats, threads)
             else:
-                yield from {"import": imports, "first-token": first_token, "load": load}[name](peers, repeats, threads)
+                measure = {"import": imports, "first-token": first_token, "load": load_memory}[name]
+                yield from measure(peers, repeats, threads)
         except subprocess.CalledProcessError as error:
             print(f"left out: {name} (status {error.returncode}); what it said stands above", file=sys.stderr)
 
@@ -502,7 +504,7 @@ def first_token(peers: Sequence[str], repeats: int, threads: int) -> list[Figure
     return list(figures.values())
 
 
-def load(peers: Sequence[str], repeats: int, threads: int) -> list[Figure]:
+def load_memory(peers: Sequence[str], repeats: int, threads: int) -> list[Figure]:
     """Peak memory of loading a float16 checkpoint of 200 million parameters, over that of the parameters in float32."""
     from .config import BloomConfig
     from .models import BloomForCausalLM

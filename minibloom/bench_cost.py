@@ -21,7 +21,6 @@ from .bench_worker import LONG, SHORT, STEPS
 BATCHES = (1, 8, 32)
 LENGTHS, LENGTHS_ON_A_GPU = (128, 1024), (128, 1024, 4096)
 MOST = 8192  # tokens of a prompt on a CPU, where they take a minute
-HALVES = ("float16", "bfloat16")
 BYTES = {"int8": 1, "float16": 2, "bfloat16": 2}  # of a weight; of all others 4
 
 

@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from .bench_cost import HALVES, precision
+from .bench_cost import precision
+from .precision import HALVES
 
 Pair = tuple[str, str]  # a contestant, and the one that it is compared with
 

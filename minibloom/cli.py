@@ -22,7 +22,7 @@ from .files import SHIPPED, read_text
 from .lessons import FOLDER, check_jupyterlab, copy_lessons, open_lessons
 from .machine import describe_blas
 from .memory import size
-from .quantize import perplexity, quantize
+from .quantize import quantize, training_perplexity
 from .version import __version__
 from .walk import walk
 
@@ -194,7 +194,7 @@ def run_quantize(a: argparse.Namespace) -> None:
     reader = "minibloom reads it, transformers does not" if a.weights == "int8" else "transformers reads it too"
     print(f"{a.out}: {size(after)} as {a.weights}, from {size(before)}; {reader}.")
     if text is not None:
-        old, new = perplexity(a.model, text, a.revision), perplexity(a.out, text)
+        old, new = training_perplexity(a.model, text, a.revision), training_perplexity(a.out, text)
         print(f"perplexity a token of {a.perplexity}: {new:.4f}, from {old:.4f} ({new / old - 1:+.2%}).")
 
 

@@ -9,8 +9,7 @@ import sys
 
 from .cli_model import add_backend, add_model
 from .errors import InputError
-from .finetuning import finetune_file, predict
-from .finetuning import load as load_finetuned
+from .finetuning import finetune_file, load_finetuned, predict
 from .models import BloomForQuestionAnswering
 from .precision import checked_dtype
 from .pretraining import SHAPE, train_folder

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy
 
-from .backend import library as library_of
-from .backend import load
+from . import backend as backends
 from .errors import InputError, suggest
 from .fields import choice, optional
 
@@ -131,9 +130,9 @@ def library(return_tensors: str | None, given: Any = None) -> Any:
     """Return the array library that a call asks for, or else that of the arrays it was `given`; None for lists."""
     optional(choice(*LIBRARIES)).check("return_tensors", return_tensors)
     if return_tensors:
-        return load(LIBRARIES[return_tensors])
+        return backends.load(LIBRARIES[return_tensors])
     first = given[0] if isinstance(given, list | tuple) and given else given
-    return library_of(first)
+    return backends.library(first)
 
 
 def result(

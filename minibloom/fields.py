@@ -30,14 +30,18 @@ def _refuse() -> Any:
 
 
 def whole(low: int, high: int = 2**31 - 1) -> Rule:
+    """A whole number, both bounds included; of Python or NumPy, but neither True nor 2.0."""
+
     def convert(value: Any) -> int:
-        number = _refuse() if isinstance(value, bool) else operator.index(value)  # True is no 1, 2.0 is no 2
+        number = _refuse() if isinstance(value, bool) else operator.index(value)
         return number if low <= number <= high else _refuse()
 
     return Rule(f"a whole number from {low} to {high}", convert)
 
 
 def real(low: float, high: float = math.inf) -> Rule:
+    """A number from `low` to below `high`."""
+
     def convert(value: Any) -> float:
         number = _refuse() if isinstance(value, bool | str) else float(value)
         return number if low <= number < high else _refuse()  # NaN compares false, so it fails too
@@ -47,10 +51,12 @@ def real(low: float, high: float = math.inf) -> Rule:
 
 
 def optional(rule: Rule) -> Rule:
+    """None, or what `rule` accepts."""
     return Rule(f"{rule.expected}, or None", lambda value: None if value is None else rule.convert(value))
 
 
 def choice(*names: str) -> Rule:
+    """One of these names."""
     return Rule("one of " + ", ".join(names), lambda value: value if value in names else _refuse())
 
 

@@ -120,7 +120,9 @@ def predict(model: PreTrainedModel, tokenizer: BloomTokenizerFast, inputs: Any, 
     return answers[0] if alone else answers
 
 
-def load(path_or_repo: str | Path | None = None, revision: str | None = None, **options: Any) -> tuple[Any, Any]:
+def load_finetuned(
+    path_or_repo: str | Path | None = None, revision: str | None = None, **options: Any
+) -> tuple[Any, Any]:
     """The model, of the kind that it was saved as, and the tokenizer of a fine-tuned checkpoint."""
     config = BloomConfig.from_pretrained(path_or_repo, revision)
     kinds = {kind.model.__name__: kind for kind in TASKS.values()}

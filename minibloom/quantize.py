@@ -38,13 +38,13 @@ def quantize(path_or_repo: str | Path, out: str | Path, weights: str = "int8", r
             shutil.copyfile(folder / name, Path(out) / name)
 
 
-def perplexity(path_or_repo: str | Path, text: str, revision: str | None = None, weights: str | None = None) -> float:
+def training_perplexity(path_or_repo: str | Path, text: str, revision: str | None = None) -> float:
     """exp(mean loss) of `text` as training measures it (`evaluate`): its end counts too, in windows of 512 tokens.
 
     `generation.scoring.perplexity` is the other usual definition: windows that overlap, and no end.
     """
     ids = BloomTokenizerFast.from_pretrained(path_or_repo, revision=revision)(text)["input_ids"]
-    model = BloomForCausalLM.from_pretrained(path_or_repo, revision=revision, weights=weights)
+    model = BloomForCausalLM.from_pretrained(path_or_repo, revision=revision)
     end = numpy.atleast_1d(ids[-1] if model.config.eos_token_id is None else model.config.eos_token_id)[0]
     total, count = evaluate(model, [numpy.array([*ids, end])], 512)
     return math.exp(total / count)

@@ -25,7 +25,7 @@ from minibloom import (
     predict,
 )
 from minibloom.errors import InputError
-from minibloom.finetuning import finetune_file, load
+from minibloom.finetuning import finetune_file, load_finetuned
 from minibloom.quantize import quantize
 from minibloom.settings import TrainingSettings
 from minibloom.training_state import STATE
@@ -170,7 +170,7 @@ def test_a_head_is_learnt_on_what_was_quantized(base, tmp_path):
     quantize(base, tmp_path / "int8")
     s = TrainingSettings(**SMALL | {"steps": 1})
     finetune_file(path, "text-classification", tmp_path / "out", s, start_from=tmp_path / "int8", progress=False)
-    assert load(tmp_path / "out")[0].weights == "float32"
+    assert load_finetuned(tmp_path / "out")[0].weights == "float32"
 
 
 def test_a_head_that_learnt_names_goes_on_with_them(base, tmp_path):
@@ -181,14 +181,14 @@ def test_a_head_that_learnt_names_goes_on_with_them(base, tmp_path):
     fewer = [one for one in examples if one["label"] != "en"]
     path.write_text("\n".join(map(json.dumps, fewer)))
     finetune_file(path, "text-classification", tmp_path / "two", s, start_from=tmp_path / "one", progress=False)
-    one, two = (load(tmp_path / name)[0] for name in ("one", "two"))
+    one, two = (load_finetuned(tmp_path / name)[0] for name in ("one", "two"))
     assert two.config.id2label == one.config.id2label == {0: "en", 1: "es", 2: "fr"}
     numpy.testing.assert_array_equal(one.params["score.weight"], two.params["score.weight"])  # the same head
     heads = []
     for seed in (0, 1):
         s = TrainingSettings(**SMALL | {"steps": 1, "learning_rate": 1e-300, "seed": seed})
         finetune_file(path, "text-classification", tmp_path / f"{seed}", s, start_from=base, progress=False)
-        heads.append(load(tmp_path / f"{seed}")[0])
+        heads.append(load_finetuned(tmp_path / f"{seed}")[0])
     assert heads[0].config.id2label == {0: "es", 1: "fr"}  # a new head has the names that are there
     assert not numpy.array_equal(heads[0].params["score.weight"], heads[1].params["score.weight"])
 
@@ -278,7 +278,7 @@ def test_a_killed_process_goes_on_from_its_last_save_bit_for_bit(command, uninte
         time.sleep(0.002)
     process.kill()
     process.wait()
-    load(tmp_path / "out")  # whole, whenever the kill came
+    load_finetuned(tmp_path / "out")  # whole, whenever the kill came
     assert 4 <= saved(tmp_path / "out")["step"] < STEPS
     status, _, err = tiny.run(*command, "--save-every", STEPS, "--resume")
     assert status == 0, err
@@ -300,7 +300,7 @@ def test_predictions_are_the_same_in_a_new_process(base, tmp_path, task):
     given = {"question": asked["question"], "context": text} if question else text
     status, out, err = tiny.run("predict", "--model", tmp_path, text, *question, "--json")
     assert (status, err) == (0, "")
-    loaded, tokenizer = load(tmp_path)
+    loaded, tokenizer = load_finetuned(tmp_path)
     assert type(loaded) is type(model) and loaded.config == model.config.replace(**vars_of_saving(model))
     assert json.loads(out) == predict(loaded, tokenizer, given) == predict(model, tokenizer, given)
 
@@ -326,7 +326,7 @@ def test_what_fine_tuning_sets_makes_predictions_as_evaluation_read_them(base, t
     assert model.config.problem_type == "single_label_classification"
     text = "le chat dort sur le toit"
     assert predict(model, tokenizer, text) == predict(model, tokenizer, text + " et le chien dort")
-    loaded, its_tokenizer = load(tmp_path / "one")
+    loaded, its_tokenizer = load_finetuned(tmp_path / "one")
     assert its_tokenizer.model_max_length == 6
     assert predict(loaded, its_tokenizer, [text, "猫"]) == predict(model, tokenizer, [text, "猫"])
 
@@ -380,7 +380,7 @@ def test_models_and_tokenizers_that_do_not_fit_are_refused(base, tmp_path):
     with pytest.raises(InputError, match="expected ids from 0 to 49. Does the tokenizer belong to this model"):
         finetune(model, tokenizer, examples, tmp_path / "out")
     with pytest.raises(InputError, match="was saved as BloomForCausalLM, expected one of"):
-        load(base)
+        load_finetuned(base)
     with pytest.raises(InputError, match="task is 'tagging', expected one of text-classification, "):
         finetune_file(tmp_path, "tagging", tmp_path / "out", TrainingSettings())
     assert not (tmp_path / "out").exists()

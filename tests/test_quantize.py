@@ -12,7 +12,7 @@ from minibloom import BloomForCausalLM, BloomTokenizerFast, InputError
 from minibloom.checkpoint import describe
 from minibloom.cli import main
 from minibloom.layers.small_weights import SmallWeight
-from minibloom.quantize import perplexity, quantize
+from minibloom.quantize import quantize, training_perplexity
 from minibloom.tensor_file import read_header
 
 from . import tiny
@@ -169,7 +169,7 @@ def test_the_command_says_the_sizes_and_the_perplexity_of_both(model, tmp_path, 
     assert main(["quantize", str(model), str(tmp_path / "out"), "--perplexity", str(text)]) == 0
     first, second = capsys.readouterr().out.splitlines()
     assert "as int8, from" in first and "transformers does not" in first
-    new, old = perplexity(tmp_path / "out", tiny.TEXT), perplexity(model, tiny.TEXT)
+    new, old = training_perplexity(tmp_path / "out", tiny.TEXT), training_perplexity(model, tiny.TEXT)
     assert f"{new:.4f}, from {old:.4f}" in second
     assert abs(new / old - 1) < 0.05
     assert main(["generate", "--model", str(tmp_path / "out"), "the cat", "--max-new-tokens", "3"]) == 0

@@ -9,7 +9,7 @@ import numpy
 import pytest
 
 from minibloom import finetune
-from minibloom.finetuning import load
+from minibloom.finetuning import load_finetuned
 from minibloom.tasks import TASKS
 
 from .. import tiny
@@ -42,7 +42,7 @@ def test_transformers_answers_as_the_fine_tuned_model_does(task, tmp_path):
         kind.from_pretrained(base, **LABELS[task]), tokenizer_for(task, base), examples_of(task, 10),
         tmp_path / "out", progress=False, **SMALL,
     )  # fmt: skip
-    model, tokenizer = load(tmp_path / "out")
+    model, tokenizer = load_finetuned(tmp_path / "out")
     theirs, info = getattr(transformers, kind.__name__).from_pretrained(tmp_path / "out", output_loading_info=True)
     assert not any(info.values()), info
     their_tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
@@ -75,7 +75,7 @@ def test_their_pipeline_gives_the_same_labels(tmp_path):
     finetune(model, tokenizer_for(task, base), examples_of(task, 10), out, progress=False, **SMALL)
     from minibloom import predict
 
-    ours = predict(*load(out), TEXTS)
+    ours = predict(*load_finetuned(out), TEXTS)
     theirs = transformers.pipeline(task, model=str(out), tokenizer=str(out), top_k=None)(TEXTS)
     for a, b in zip(ours, theirs, strict=True):
         assert [one["label"] for one in a] == [one["label"] for one in b]
