@@ -479,6 +479,18 @@ class PreTrainedModel:
             )
         return moved
 
+    def check_mask(self, attention_mask: Any, shape: tuple[int, ...], told: str = "") -> tuple[numpy.ndarray, Array]:
+        """`attention_mask` as int64 of this shape, 1 = token, 0 = padding: on the host, and moved to the device.
+
+        told: what an error says behind the shape that is expected.
+        """
+        mask, moved = backends.received(attention_mask, self.xp, "attention_mask")
+        if mask.shape != shape:
+            raise InputError(f"attention_mask has shape {list(mask.shape)}, expected {list(shape)}{told}.")
+        if not ((mask == 0) | (mask == 1)).all():
+            raise InputError("attention_mask holds other numbers than 0 (padding) and 1 (token).")
+        return mask.astype("int64"), moved.astype("int64")
+
     def _check_embeds(self, inputs_embeds: Any) -> Array:
         embeds, E = backends.asarray(inputs_embeds, self.xp, "inputs_embeds"), self.config.hidden_size
         if embeds.ndim != 3 or embeds.shape[2] != E or embeds.size == 0:
@@ -528,13 +540,9 @@ class PreTrainedModel:
             return xp.ones((1, T), dtype="int64"), False
         if checked:
             return attention_mask, True
-        mask, moved = backends.received(attention_mask, xp, "attention_mask")
-        if mask.shape != (B, T):
-            cached = f": {past} cached and {S} new positions" if past else ""
-            raise InputError(f"attention_mask has shape {list(mask.shape)}, expected [{B}, {T}]{cached}.")
-        if not ((mask == 0) | (mask == 1)).all():
-            raise InputError("attention_mask holds other numbers than 0 (padding) and 1 (token).")
-        return moved.astype("int64"), not mask.all()
+        cached = f": {past} cached and {S} new positions" if past else ""
+        mask, moved = self.check_mask(attention_mask, (B, T), cached)
+        return moved, not mask.all()
 
 
 # --- small helpers ---

@@ -15,7 +15,7 @@ import numpy
 
 from .cli_model import add_model, load_model
 from .errors import InputError
-from .files import read_text
+from .files import checked_target, read_text
 from .generation import Continuation, GenerationConfig, check_settings, generate_text, stream_text
 from .generation.prompt_cache import PromptCache
 from .generation.session import Session
@@ -229,8 +229,7 @@ def _check_prompt_cache(a: argparse.Namespace, prompts: list[str]) -> None:
         raise InputError("--prompt-cache is for prompts: leave out --interactive and --window.")
     if not path.exists() and len(prompts) > 1:
         raise InputError(f"{path} is not there: make it first, with one prompt that all others begin with.")
-    if path.is_dir() or not path.parent.is_dir():
-        raise InputError(f"--prompt-cache is {path}, expected the name of a file in a folder that is there.")
+    checked_target(path)
 
 
 def _prompt_cache(path: Path, model: Any, tokenizer: Any, prompts: list[str]) -> PromptCache:

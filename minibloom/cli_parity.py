@@ -17,6 +17,7 @@ from .cli_model import add_backend, add_revision
 from .config import BloomConfig
 from .errors import InputError, suggest
 from .files import SHIPPED, fetch
+from .generation.prompts import pad_left
 from .golden import GIVEN, Steps, load, own_target, read, write
 from .oracle import check_oracle, transformers_steps
 from .parity import PROMPT, judge, precision_of, run_like
@@ -119,9 +120,7 @@ def _input(a: argparse.Namespace, theirs: Steps) -> tuple[Any, Any, dict[str, An
         about = {"prompts": prompts, "tokens": [tokenizer.convert_ids_to_tokens(row) for row in rows]}
     if not all(rows):
         raise InputError("a prompt is empty: give at least one character.")
-    longest, pad = max(map(len, rows)), config.pad_token_id or 0
-    ids = [[pad] * (longest - len(row)) + row for row in rows]
-    return ids, [[0] * (longest - len(row)) + [1] * len(row) for row in rows], about
+    return *pad_left(rows, config.pad_token_id or 0), about
 
 
 def _words(a: argparse.Namespace) -> str:

@@ -43,7 +43,7 @@ from typing import Any
 import numpy
 
 from . import models
-from .backend import Array, received, to_numpy
+from .backend import Array, to_numpy
 from .base import PreTrainedModel
 from .config import BloomConfig
 from .errors import InputError
@@ -128,10 +128,7 @@ def run(
     """
     ids = to_numpy(model.check_ids(input_ids)).astype("int64")
     given_mask = numpy.ones(ids.shape) if attention_mask is None else attention_mask
-    given_mask, _ = received(given_mask, model.xp, "attention_mask")
-    mask = given_mask.astype("int64")
-    if mask.shape != ids.shape or (mask != given_mask).any():
-        raise InputError(f"attention_mask has to be {list(ids.shape)} like input_ids, of 0 (padding) and 1 (token).")
+    mask, _ = model.check_mask(given_mask, ids.shape, " like input_ids")
     given = {"input_ids": ids, "attention_mask": mask, **(labels or labels_of(model, ids, mask))}
     steps = Steps({**given, **compute(model, given, Trace(), gradients)})
     steps.about = {

@@ -367,8 +367,8 @@ def test_what_cannot_be_compared_is_said(model, shown, said):
 def test_what_cannot_be_run_is_said(model):
     for call, said in [
         (lambda: parity.check({"logits": IDS}, model), "input_ids is missing"),
-        (lambda: run(model, IDS, MASK[:, 1:]), "attention_mask has to be [3, 8] like input_ids"),
-        (lambda: run(model, IDS, MASK * 0.5), "attention_mask has to be"),
+        (lambda: run(model, IDS, MASK[:, 1:]), "attention_mask has shape [3, 7], expected [3, 8] like input_ids"),
+        (lambda: run(model, IDS, MASK * 0.5), "attention_mask holds other numbers"),
         (lambda: run(model, IDS[:, :1], gradients=True), "no loss to take gradients of: BloomForCausalLM needs"),
         (lambda: run(model_of("BloomModel"), IDS, gradients=True), "BloomModel has none"),
         (lambda: compare(Steps({"logits": IDS}), {"logits": IDS}), "the port cannot be the reference"),

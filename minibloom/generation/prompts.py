@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy
 
-from .. import backend as backends
 from ..backend import Array
 from ..errors import InputError
 
@@ -24,7 +23,6 @@ def read_prompts(
     several. pad: the id to pad with, which matters only where ids are returned. continued: whether something is to
     follow, so that a mask must end in tokens.
     """
-    xp = model.xp
     texts = [given] if isinstance(given, str) else given
     if isinstance(texts, Sequence) and texts and all(isinstance(text, str) for text in texts):
         if tokenizer is None:
@@ -33,9 +31,14 @@ def read_prompts(
         if not all(given):
             raise InputError("the prompt is empty: give at least one character.")
     if attention_mask is None and isinstance(given, list | tuple) and all(map(_is_row, given)):
-        given, attention_mask = _padded(given, pad)
+        given, attention_mask = pad_left(given, pad)
     ids = model.check_ids(given).astype("int64")  # NumPy joins unsigned and signed to floats
-    return ids, None if attention_mask is None else _check_mask(attention_mask, ids, xp, continued)
+    if attention_mask is None:
+        return ids, None
+    mask, moved = model.check_mask(attention_mask, ids.shape, " like input_ids")
+    if continued and not mask[:, -1].all():
+        raise InputError("attention_mask ends in 0: pad prompts on the left, for what is generated follows their end.")
+    return ids, None if mask.all() else moved
 
 
 def _is_row(given: Any) -> bool:
@@ -43,7 +46,7 @@ def _is_row(given: Any) -> bool:
     return isinstance(given, list | tuple) or (isinstance(given, numpy.ndarray) and given.ndim == 1)
 
 
-def _padded(rows: Sequence[Sequence[int]], pad: int) -> tuple[Any, Any]:
+def pad_left(rows: Sequence[Sequence[int]], pad: int) -> tuple[Any, Any]:
     """Rows of ids padded on the left to one length, and their mask, which is None where nothing was padded."""
     lengths = [len(row) for row in rows]
     if not all(lengths) or len(set(lengths)) < 2:
@@ -53,14 +56,3 @@ def _padded(rows: Sequence[Sequence[int]], pad: int) -> tuple[Any, Any]:
         [[pad] * (S - len(row)) + list(row) for row in rows],
         [[0] * (S - n) + [1] * n for n in lengths],
     )
-
-
-def _check_mask(attention_mask: Any, ids: Array, xp: Any, continued: bool) -> Array | None:
-    mask, moved = backends.received(attention_mask, xp, "attention_mask")
-    if mask.shape != ids.shape:
-        raise InputError(f"attention_mask has shape {list(mask.shape)}, expected {list(ids.shape)} like input_ids.")
-    if not ((mask == 0) | (mask == 1)).all():
-        raise InputError("attention_mask holds other numbers than 0 (padding) and 1 (token).")
-    if continued and not mask[:, -1].all():
-        raise InputError("attention_mask ends in 0: pad prompts on the left, for what is generated follows their end.")
-    return None if mask.all() else moved.astype("int64")
