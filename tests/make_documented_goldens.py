@@ -18,7 +18,6 @@ float64, as in the other goldens; `QUIRKS`, where the oracle is wrong or differs
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -28,11 +27,11 @@ import numpy
 
 import minibloom
 from minibloom import BloomConfig
-from minibloom.files import replacing
 from minibloom.flax import FlaxPreTrainedModel
 
 from .documented.oracle import ask
 from .documented.wire import flat
+from .golden_file import narrowed, write_goldens
 from .make_goldens import PADDING, POOL, parameters, thinned
 
 GOLDENS = Path(__file__).parent / "data" / "documented.safetensors"
@@ -272,18 +271,8 @@ def make() -> tuple[dict[str, numpy.ndarray], dict[str, Any]]:
             "problem_type": answer.get("problem_type"),
         }
     about = {"oracle": ", ".join(map(" ".join, versions.items())), "command": COMMAND, "cases": cases}
-    narrow = {name: x.astype("float32") if x.dtype.kind == "f" else x for name, x in goldens.items()}
-    return {name: x.copy(order="C") for name, x in narrow.items()}, about
-
-
-def main() -> None:
-    from safetensors.numpy import save_file
-
-    goldens, about = make()
-    with replacing(GOLDENS) as path:
-        save_file(goldens, path, {"about": json.dumps(about)})  # one entry: several would be written in any order
-    print(f"{GOLDENS}: {len(goldens)} arrays, {GOLDENS.stat().st_size:,} bytes, by {about['oracle']}")
+    return narrowed(goldens), about
 
 
 if __name__ == "__main__":
-    main()
+    write_goldens(GOLDENS, *make())

@@ -18,7 +18,6 @@ so that its rounding does not depend on the machine; the numbers are stored as f
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,8 @@ import numpy
 
 from minibloom import BloomConfig, BloomForCausalLM
 from minibloom.base import PreTrainedModel
-from minibloom.files import replacing
+
+from .golden_file import narrowed, write_goldens
 
 GOLDENS = Path(__file__).parent / "data" / "goldens.safetensors"
 COMMAND = "python -m tests.make_goldens"
@@ -134,18 +134,8 @@ def make() -> tuple[dict[str, numpy.ndarray], dict[str, Any]]:
         "configs": {case: config_of(case) for case in CONFIGS},
         "steps": STEPS,
     }
-    narrow = {name: x.astype("float32") if x.dtype.kind == "f" else x for name, x in goldens.items()}
-    return {name: x.copy(order="C") for name, x in narrow.items()}, about
-
-
-def main() -> None:
-    from safetensors.numpy import save_file
-
-    goldens, about = make()
-    with replacing(GOLDENS) as path:
-        save_file(goldens, path, {"about": json.dumps(about)})  # one entry: several would be written in any order
-    print(f"{GOLDENS}: {len(goldens)} arrays, {GOLDENS.stat().st_size:,} bytes, by {about['oracle']}")
+    return narrowed(goldens), about
 
 
 if __name__ == "__main__":
-    main()
+    write_goldens(GOLDENS, *make())

@@ -38,6 +38,16 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, step: int, presses: int = 1) -> Non
     monkeypatch.setattr(training, "clip_gradients", clip)
 
 
+def kill_when_saved(process: subprocess.Popen[bytes], folder: Path) -> None:
+    """Kill a training run as soon as its state is there."""
+    deadline = time.monotonic() + 100
+    while not (folder / STATE).exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.002)
+    process.kill()
+    process.wait()
+
+
 def saved(folder: Path) -> dict[str, Any]:
     """All that the file of a run holds: parameters and the optimiser's state as bytes, step, history, settings."""
     with safe_open(folder / STATE, framework="numpy") as file:

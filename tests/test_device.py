@@ -397,28 +397,33 @@ def test_every_step_and_gradient_that_parity_writes_is_the_hosts(device):
 # --- loading ---
 
 
+class Watched:
+    """A device's library, and the sizes of the arrays that were moved to it."""
+
+    def __init__(self, device: Any) -> None:
+        self.device, self.moved = device, list[int]()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.device, name)
+
+    def asarray(self, x: Any) -> Any:
+        self.moved.append(x.size)
+        return self.device.asarray(x)
+
+
 def test_parameters_go_to_the_device_block_by_block(device, tmp_path, monkeypatch):
     """The host holds one block at a time, of whatever precision the file has: never a whole tensor."""
     host, _ = twins(device, dtype="float32", vocab_size=512)
-    moved = []
-
-    class Watched:
-        def __getattr__(self, name: str) -> Any:
-            return getattr(device, name)
-
-        def asarray(self, x: Any) -> Any:
-            moved.append(x.size)
-            return device.asarray(x)
-
+    watched = Watched(device)
     monkeypatch.setattr(tensor_file, "DEVICE_BLOCK", 100)
     for dtype in ("float32", "float16", "bfloat16", "int8"):
         host.save_pretrained(tmp_path / dtype, dtype=dtype)
         expected = BloomForCausalLM.from_pretrained(tmp_path / dtype, weights="float32").params
         entries = tensor_file.read_header(tmp_path / dtype / "model.safetensors")
-        moved.clear()
+        watched.moved.clear()
         if dtype != "int8":  # whose scales stand in tensors of their own
-            tensor_file.read_tensors(entries, "float32", Watched())
-            assert max(moved) <= 100 and sum(moved) == sum(x.size for x in host.params.values())
+            tensor_file.read_tensors(entries, "float32", watched)
+            assert max(watched.moved) <= 100 and sum(watched.moved) == sum(x.size for x in host.params.values())
         loaded = BloomForCausalLM.from_pretrained(tmp_path / dtype, backend="cupy")
         assert all(namespace(x) is device for x in loaded.params.values())
         same(expected, loaded.params)
@@ -451,22 +456,13 @@ def in_16_bits(device: Any, tmp_path: Path) -> dict[str, Path]:
 @pytest.mark.parametrize("kind", HALVES)
 def test_16_bit_weights_go_to_the_device_as_they_are_read(device, in_16_bits, monkeypatch, kind, source):
     """The host holds one block at a time; what is on the device is the file's float32 rounded, as with NumPy."""
-    moved = []
-
-    class Watched:
-        def __getattr__(self, name: str) -> Any:
-            return getattr(device, name)
-
-        def asarray(self, x: Any) -> Any:
-            moved.append(x.size)
-            return device.asarray(x)
-
+    watched = Watched(device)
     monkeypatch.setattr(tensor_file, "DEVICE_BLOCK", 100)
     host = BloomForCausalLM.from_pretrained(in_16_bits[source], weights=kind)
     wide = BloomForCausalLM.from_pretrained(in_16_bits[source], weights="float32").params
     entries = tensor_file.read_header(in_16_bits["float32"] / "model.safetensors")
-    tensor_file.read_tensors(entries, "float32", Watched(), kind)
-    assert max(moved) <= 100 and sum(moved) == sum(x.size for x in host.params.values())
+    tensor_file.read_tensors(entries, "float32", watched, kind)
+    assert max(watched.moved) <= 100 and sum(watched.moved) == sum(x.size for x in host.params.values())
     with silent(device):
         there = BloomForCausalLM.from_pretrained(in_16_bits[source], weights=kind, backend="cupy")
     assert (there.weights, there.backend) == (kind, "cupy") and f"from {kind} weights, cupy" in repr(there)

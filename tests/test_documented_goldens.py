@@ -6,17 +6,16 @@ from transformers 5, the second half of this file says what it does, what is rig
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import numpy
 import pytest
-from safetensors import safe_open
 
 from minibloom.flax import flatten, unflatten
 
 from .documented import NOT_GIVEN, is_given
 from .documented.oracle import run
+from .golden_file import read_goldens
 from .make_documented_goldens import CASES, COMMAND, GOLDENS, QUIRKS, arrays_of, make, model_of
 from .make_goldens import parameters
 from .parity.compare import assert_close, error
@@ -27,14 +26,12 @@ in_both_dtypes = pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e
 
 @pytest.fixture(scope="module")
 def goldens() -> dict[str, numpy.ndarray]:
-    with safe_open(GOLDENS, "numpy") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dictionary)
+    return read_goldens(GOLDENS)[0]
 
 
 @pytest.fixture(scope="module")
 def about() -> dict[str, Any]:
-    with safe_open(GOLDENS, "numpy") as file:
-        return json.loads(file.metadata()["about"])
+    return read_goldens(GOLDENS)[1]
 
 
 def under(goldens: dict[str, numpy.ndarray], prefix: str, dtype: str) -> dict[str, numpy.ndarray]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ from minibloom.settings import TrainingSettings
 from minibloom.training_state import STATE
 
 from . import tiny
-from .runs import assert_same_run, saved, stderr_until, stop_at, write
+from .runs import assert_same_run, kill_when_saved, saved, stderr_until, stop_at, write
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is new, drawn from seed")  # which is what is wanted here
 
@@ -272,12 +271,7 @@ def test_ctrl_c_saves_and_the_resumed_process_is_the_same_bit_for_bit(command, u
 def test_a_killed_process_goes_on_from_its_last_save_bit_for_bit(command, uninterrupted, start, tmp_path):
     command = [*command, "--out", tmp_path / "out"]
     process = start(*command, "--save-every", 4)
-    deadline = time.monotonic() + 100
-    while not (tmp_path / "out" / STATE).exists():
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.002)
-    process.kill()
-    process.wait()
+    kill_when_saved(process, tmp_path / "out")
     load_finetuned(tmp_path / "out")  # whole, whenever the kill came
     assert 4 <= saved(tmp_path / "out")["step"] < STEPS
     status, _, err = tiny.run(*command, "--save-every", STEPS, "--resume")

@@ -5,13 +5,12 @@ How the file is made, and what stands in it, is told in `make_goldens.py`.
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import numpy
 import pytest
-from safetensors import safe_open
 
+from .golden_file import read_goldens
 from .make_goldens import COMMAND, CONFIGS, EVERYTHING, GOLDENS, STEPS, arrays_of, make, model_of, steps_of, thinned
 from .parity import NOT_INSTALLED
 from .parity.compare import assert_close, named
@@ -23,14 +22,12 @@ INPUTS = ("input_ids", "attention_mask", "labels")
 
 @pytest.fixture(scope="module")
 def goldens() -> dict[str, numpy.ndarray]:
-    with safe_open(GOLDENS, "numpy") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dictionary)
+    return read_goldens(GOLDENS)[0]
 
 
 @pytest.fixture(scope="module")
 def about() -> dict[str, Any]:
-    with safe_open(GOLDENS, "numpy") as file:
-        return json.loads(file.metadata()["about"])
+    return read_goldens(GOLDENS)[1]
 
 
 def inputs_of(goldens: dict[str, numpy.ndarray], case: str) -> dict[str, numpy.ndarray]:

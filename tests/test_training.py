@@ -6,7 +6,6 @@ import dataclasses
 import math
 import os
 import signal
-import time
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from minibloom.training import Batches, train
 from minibloom.training_state import STATE
 
 from . import tiny
-from .runs import assert_same_run, saved, stderr_until, stop_at, write
+from .runs import assert_same_run, kill_when_saved, saved, stderr_until, stop_at, write
 
 # --- The loop ---
 
@@ -314,12 +313,7 @@ def test_ctrl_c_saves_and_the_resumed_run_is_the_same_bit_for_bit(texts, uninter
 def test_a_killed_run_goes_on_from_its_last_save_bit_for_bit(texts, uninterrupted, start, tmp_path):
     command = ["train", texts, "--out", tmp_path / "out", *OPTIONS, "--save-every", 4]
     process = start(*command)
-    deadline = time.monotonic() + 100
-    while not (tmp_path / "out" / STATE).exists():
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.002)
-    process.kill()
-    process.wait()
+    kill_when_saved(process, tmp_path / "out")
     stopped = saved(tmp_path / "out")["step"]
     assert 4 <= stopped < STEPS and stopped % 4 == 0
     BloomForCausalLM.from_pretrained(tmp_path / "out")  # whole, whenever the kill came
