@@ -287,7 +287,8 @@ def _candidates(job: Job, live: Sequence[Group], spans: Sequence[Span], scores: 
     if n == V:
         tokens = xp.tile(xp.arange(V), (len(scores), 1))
     elif xp is numpy:
-        tokens = xp.argpartition(ranked, V - n, axis=-1)[:, V - n :]
+        check_numbers(ranked.max(-1))
+        tokens = numpy.stack([largest(row, n) for row in ranked])
     else:  # CuPy's argpartition sorts everything too, and waits for the device twice
         tokens = xp.argsort(ranked, axis=-1)[:, V - n :]
     # [rows, n], to the host: from here on there are few
@@ -309,6 +310,16 @@ def _candidates(job: Job, live: Sequence[Group], spans: Sequence[Span], scores: 
             if score > -math.inf
         ])  # fmt: skip
     return found
+
+
+def largest(row: numpy.ndarray, n: int) -> numpy.ndarray:
+    """The places `[n]` of the n largest numbers of `row [V]`, in order of place; of equal numbers, the first."""
+    floor = numpy.partition(row, len(row) - n)[len(row) - n]
+    places = (row >= floor).nonzero()[0]
+    if len(places) > n:
+        above = row[places] > floor
+        places = numpy.sort(numpy.concatenate([places[above], places[~above][: n - above.sum()]]))
+    return places
 
 
 def _ending(
