@@ -31,6 +31,7 @@ from typing import Any, cast
 from . import backend as backends
 from .bench_cost import bytes_moved, cells, cost_table, keys_seen, parameters, precision
 from .bench_notes import notes, partner
+from .display import columns
 from .errors import InputError
 from .files import SHIPPED, checked_target, replacing
 from .machine import describe_blas
@@ -548,5 +549,4 @@ def table(figures: Sequence[Figure]) -> str:
             f"{f.memory_above / 1e6:,.0f} MB" if f.memory_above is not None else "",
             f"{f.share:.0%} of {f.limit}" if f.share else "",
         ))  # fmt: skip
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return columns(rows)

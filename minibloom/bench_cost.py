@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from .bench_worker import LONG, SHORT, STEPS
+from .display import columns
 
 BATCHES = (1, 8, 32)
 LENGTHS, LENGTHS_ON_A_GPU = (128, 1024), (128, 1024, 4096)
@@ -62,5 +63,4 @@ def cost_table(figures: Sequence[Any]) -> str:
     for f in figures:
         spread = f"{min(f.values):.4g} to {max(f.values):.4g}"
         rows.append((f.work, f.peer, f"{f.median:.4g}", spread, f"{f.tokens_a_byte * 1e9:.4g}"))
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return columns(rows)

@@ -19,6 +19,7 @@ from typing import Any
 import numpy
 
 from .backend import Array
+from .display import columns
 from .errors import InputError, suggest
 from .golden import GIVEN, Steps
 from .trace import generic
@@ -79,7 +80,7 @@ class Report:
 
     def __str__(self) -> str:
         end = [part for line in self._end() for part in textwrap.wrap(line, 100, subsequent_indent="    ")]
-        return "\n".join([*self._head(), "", *self._table(), "", *end])
+        return "\n".join([*self._head(), "", self._table(), "", *end])
 
     def _head(self) -> list[str]:
         ours, theirs, mask = self.ours.about, self.theirs.about, self.ours["attention_mask"]
@@ -92,7 +93,7 @@ class Report:
             *filter(None, [theirs.get("note")]),
         ]
 
-    def _table(self) -> list[str]:
+    def _table(self) -> str:
         cells = [("step", "shape", "max abs", "max rel", "allowed", "")]
         tokens_ok = {row.name: row.ok for row in self.rows if not row.padding}
         for row in self.rows:
@@ -103,11 +104,7 @@ class Report:
             figures = ("-", "-") if row.problem else (f"{row.absolute:.1e}", f"{row.relative:.1e}")
             name = row.name + " (padding)" * row.padding
             cells.append((name, str(list(row.shape)), *figures, f"{row.tolerance:.0e}", mark))
-        widths = [max(len(row[i]) for row in cells) for i in range(6)]
-        return [
-            "  ".join(f"{cell:{'>' if 2 <= i <= 4 else '<'}{widths[i]}}" for i, cell in enumerate(row)).rstrip()
-            for row in cells
-        ]
+        return columns(cells, right=(2, 3, 4))
 
     def _end(self) -> list[str]:
         by, us = self.theirs.name, self.ours.about

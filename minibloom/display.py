@@ -58,6 +58,14 @@ def short(x: Any) -> str:
     return kind(x) if hasattr(x, "shape") else repr(x)
 
 
+def columns(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
+    """Rows of text in columns, each as wide as its widest cell; those with the numbers `right` end at the right."""
+    widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
+    sides = [">" if i in right else "<" for i in range(len(widths))]
+    lines = ["  ".join(f"{c:{s}{w}}" for c, s, w in zip(row, sides, widths, strict=True)) for row in rows]
+    return "\n".join(line.rstrip() for line in lines)
+
+
 # --- HTML ---
 
 

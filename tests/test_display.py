@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minibloom import BloomConfig, BloomForCausalLM, BloomForSequenceClassification, Trace, walk
-from minibloom.display import STATISTICS, kind, short, statistics, table, unbroken
+from minibloom.display import STATISTICS, columns, kind, short, statistics, table, unbroken
 from minibloom.outputs import ModelOutput
 from minibloom.trace import SHORT, formula, step
 from minibloom.walk import Walk
@@ -197,3 +197,9 @@ def test_text_of_any_script_is_shown_as_it_is_and_never_read_as_html():
 
 def test_names_of_columns_and_plain_cells_are_escaped_too():
     assert table(["<a>"], [["<b>", 1]]).count("&lt;") == 2
+
+
+def test_columns_are_as_wide_as_their_widest_cell():
+    rows = [("work", "median", ""), ("a", "1", ""), ("long work", "10", "ok")]
+    assert columns(rows).split("\n") == ["work       median", "a          1", "long work  10      ok"]
+    assert columns(rows, right=[1]).split("\n") == ["work       median", "a               1", "long work      10  ok"]
