@@ -267,22 +267,14 @@ def write_checkpoint(
     disk while it writes leaves the checkpoint that was there. Raises InputError for parameters that do not
     belong to `config`, and for numbers that are too large for `dtype`.
     """
-    shapes = parameter_shapes(config)
-    for name in (*shapes, *params):
-        given = list(params[name].shape) if name in params else "missing"
-        expected = list(shapes[name]) if name in shapes else "a name of BLOOM's"
-        if given != expected and name not in HEADS:
-            raise InputError(f"params[{name!r}] is {given}, expected {expected}.{suggest(name, shapes)}")
+    _check_params(params, config)
     stored = {name: _stored_as(array, dtype) for name, array in params.items()}
     for name, kind in stored.items():
         if kind not in CODES:
             raise InputError(f"dtype {kind!r} cannot be stored, expected one of {', '.join(CODES)}.")
         check_range(name, params[name], kind)
     sizes = {name: stored_bytes(array, stored[name]) for name, array in params.items()}
-    shards = _shards(sizes, max_shard_size)
-    count = len(shards)
-    shard_names = [f"model-{i:05}-of-{count:05}.safetensors" for i in range(1, count + 1)]
-    files = dict(zip([SINGLE] if count == 1 else shard_names, shards, strict=True))
+    files = _files(sizes, max_shard_size)
     in_file = {name: name if name in HEADS else prefix + name for name in params}
 
     folder = make_folder(folder)
@@ -290,14 +282,10 @@ def write_checkpoint(
     with ExitStack() as moves:  # leaves in reverse: weights move into place, then the index, then config.json
         path = moves.enter_context(replacing(folder / "config.json"))
         path.write_text(_described(config, stored[EMBEDDING]).to_json_string(), encoding="utf-8")
-        if count > 1:
+        if len(files) > 1:
             old.discard(INDEX)
-            places = {
-                tensor: file
-                for file, names in files.items()
-                for name in names
-                for tensor in [in_file[name], *([in_file[name] + SCALE] if stored[name] == INT8 else [])]
-            }
+            tensors = {name: [one, one + SCALE] if stored[name] == INT8 else [one] for name, one in in_file.items()}
+            places = {one: file for file, names in files.items() for name in names for one in tensors[name]}
             index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": places}
             path = moves.enter_context(replacing(folder / INDEX))
             path.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
@@ -306,6 +294,16 @@ def write_checkpoint(
             write_tensors(path, {in_file[name]: (params[name], stored[name]) for name in names})
     for name in old.difference(files):  # an earlier checkpoint's, which a reader would take for this one's
         (folder / name).unlink(missing_ok=True)
+
+
+def _check_params(params: Mapping[str, Array], config: BloomConfig) -> None:
+    """Raise an InputError if these are not the parameters of a model of `config`, with any head."""
+    shapes = parameter_shapes(config)
+    for name in (*shapes, *params):
+        given = list(params[name].shape) if name in params else "missing"
+        expected = list(shapes[name]) if name in shapes else "a name of BLOOM's"
+        if given != expected and name not in HEADS:
+            raise InputError(f"params[{name!r}] is {given}, expected {expected}.{suggest(name, shapes)}")
 
 
 def _stored_as(array: Array, dtype: str | None) -> str:
@@ -323,8 +321,8 @@ def _described(config: BloomConfig, stored: str) -> BloomConfig:
     return config
 
 
-def _shards(sizes: Mapping[str, int], limit: int) -> list[list[str]]:
-    """Split names, in order, into runs of at most `limit` bytes; a larger tensor stands alone."""
+def _files(sizes: Mapping[str, int], limit: int) -> dict[str, list[str]]:
+    """The names in each file: in order, in runs of at most `limit` bytes; a larger tensor stands alone."""
     if not isinstance(limit, int) or limit < 1:
         raise InputError(f"max_shard_size is {limit!r}, expected a number of bytes.")
     shards: list[list[str]] = [[]]
@@ -335,7 +333,9 @@ def _shards(sizes: Mapping[str, int], limit: int) -> list[list[str]]:
             filled = 0
         shards[-1].append(name)
         filled += bytes_
-    return shards
+    if len(shards) == 1:
+        return {SINGLE: shards[0]}
+    return {f"model-{i:05}-of-{len(shards):05}.safetensors": names for i, names in enumerate(shards, 1)}
 
 
 # --- What a checkpoint is ---
