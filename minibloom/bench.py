@@ -1,4 +1,4 @@
-"""`minibloom bench`: speed and memory, side by side with whatever other engine is installed.
+"""The bench: speed and memory, side by side with whatever other engine is installed.
 
 Every contestant runs in a process of its own, with the same number of threads, and all take turns: a machine
 that slows down slows all of them. A figure is the median of the repeats, with the lowest and highest beside it.
@@ -12,30 +12,23 @@ memory is the GPU's: what a library has taken from it. `--cost` is about miniblo
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
-from importlib.util import find_spec
-from pathlib import Path
+from dataclasses import dataclass
 from statistics import median
 from typing import Any, cast
 
-from . import backend as backends
-from .bench_cost import bytes_moved, cells, cost_table, keys_seen, parameters, precision
-from .bench_notes import notes, partner
+from .bench_cost import bytes_moved, cells, keys_seen, parameters, precision
+from .bench_notes import partner
+from .bench_worker import NEW
 from .display import columns
-from .errors import InputError
-from .files import SHIPPED, checked_target, replacing
-from .machine import describe_blas
-from .memory import free_and_total, size
+from .files import SHIPPED
 from .precision import HALVES
 
 SHAPES = {
@@ -133,79 +126,6 @@ class Figure:
         self.memory_above = max(self.memory_above or 0, answer["memory_above"])
 
 
-def add_arguments(sub: argparse.ArgumentParser) -> None:
-    names = [*WORK, *PROCESSES]
-    sub.add_argument("work", nargs="*", metavar="WORK", help=f"what to measure, all if not given: {', '.join(names)}")
-    sub.add_argument("--repeats", type=int, help="measurements of each (default 5; of --cost on the CPU 1)")
-    sub.add_argument("--threads", type=int, default=os.cpu_count(), help="for every contestant (default: all cores)")
-    known = ", ".join(PEERS_ON_A_CPU)
-    sub.add_argument("--peers", help=f"contestants, with commas between (default: all installed of {known})")
-    sub.add_argument("--backend", default="numpy", help="numpy (default), on the CPU; or cupy, on a GPU")
-    instead = sub.add_mutually_exclusive_group()
-    instead.add_argument("--growth", action="store_true", help="measure instead how time and memory of minibloom grow")
-    instead.add_argument(
-        "--cost",
-        action="store_true",
-        help="measure instead tokens a second of minibloom, and tokens for each byte moved, by batch and length",
-    )
-    sub.add_argument("--json", metavar="FILE", help="write the figures there too")
-
-
-def run(a: argparse.Namespace) -> None:
-    """The command: measure, print a table, and write JSON if asked to."""
-    on_gpu = backends.load(a.backend).__name__ != "numpy"
-    usual = [*(name for name in WORK if name not in FOR_A_GPU), *PROCESSES]
-    if a.work and (a.growth or a.cost):
-        raise InputError(
-            f"{a.work[0]} is named, but {'--growth' if a.growth else '--cost'} has its own work: give one."
-        )
-    chosen = a.work or (list(ON_A_GPU) if on_gpu else usual)
-    for name in chosen:
-        if name not in WORK and name not in PROCESSES:
-            raise InputError(f"there is no work {name!r}, expected some of {', '.join([*WORK, *PROCESSES])}.")
-        if on_gpu and (name in PROCESSES or a.growth):
-            raise InputError(f"{'--growth' if a.growth else name} is measured on the CPU alone: leave --backend out.")
-    repeats = (1 if a.cost and not on_gpu else 5) if a.repeats is None else a.repeats
-    if repeats < 1 or a.threads < 1:
-        raise InputError(f"repeats is {repeats} and threads {a.threads}, expected at least 1 of each.")
-    peers = chosen_peers(a.peers, PEERS_ON_A_GPU if on_gpu else PEERS_ON_A_CPU)
-    target = checked_target(a.json) if a.json else None
-    if (
-        on_gpu
-        and not a.cost
-        and any(peer.startswith("transformers") for peer in peers)
-        and (blind := why_torch_sees_no_gpu())
-    ):
-        if a.peers:
-            raise InputError(blind)
-        print(blind)
-        peers = [peer for peer in peers if not peer.startswith("transformers")]
-    elif "transformers" not in peers and not a.peers:
-        print("transformers is not installed: minibloom is measured alone. (pip install torch transformers)")
-    described = machine(a.threads, a.backend)
-    print(described, flush=True)
-    figures: list[Figure] = []
-    try:
-        if a.growth:
-            figures.extend(growth(repeats, a.threads))
-        elif a.cost:
-            ours = [peer for peer in peers if peer.startswith("minibloom")] if a.peers or on_gpu else ["minibloom"]
-            figures.extend(cost(ours, repeats, a.threads, a.backend))
-        else:
-            figures.extend(measured(chosen, peers, repeats, a.threads, a.backend))
-    finally:  # Ctrl-C too: an hour's figures are not lost with the last one
-        if target and figures:
-            rows = [asdict(f) | {"median": f.median} for f in figures]
-            report = {"machine": described, "figures": rows, "notes": notes(figures, on_gpu)}
-            with replacing(target) as path:
-                path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    print(cost_table(figures) if a.cost else table(figures))
-    for note in notes(figures, on_gpu):
-        print(note)
-    if a.growth:
-        print(exponents(figures))
-
-
 def measured(chosen: Sequence[str], peers: Sequence[str], repeats: int, threads: int, backend: str) -> Iterator[Figure]:
     """The figures of all work that is chosen, one after another; of what died, none."""
     for shape in SHAPES:
@@ -221,66 +141,6 @@ def measured(chosen: Sequence[str], peers: Sequence[str], repeats: int, threads:
                 yield from measure(peers, repeats, threads)
         except subprocess.CalledProcessError as error:
             print(f"left out: {name} (status {error.returncode}); what it said stands above", file=sys.stderr)
-
-
-def chosen_peers(named: str | None, known: Sequence[str]) -> list[str]:
-    """The contestants that are named, or all of those known that are installed."""
-    missing = {peer: [m for m in NEEDS[peer] if not find_spec(m)] for peer in known}
-    if named is None:
-        return [peer for peer in known if not missing[peer]]
-    peers = [name.strip() for name in named.split(",")]
-    for peer in peers:
-        if peer not in known:
-            raise InputError(f"there is no contestant {peer!r}, expected some of {', '.join(known)}.")
-        if missing[peer]:
-            raise InputError(f"{peer} needs {', '.join(missing[peer])}: pip install {' '.join(missing[peer])}.")
-    return peers
-
-
-def why_torch_sees_no_gpu() -> str:
-    """Why transformers cannot be measured on the GPU, in words; nothing if it can. Asked before minutes are spent."""
-    code = "import torch; print(torch.cuda.is_available(), torch.version.cuda, torch.__version__)"
-    try:
-        sees, cuda, version = _process(code, 1)[1].split()
-    except subprocess.CalledProcessError:
-        return "torch cannot be imported, as it says above: transformers is left out."
-    if sees == "True":
-        return ""
-    its = "is made for the CPU alone" if cuda == "None" else f"is for CUDA {cuda}, which this driver does not run"
-    return (
-        f"transformers is left out, for torch {version} {its}. To compare with it, pip install --force-reinstall "
-        f"torch=={version.partition('+')[0]} --index-url https://download.pytorch.org/whl/cu130, or another of "
-        "pytorch.org's, for the driver's CUDA."
-    )
-
-
-def machine(threads: int, backend: str = "numpy") -> str:
-    """What the figures were measured on."""
-    import numpy
-
-    model = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), model)
-    versions = f"Python {platform.python_version()}, NumPy {numpy.__version__} with {describe_blas().splitlines()[0]}"
-    for name in ("torch", "transformers", "ctranslate2"):
-        if find_spec(name):
-            from importlib.metadata import version
-
-            versions += f", {name} {version(name)}"
-    if backend == "cupy":
-        model, versions = f"{gpu()}; {model}", f"CuPy {backends.load(backend).__version__}, {versions}"
-    return f"{model}, {threads} threads; {versions}; {time.strftime('%Y-%m-%d')}"
-
-
-def gpu() -> str:
-    """The GPU that CuPy computes on, its memory, and its driver."""
-    xp = backends.load("cupy")
-    runtime, driver = xp.cuda.runtime, Path("/sys/module/nvidia/version")
-    name = runtime.getDeviceProperties(0)["name"].decode()
-    named = f"driver {driver.read_text().strip()}" if driver.exists() else "driver unknown"
-    version = backends.cuda_version(runtime.runtimeGetVersion())
-    return f"{name}, {size(free_and_total(xp)[1])}; {named}, CUDA {version}"
 
 
 def in_turns(
@@ -325,8 +185,6 @@ def _compare_with_limit(figure: Figure, limits: dict[str, float], on_gpu: bool =
 
     A machine multiplies as fast as it does in the precision of the contestant's weights.
     """
-    from .bench_worker import NEW
-
     shape, work, batch, length = WORK[figure.work]
     c = SHAPES[shape]
     E, L, V = c["hidden_size"], c["n_layer"], c["vocab_size"]
@@ -480,6 +338,23 @@ def _process(code: str, threads: int) -> tuple[float, str]:
     start = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", code], env=_environment(threads), stdout=subprocess.PIPE, check=True)
     return time.perf_counter() - start, done.stdout.decode()
+
+
+def why_torch_sees_no_gpu() -> str:
+    """Why transformers cannot be measured on the GPU, in words; nothing if it can. Asked before minutes are spent."""
+    code = "import torch; print(torch.cuda.is_available(), torch.version.cuda, torch.__version__)"
+    try:
+        sees, cuda, version = _process(code, 1)[1].split()
+    except subprocess.CalledProcessError:
+        return "torch cannot be imported, as it says above: transformers is left out."
+    if sees == "True":
+        return ""
+    its = "is made for the CPU alone" if cuda == "None" else f"is for CUDA {cuda}, which this driver does not run"
+    return (
+        f"transformers is left out, for torch {version} {its}. To compare with it, pip install --force-reinstall "
+        f"torch=={version.partition('+')[0]} --index-url https://download.pytorch.org/whl/cu130, or another of "
+        "pytorch.org's, for the driver's CUDA."
+    )
 
 
 def imports(peers: Sequence[str], repeats: int, threads: int) -> list[Figure]:

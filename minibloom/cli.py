@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from . import bench, cli_generate, cli_parity, cli_score, cli_train
+from . import cli_bench, cli_generate, cli_parity, cli_score, cli_train
 from .checkpoint import describe
 from .cli_model import add_model, add_revision, load_model
 from .errors import InputError, suggest
@@ -215,7 +215,8 @@ COMMANDS = (  # name, what adds its options, what runs it, what it does
     ("predict", cli_train.add_predict_arguments, cli_train.run_predict,
      "label a text, tag its words or find an answer in it, with what train --task made"),
     ("parity", cli_parity.add_arguments, cli_parity.run, "hold another implementation against this one, step by step"),
-    ("bench", bench.add_arguments, bench.run, "measure speed, side by side with transformers where it is installed"),
+    ("bench", cli_bench.add_arguments, cli_bench.run,
+     "measure speed, side by side with transformers where it is installed"),
 )  # fmt: skip
 
 

@@ -29,6 +29,7 @@ from minibloom import (
     Trace,
     bench,
     bench_cost,
+    cli_bench,
     golden,
     tensor_file,
 )
@@ -730,11 +731,11 @@ def test_cost_is_measured_on_a_gpu_in_each_precision(on_a_gpu, tmp_path, monkeyp
 )
 def test_a_torch_without_the_gpu_is_said_before_anything_is_measured(on_a_gpu, monkeypatch, capsys, torch, says):
     """Else the one run on a borrowed GPU has no other side to compare with."""
-    monkeypatch.setattr(bench, "find_spec", lambda name: True)
-    monkeypatch.setattr(bench, "machine", lambda *_: "a machine")
+    monkeypatch.setattr(cli_bench, "find_spec", lambda name: True)
+    monkeypatch.setattr(cli_bench, "machine", lambda *_: "a machine")
     monkeypatch.setattr(bench, "_process", lambda code, threads: (0.0, f"False {torch}\n"))
     asked = []
-    monkeypatch.setattr(bench, "measured", lambda chosen, peers, *_: asked.extend(peers) or [])
+    monkeypatch.setattr(cli_bench, "measured", lambda chosen, peers, *_: asked.extend(peers) or [])
     assert main(["bench", "tiny-prefill", "--backend", "cupy"]) == 0
     assert asked == ["minibloom", "minibloom float16", "minibloom bfloat16", "machine"]
     said = capsys.readouterr().out

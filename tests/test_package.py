@@ -58,7 +58,7 @@ FLOORS = [
     ["bench_generation", "bench_notes"],
     ["bench"],
     ["cli_model"],
-    ["cli_generate", "cli_parity", "cli_train"],
+    ["cli_bench", "cli_generate", "cli_parity", "cli_train"],
     ["cli_score"],
     ["cli", "pretrained"],
 ]
