@@ -1,4 +1,4 @@
-"""Checkpoints: a folder or a hub repository with configuration and parameters, read, written and described.
+"""Checkpoints: a folder or a hub repository with configuration and parameters, read and written.
 
 Loading goes one way: `tensor_index` reads the headers, `match_names` holds them against the parameters that
 the configuration asks for, and only then `read_tensors` of `tensor_file.py` reads data, each tensor once, straight
@@ -7,9 +7,7 @@ into the precision to compute in.
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import math
 import re
 from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
@@ -19,18 +17,7 @@ from typing import Any
 from .backend import Array
 from .config import BloomConfig, parameter_shapes
 from .errors import InputError, suggest
-from .files import (
-    NONSENSE,
-    WEIGHTS,
-    cause,
-    fetch,
-    make_folder,
-    read_json,
-    refuse_pickle,
-    replacing,
-    unreachable_errors,
-)
-from .memory import size
+from .files import fetch, make_folder, read_json, refuse_pickle, replacing
 from .tensor_file import (
     CODES,
     FLOATS,
@@ -39,7 +26,6 @@ from .tensor_file import (
     Shape,
     TensorEntry,
     check_range,
-    itemsize,
     read_header,
     same_values,
     stored_bytes,
@@ -193,9 +179,9 @@ def find_params(
     revision: as in `fetch`; config_changes: fields to change.
     """
     folder = fetch(path_or_repo, revision=revision)
-    config = _read_config(folder).replace(**(config_changes or {}))
+    config = read_config(folder).replace(**(config_changes or {}))
     named = parameter_names(tensor_index(folder))
-    _find_tied(named, config)
+    find_tied(named, config)
     untied = config.replace(tie_word_embeddings=False)
     # Any kind of model may start from any other's file: a head that it has no use for is left, and a classifier's
     # that it misses will be new.
@@ -214,15 +200,16 @@ def find_tensors(
 ) -> tuple[Path, BloomConfig, dict[str, TensorEntry]]:
     """Return folder, configuration and places of all tensors of a checkpoint, heads included. Reads headers alone."""
     folder = fetch(path_or_repo, revision=revision)
-    config, named = _read_config(folder), parameter_names(tensor_index(folder))
-    _find_tied(named, config)
+    config, named = read_config(folder), parameter_names(tensor_index(folder))
+    find_tied(named, config)
     match_names(named, parameter_shapes(config), HEADS)
     if config.tie_word_embeddings and HEAD in named and same_values(named[HEAD], named[EMBEDDING]):
         del named[HEAD]
     return folder, config, named
 
 
-def _read_config(folder: Path) -> BloomConfig:
+def read_config(folder: Path) -> BloomConfig:
+    """The configuration of the checkpoint in `folder`, without what its file says of how numbers are stored."""
     if not (folder / "config.json").exists():
         raise InputError(
             f"{folder} is no checkpoint: config.json does not exist. Give a folder that a model is saved in."
@@ -233,7 +220,8 @@ def _read_config(folder: Path) -> BloomConfig:
     return config
 
 
-def _find_tied(named: dict[str, TensorEntry], config: BloomConfig) -> None:
+def find_tied(named: dict[str, TensorEntry], config: BloomConfig) -> None:
+    """Give the embedding its entry where only the head that is tied to it has one."""
     if config.tie_word_embeddings and HEAD in named:
         named.setdefault(EMBEDDING, named[HEAD])  # of two equal tensors, some writers keep either one
 
@@ -336,120 +324,3 @@ def _files(sizes: Mapping[str, int], limit: int) -> dict[str, list[str]]:
     if len(shards) == 1:
         return {SINGLE: shards[0]}
     return {f"model-{i:05}-of-{len(shards):05}.safetensors": names for i, names in enumerate(shards, 1)}
-
-
-# --- What a checkpoint is ---
-
-
-@dataclasses.dataclass(frozen=True)
-class CheckpointInfo:
-    """What a checkpoint is and what it needs, told from its configuration and headers alone."""
-
-    source: str
-    config: BloomConfig
-    parameters: int  # numbers that are learnt; a tied head counts once
-    dtypes: dict[str, int]  # how many numbers are stored in each precision
-    file_bytes: dict[str, int]  # data in each file
-    heads: list[str]  # names of tensors beyond the base model's
-    matrices: list[Shape]  # shapes of all matrices, a tied head's once
-    block_bytes: int  # data of the largest block
-    outside_bytes: int  # data outside the blocks: embedding, last norm, head
-
-    @property
-    def streamed_bytes(self) -> int:
-        """Memory of the parameters where blocks are read while they are used: two of them, and what is outside."""
-        return self.outside_bytes + 2 * self.block_bytes
-
-    def bytes_as(self, weights: str) -> int:
-        """Memory of the parameters with matrices kept as "bfloat16", "float16" or "int8", the rest as float32."""
-        numbers = sum(map(math.prod, self.matrices))
-        scales = sum(rows for rows, _ in self.matrices) if weights == INT8 else 0
-        return numbers * itemsize(weights) + 4 * (scales + self.parameters - numbers)
-
-    @property
-    def float32_bytes(self) -> int:
-        """Memory of the parameters as float32, which minibloom computes in."""
-        return 4 * self.parameters
-
-    @property
-    def cache_bytes_per_token(self) -> int:
-        """Memory of one token's keys and values in all blocks, as float32."""
-        return 4 * 2 * self.config.n_layer * self.config.hidden_size
-
-    def __str__(self) -> str:
-        c, token = self.config, self.cache_bytes_per_token
-        kinds = ", ".join(f"{count:,} as {name}" for name, count in self.dtypes.items())
-        tied = "the embedding matrix (tied)" if c.tie_word_embeddings else "none"
-        rows = {
-            "checkpoint": self.source,
-            "made as": ", ".join(c.architectures or ["(config.json does not say)"]),
-            "shape": f"{c.n_layer} blocks, {c.n_head} heads of {c.head_dim}, hidden size {c.hidden_size}",
-            "vocabulary": f"{c.vocab_size:,} rows",
-            "head": ", ".join(self.heads) or tied,
-            "parameters": f"{self.parameters:,}",
-            "stored": f"{kinds}; {size(sum(self.file_bytes.values()))} in {len(self.file_bytes)} file(s)",
-            "memory": f"{size(self.float32_bytes)} as float32, which minibloom computes in",
-            "or, kept small": ", ".join(f"{size(self.bytes_as(kind))} as {kind}" for kind in ("bfloat16", INT8)),
-            "or, streamed": f"{size(self.streamed_bytes)}: {size(self.block_bytes)} a block, two of them, and the rest",
-            "and for context": f"{size(token)} a token, {size(2048 * token)} for 2,048 tokens",
-        }
-        return "\n".join(f"{name:<16} {value}" for name, value in rows.items())
-
-
-def describe(path_or_repo: str | Path, revision: str | None = None) -> CheckpointInfo:
-    """Return what the checkpoint in a folder or a hub repository is. Only headers are read."""
-    local = Path(path_or_repo).expanduser().is_dir()
-    folder = fetch(path_or_repo, ["config.json"], revision)
-    config = _read_config(folder)
-    entries = tensor_index(folder) if local else _remote_index(str(path_or_repo), revision, folder)
-    named = parameter_names(entries)
-    _find_tied(named, config)
-    base = parameter_shapes(config)
-    match_names(named, base, HEADS)
-    heads = [name for name in named if name not in base]
-    dtypes: dict[str, int] = {}
-    files: dict[str, int] = {}
-    for entry in entries.values():
-        kind = entry.kind
-        dtypes[kind] = dtypes.get(kind, 0) + math.prod(entry.shape)
-        files[entry.file.name] = files.get(entry.file.name, 0) + entry.end - entry.begin
-    learnt = [name for name in named if not (name == HEAD and config.tie_word_embeddings)]
-    parameters = sum(math.prod(named[name].shape) for name in learnt)
-    matrices = [named[name].shape for name in learnt if len(named[name].shape) == 2]
-    places: dict[int | None, int] = {}
-    for name in learnt:
-        entry, layer = named[name], block_number(name)
-        both = [entry] if entry.scale is None else [entry, entry.scale]
-        places[layer] = places.get(layer, 0) + sum(part.end - part.begin for part in both)
-    outside = places.pop(None)
-    return CheckpointInfo(
-        str(path_or_repo), config, parameters, dtypes, files, heads, matrices, max(places.values()), outside
-    )
-
-
-def _remote_index(repo: str, revision: str | None, folder: Path) -> dict[str, TensorEntry]:
-    """Return the tensors of a hub repository from its headers alone; out of reach, those of a download."""
-    from huggingface_hub import HfApi, errors
-
-    api = HfApi()
-    try:
-        try:
-            found = api.get_safetensors_metadata(repo, revision=revision)
-        except errors.NotASafetensorsRepoError:
-            refuse_pickle(api.list_repo_files(repo, revision=revision), repo, revision)
-            raise InputError(f"{repo} on the hub holds no {SINGLE}, nor shards with an index.") from None
-        return {
-            name: TensorEntry(name, Path(file), info.dtype, tuple(map(int, info.shape)), *map(int, info.data_offsets))
-            for file, header in found.files_metadata.items()
-            for name, info in header.tensors.items()
-        }
-    except InputError:
-        raise
-    except errors.SafetensorsParsingError as error:
-        raise InputError(f"{repo} on the hub holds a corrupt file: {error}") from None
-    except NONSENSE:
-        raise InputError(f"{repo} on the hub holds a corrupt {SINGLE}, or a corrupt {INDEX}.") from None
-    except unreachable_errors() as error:
-        if not any(folder.glob(WEIGHTS)):
-            raise InputError(f"{repo} on the hub: its weights cannot be read ({cause(error)}). Try again.") from None
-        return tensor_index(folder)

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from . import cli_bench, cli_generate, cli_parity, cli_score, cli_train
-from .checkpoint import describe
+from .checkpoint_info import describe
 from .cli_model import add_model, add_revision, load_model
 from .errors import InputError, suggest
 from .files import SHIPPED, read_text

@@ -20,12 +20,12 @@ from minibloom.checkpoint import (
     INDEX,
     PREFIX,
     SINGLE,
-    describe,
     find_params,
     match_names,
     tensor_index,
     write_checkpoint,
 )
+from minibloom.checkpoint_info import describe
 from minibloom.config import BloomConfig, parameter_shapes
 from minibloom.errors import InputError
 from minibloom.tensor_file import from_bfloat16, read_header, read_tensors, to_bfloat16, write_tensors

@@ -39,7 +39,7 @@ FLOORS = [
     ["edits"],
     ["tensor_file"],
     ["checkpoint"],
-    ["streaming"],
+    ["checkpoint_info", "streaming"],
     ["base"],
     ["models"],
     ["flax", "generation"],

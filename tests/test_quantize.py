@@ -9,7 +9,7 @@ import numpy
 import pytest
 
 from minibloom import BloomForCausalLM, BloomTokenizerFast, InputError
-from minibloom.checkpoint import describe
+from minibloom.checkpoint_info import describe
 from minibloom.cli import main
 from minibloom.layers.small_weights import SmallWeight
 from minibloom.quantize import quantize, training_perplexity
