@@ -111,39 +111,21 @@ def as_options(message: str) -> str:
 
 
 def _run(a: argparse.Namespace) -> int:
-    settings = {name: value for name in (*NUMBERS, "do_sample") if (value := getattr(a, name)) is not None}
-    if a.early_stopping in ("True", "False", "true", "false"):
-        settings["early_stopping"] = a.early_stopping.lower() == "true"
-    if a.stop:
-        settings["stop_strings"] = a.stop
-    settings |= {setting: given for name, setting in IDS.items() if (given := getattr(a, name))}
+    settings = _given_settings(a)
     words = {setting: getattr(a, name) for name, setting in WORDS.items() if getattr(a, name)}
     biases = [(text, _number(bias)) for text, bias in a.logit_bias or []]
     texts = [text for some in words.values() for text in some] + [text for text, _ in biases]
     if not all(text.strip() for text in texts):
         raise InputError("--bad-word, --force-word and --logit-bias need text: one of them is empty.")
     asked = GenerationConfig(**settings)
-    sources = [a.prompt is not None, a.file is not None, a.interactive]
-    if sum(sources) != 1:
-        a.parser.error(
-            "give only one of a prompt, --file and --interactive"
-            if any(sources)
-            else "the following arguments are required: prompt, or one of --file and --interactive"
-        )
-    if a.batch_size is not None and a.file is None:
-        raise InputError(f"batch_size is {a.batch_size}, but only prompts of --file run together: leave it out.")
-    a.batch_size = BATCH_SIZE if a.batch_size is None else a.batch_size
-    if a.batch_size < 1:
-        raise InputError(f"batch_size is {a.batch_size}, expected at least 1.")
+    _check_source(a)
     own = _own_settings(a)
     if asked.over(own).max_new_tokens is None and asked.over(own).max_length is None:
         settings["max_new_tokens"] = NEW_TOKENS
     stand_in = {text: 2**31 - 1 - i for i, text in enumerate(texts)}  # ids of no token: there is no tokenizer yet
-    checked: dict[str, Any] = {name: [[stand_in[text]] for text in some] for name, some in words.items()}
-    if biases:
-        checked["sequence_bias"] = {(stand_in[text],): bias for text, bias in biases}
     try:
-        full = check_settings(a.assistant is not None, own, seed=a.seed, **settings | checked)
+        as_ids = _word_settings(words, biases, lambda text: [[stand_in[text]]])
+        full = check_settings(a.assistant is not None, own, seed=a.seed, **settings | as_ids)
     except InputError as error:
         message = str(error)
         for text, number in stand_in.items():
@@ -161,11 +143,7 @@ def _run(a: argparse.Namespace) -> int:
     if a.prompt_cache is not None:
         _check_prompt_cache(a, prompts)
     model, tokenizer = load_model(a)
-    for name, some in words.items():
-        ways = [_ways(tokenizer, text) for text in some]
-        settings[name] = ways if name == "force_words_ids" else [way for word in ways for way in word]
-    if biases:
-        settings["sequence_bias"] = {tuple(way): bias for text, bias in biases for way in _ways(tokenizer, text)}
+    settings |= _word_settings(words, biases, lambda text: _ways(tokenizer, text))
     if a.assistant is not None:
         settings["assistant_model"] = type(model).from_pretrained(a.assistant, a.dtype, a.backend)
     cache = None if a.window is None else WindowCache(model.config.n_layer, a.window)
@@ -180,6 +158,44 @@ def _run(a: argparse.Namespace) -> int:
     else:
         _batches(model, tokenizer, prompts, a, settings, full.max_new_tokens)
     return 0
+
+
+def _given_settings(a: argparse.Namespace) -> dict[str, Any]:
+    """The settings that are options, but for those of words, which need a tokenizer."""
+    settings = {name: value for name in (*NUMBERS, "do_sample") if (value := getattr(a, name)) is not None}
+    if a.early_stopping in ("True", "False", "true", "false"):
+        settings["early_stopping"] = a.early_stopping.lower() == "true"
+    if a.stop:
+        settings["stop_strings"] = a.stop
+    return settings | {setting: given for name, setting in IDS.items() if (given := getattr(a, name))}
+
+
+def _word_settings(
+    words: dict[str, list[str]], biases: list[tuple[str, float]], ways: Callable[[str], list[list[int]]]
+) -> dict[str, Any]:
+    """The settings of words: by name the texts of each, and biases of texts. `ways`: a text as ids, in all its ways."""
+    settings: dict[str, Any] = {}
+    for name, texts in words.items():
+        found = [ways(text) for text in texts]
+        settings[name] = found if name == "force_words_ids" else [way for word in found for way in word]
+    if biases:
+        settings["sequence_bias"] = {tuple(way): bias for text, bias in biases for way in ways(text)}
+    return settings
+
+
+def _check_source(a: argparse.Namespace) -> None:
+    """Raise an error unless there is one source of prompts, and --batch-size is for those of a file."""
+    sources = [a.prompt is not None, a.file is not None, a.interactive]
+    if sum(sources) != 1:
+        a.parser.error(
+            "give only one of a prompt, --file and --interactive"
+            if any(sources)
+            else "the following arguments are required: prompt, or one of --file and --interactive"
+        )
+    if a.batch_size is not None and a.file is None:
+        raise InputError(f"batch_size is {a.batch_size}, but only prompts of --file run together: leave it out.")
+    if a.batch_size is not None and a.batch_size < 1:
+        raise InputError(f"batch_size is {a.batch_size}, expected at least 1.")
 
 
 def _own_settings(a: argparse.Namespace) -> GenerationConfig:
@@ -271,7 +287,8 @@ def _batches(
     """
     from tqdm import tqdm
 
-    single = len(prompts) <= a.batch_size
+    size = BATCH_SIZE if a.batch_size is None else a.batch_size
+    single = len(prompts) <= size
     counted: dict[str, Any] = (
         {"total": new, "unit": " tokens", "disable": None, "delay": PATIENCE, "leave": False}
         if single
@@ -280,8 +297,8 @@ def _batches(
     with tqdm(file=sys.stderr, **counted) as bar:
         if single and not bar.disable:
             settings = settings | {"stopping_criteria": moving(bar)}
-        for start in range(0, len(prompts), a.batch_size):
-            batch = prompts[start : start + a.batch_size]
+        for start in range(0, len(prompts), size):
+            batch = prompts[start : start + size]
             try:
                 done = generate_text(model, tokenizer, batch, **settings)
             except BaseException as error:  # Ctrl-C too: what was written until then is shown
