@@ -93,6 +93,7 @@ def run(a: argparse.Namespace) -> int:
     if target:
         write(target, ours)
         print(f"{target}: {len(ours)} arrays, {target.stat().st_size:,} bytes, {ours.about['dtype']}.")
+        print("What stands in it: python -m pydoc minibloom.golden")
     if not a.against:
         return 0
     report = judge(ours, theirs, model, a.tolerance, a.strict)

@@ -11,6 +11,7 @@ logits of all positions alike, which softmax does not see.
 
 from __future__ import annotations
 
+import itertools
 import textwrap
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from .backend import Array
 from .display import columns
 from .errors import InputError, suggest
 from .golden import GIVEN, Steps
-from .trace import generic
+from .trace import HEADS, generic
 
 # By precision, the finest first. float64's leaves room for what is float32 by definition: ALiBi's slopes, which two
 # libraries may round to neighbouring float32 numbers, 6e-8 apart.
@@ -34,6 +35,7 @@ OF_GRADIENTS = 10
 SAME = (
     "vocab_size", "hidden_size", "n_layer", "n_head", "layer_norm_epsilon", "apply_residual_connection_post_layernorm",
 )  # fmt: skip
+LOGITS = {"logits", *filter(None, HEADS)}
 BY_HEAD = (".query", ".key", ".value", ".scores", ".probs", ".weights")  # [B, H, S, ...]
 
 
@@ -48,6 +50,7 @@ class Row:
     tolerance: float
     padding: bool = False
     problem: str = ""  # why nothing could be subtracted
+    becomes: str = ""  # what makes the right numbers of these, where only the shape is another
 
     @property
     def ok(self) -> bool:
@@ -108,15 +111,16 @@ class Report:
 
     def _end(self) -> list[str]:
         by, us = self.theirs.name, self.ours.about
-        unseen = [name for name in self.ours if name not in self.theirs and name not in GIVEN]
+        unseen = [name for name in self.ours if not shows(self.theirs, name) and name not in GIVEN]
         unknown = [name for name in self.theirs if name not in self.ours and name not in GIVEN]
         lines = []
         if unseen:
             lines.append(f"Not shown by {by}: {in_short(unseen, us)}.")
         if unknown:
-            lines.append(f"Not known here: {in_short(unknown, us)}.{suggest(unknown[0], unseen)}")
+            lines.append(f"Not known here, so not compared: {in_short(unknown, us)}.{nearest(unknown[0], unseen)}")
         for row in [row for row in self.rows if row.problem][:4]:
-            lines.append(f"{row.name} has shape {list(row.shape)}: {row.problem}.")
+            right = f"; its numbers are right, and {row.becomes} gives that" if row.becomes else ""
+            lines.append(f"{row.name} has shape {list(row.shape)}: {row.problem}{right}.")
         padding, count = [row for row in self.rows if row.padding], len(self.counted)
         if padding and not self.strict:
             off = sum(not row.ok for row in padding)
@@ -131,6 +135,16 @@ class Report:
         what = us["steps"].get(self.first.name, "")
         lines.append(f"{off} of {count} compared are off. The first: {self.first.name} = {what}")
         return lines + self.hints
+
+
+def shows(steps: Mapping[str, Any], name: str) -> bool:
+    """Whether `name` is among them. `logits` and the head's own step are one array under two names."""
+    return name in steps or (name in LOGITS and not LOGITS.isdisjoint(steps))
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """What a port's `name` may mean. Those of a checkpoint may begin with "transformer.", those of steps do not."""
+    return suggest(name.replace("transformer.", "", 1), known)
 
 
 def in_short(names: Iterable[str], about: Mapping[str, Any]) -> str:
@@ -167,7 +181,7 @@ def compare(ours: Steps, theirs: Mapping[str, Any], tolerance: float | None = No
         steps = [name for name in ours if name not in GIVEN]
         raise InputError(
             f"{theirs.name} shows no step of this model. The names are those of minibloom.step_names: "
-            f"{', '.join(steps[:5])}, ...{suggest(strange, steps)}"
+            f"{', '.join(steps[:5])}, ...{nearest(strange, steps)}"
         )
     rows = [row for name in names for row in _rows(name, ours, theirs[name], allowed(name))]
     return Report(ours, theirs, rows, tolerance, strict)
@@ -196,22 +210,33 @@ def check_model(kind: str, config: Mapping[str, Any], theirs: Steps) -> None:
 
 def _rows(name: str, ours: Steps, got: Array, tolerance: float) -> list[Row]:
     """The row of a step's tokens, and that of its padding if there is any."""
-    expected, problem = ours[name], ""
+    expected, problem, becomes = ours[name], "", ""
     whole = expected.dtype.kind in "iu"
     tolerance = 0.0 if whole else tolerance
+    tokens, padding = selection(name, expected.ndim, ours["attention_mask"])
     if got.shape != expected.shape:
-        problem = f"expected shape {list(expected.shape)}"
+        problem, becomes = f"expected shape {list(expected.shape)}", laid_out(expected, got, tokens, tolerance)
     elif (got.dtype.kind in "iub") != whole:
         problem = f"expected {expected.dtype}, not {got.dtype}"
     if problem:
-        return [Row(name, got.shape, numpy.nan, numpy.nan, tolerance, problem=problem)]
+        return [Row(name, got.shape, numpy.nan, numpy.nan, tolerance, problem=problem, becomes=becomes)]
     bias_of = ours.get(f"{name.removesuffix('.bias')}.weight") if name.startswith("gradient/") else None
     least = 0.0 if bias_of is None else 0.1 * float(abs(bias_of).max())
-    tokens, padding = selection(name, expected.ndim, ours["attention_mask"])
     rows = [Row(name, got.shape, *distance(expected, got, tokens, least), tolerance)]
     if padding.any():
         rows.append(Row(name, got.shape, *distance(expected, got, padding), tolerance, padding=True))
     return rows
+
+
+def laid_out(expected: Array, got: Array, tokens: Array, tolerance: float) -> str:
+    """What makes `expected` of `got`, whose shape is another: a call; an empty string if the numbers are others."""
+    ways = {f"transpose{axes}": got.transpose(axes) for axes in itertools.permutations(range(got.ndim))}
+    if got.size == expected.size:
+        ways["reshape"] = got.reshape(expected.shape)
+    right = (
+        how for how, x in ways.items() if x.shape == expected.shape and distance(expected, x, tokens)[1] <= tolerance
+    )
+    return next(right, "")
 
 
 def selection(name: str, ndim: int, mask: Array) -> tuple[Array, Array]:

@@ -20,7 +20,7 @@ import numpy
 
 from .backend import Array, to_numpy
 from .base import PreTrainedModel
-from .comparison import Report, Row, check_model, compare, in_short, selection
+from .comparison import TOLERANCE, Report, Row, check_model, compare, in_short, selection, shows
 from .errors import InputError
 from .golden import GIVEN, Steps, compute, load, run
 from .slips import HINTS, SLIPS, Pass, Slip
@@ -90,7 +90,7 @@ def explain(report: Report, first: Row, model: PreTrainedModel | None) -> list[s
     hint = HINTS.get(generic(first.name), "")
     hints = [f"What to look at: {hint}"] if hint else []
     if first.problem:
-        return hints
+        return [] if first.becomes else hints
     # Only what comes after the last right step can be wrong. ALiBi is not computed from the steps before it.
     right = [row.name for row in report.rows[: report.rows.index(first)] if row.ok and row.name != "alibi"]
     names = [name for name in report.ours if name not in GIVEN]
@@ -99,13 +99,31 @@ def explain(report: Report, first: Row, model: PreTrainedModel | None) -> list[s
     found = diagnose(report, first, model, suspects) if model is not None else ""
     if found:
         return [where, found]
-    unseen = [name for name in suspects if name not in report.theirs]
+    unseen = [name for name in suspects if not shows(report.theirs, name)]
+    blocks = [name for name in unseen if generic(name) == "h.*"]
     if unseen:
         since = f"between {right[-1]}, which is right, and it" if right else "before it"
-        seen.append(f"It may come from a step that is not shown, {since}: {in_short(unseen, report.ours.about)}.")
+        said = f"It may come from a step that is not shown, {since}"
+        if len(blocks) > 1:
+            hints = [f"What to do: show what each block gives, {blocks[0]} to {blocks[-1]}, and compare again."]
+            seen.append(f"{said}.")
+        else:
+            seen.append(f"{said}: {in_short(unseen, report.ours.about)}.")
+    if like_float32(report):
+        seen.append(
+            "Nothing is off by more than float32 may be. If the port computes in it, store float32, not float64."
+        )
     if first.padding:
         seen.append("A row of padding that sees no key has equal weights on all keys, here as in transformers.")
     return [where, *seen, *hints]
+
+
+def like_float32(report: Report) -> bool:
+    """Whether what is held against the tolerance of float64 would be right by that of float32, in every step."""
+    dtypes = {steps.about["dtype"] for steps in (report.ours, report.theirs)}
+    times = TOLERANCE["float32"] / TOLERANCE["float64"]
+    usual = report.tolerance is None and dtypes == {"float64"}
+    return usual and all(row.relative <= times * row.tolerance for row in report.counted)  # NaN is not
 
 
 def observations(report: Report, row: Row) -> list[str]:
@@ -120,11 +138,12 @@ def observations(report: Report, row: Row) -> list[str]:
     worst = numpy.unravel_index(abs(y - x).argmax(), x.shape)
     found = [f"The largest difference is at {[*map(int, worst)]}: {y[worst]:.7g}, expected {x[worst]:.7g}."]
     near = row.tolerance * abs(x).max()
+    spread = min(2 * near, abs(y - x).max() / 2)  # what is hardly off is not off by the same number for that
 
     def same_along(axis: Any) -> bool:
         high = numpy.where(selected, y - x, -numpy.inf).max(axis)
         low = numpy.where(selected, y - x, numpy.inf).min(axis)
-        return bool((high - low <= 2 * near).all())
+        return bool((high - low <= spread).all())
 
     factor = (x * y).sum() / (x * x).sum() if x.any() else 0.0
     if not y.any():

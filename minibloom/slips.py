@@ -7,8 +7,9 @@ slips are those of real ports, and of transformers' own history.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,7 +110,22 @@ def thirds(p: Pass, name: str, value: Array) -> Array:
     fused, H = p.steps[f"{home}.query_key_value"], p.config.n_head
     B, S, width = fused.shape
     repacked = fused.reshape(B, S, 3, H, width // (3 * H)).swapaxes(2, 3)  # [B, S, 3, H, D] -> [B, S, H, 3, D]
-    return split_heads(repacked.reshape(B, S, width), H)[("query", "key", "value").index(part)]
+    return split_heads(repacked.reshape(B, S, width), H)[PARTS.index(part)]
+
+
+def taken_as(order: Sequence[int]) -> Slip:
+    """query, key and value as those of the three parts of each head that have these numbers."""
+
+    def wrong(p: Pass, name: str, value: Array) -> Array:
+        home, _, part = name.rpartition(".")
+        return split_heads(p.steps[f"{home}.query_key_value"], p.config.n_head)[order[PARTS.index(part)]]
+
+    return Slip(
+        tuple(step for step, i, taken in zip(SPLIT, range(3), order, strict=True) if taken != i),
+        "The parts of query_key_value change places: query, key and value are taken from where "
+        f"{', '.join(PARTS[i] for i in order)} stand. In each head its rows run query, key, value.",
+        wrong,
+    )
 
 
 def repacked(p: Pass, name: str, value: Array) -> Array:
@@ -161,7 +177,8 @@ def gradient_of_head(p: Pass) -> Array:
 
 
 NORMS = ("word_embeddings_layernorm", "h.*.input_layernorm", "h.*.post_attention_layernorm", "ln_f")
-SPLIT = ("h.*.self_attention.query", "h.*.self_attention.key", "h.*.self_attention.value")
+PARTS = ("query", "key", "value")
+SPLIT = tuple(f"h.*.self_attention.{part}" for part in PARTS)
 
 SLIPS = [
     # --- embedding and norms ---
@@ -207,6 +224,11 @@ SLIPS = [
     ),
     Slip(
         ("alibi",),
+        "ALiBi's slopes are one power too large: they are 2^(-8 h / H) for h from 1 on, not from 0.",
+        lambda p, name, x: x * 2.0 ** (8 / 2 ** int(math.log2(p.config.n_head))),
+    ),
+    Slip(
+        ("alibi",),
         "ALiBi counts padding: its positions are 0, 1, 2, ... instead of (cumsum(attention_mask) - 1) * "
         "attention_mask. Softmax hides that as long as all padding is at one side, and not where a mask has holes.",
         lambda p, name, x: p.alibi(alibi_slopes(p.config.n_head, numpy), numpy.arange(x.shape[-1])[None]),
@@ -237,6 +259,7 @@ SLIPS = [
         "and [..., 2, :].",
         thirds,
     ),
+    *(taken_as(order) for order in itertools.permutations(range(3)) if order != (0, 1, 2)),
     Slip(
         ("h.*.self_attention.query",),
         "The query is scaled by 1 / sqrt(D) already. A port may do so: then nothing is wrong. Leave this step out; "

@@ -30,7 +30,8 @@ def test_the_command_writes_and_checks(checkpoint, tmp_path, capsys):
     path = tmp_path / "golden.safetensors"
     prompts = ["--prompt", "the cat sat", "--prompt", "le chat"]
     assert status_of(checkpoint, "--write", path, "--gradients", *prompts) == 0
-    assert "golden.safetensors: " in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "golden.safetensors: " in out and "python -m pydoc minibloom.golden" in out
     golden = read(path)
     assert golden.about["prompts"] == ["the cat sat", "le chat"] and golden.about["model"] == str(checkpoint)
     assert golden["attention_mask"].sum(1).tolist() == [len(row) for row in golden.about["tokens"]]

@@ -192,6 +192,37 @@ def test_a_step_between_two_that_are_shown_is_suspected(model, golden):
     )
 
 
+def test_a_port_that_shows_little_is_told_what_to_show_next(model, golden):
+    noise = numpy.random.default_rng(0).random(golden["logits"].shape)
+    *_, where, what = parity.check({"logits": golden["logits"] + noise}, model, IDS, MASK).hints
+    assert where == "It may come from a step that is not shown, before it."
+    assert what == "What to do: show what each block gives, h.0 to h.1, and compare again."
+
+
+def test_float32_in_the_dress_of_float64_is_told(model, golden):
+    noise = numpy.random.default_rng(0)
+    shown = {
+        name: x * (1 + 1e-6 * noise.standard_normal(x.shape))
+        for name, x in anonymous(golden).items()
+        if not name.endswith(".scores")  # whose lowest numbers would overflow
+    }
+    report = parity.check(shown, model, IDS, MASK)
+    assert not report.ok and any("Nothing is off by more than float32 may be." in hint for hint in report.hints)
+    shown["h.1"] *= 1.01
+    assert not any("float32" in hint for hint in parity.check(shown, model, IDS, MASK).hints)
+    assert not any("float32" in hint for hint in parity.check(shown, model, IDS, MASK, tolerance=1e-12).hints)
+
+
+@pytest.mark.parametrize("step", ["h.0.mlp.dense_h_to_4h", "h.0.self_attention.scores", "alibi"])
+def test_what_is_hardly_off_is_not_said_to_be_off_by_the_same_everywhere(model, golden, step):
+    """Twice the tolerance hides how it varies: a bias that is missing, or a constant, stands out further."""
+    shown = anonymous(golden)
+    allowed = TOLERANCE["float64"] * numpy.where(shown[step] < -1e30, 0, abs(shown[step])).max()
+    shown[step] += allowed * numpy.random.default_rng(0).uniform(-0.4, 1.5, shown[step].shape)
+    hints = parity.check(shown, model, IDS, MASK).hints
+    assert not any("same vector" in hint or "one number along" in hint for hint in hints), hints
+
+
 def test_there_is_a_hint_for_every_step_of_a_plain_pass():
     inside = {name for name in (*STEPS, "lm_head", "logits", "loss", "last_token") if "dropout" not in name}
     assert inside - HINTS.keys() == {"input_ids", "h.*.self_attention.head_mask"}
@@ -283,7 +314,7 @@ def test_the_tolerance_is_that_of_the_coarser_precision(tmp_path, stored):
 
 def test_wrong_shapes_and_dtypes_are_marked_steps(model, golden):
     shown = anonymous(golden)
-    shown["h.0.self_attention.key"] = shown["h.0.self_attention.key"].swapaxes(1, 2)
+    shown["h.0.self_attention.key"] = 2 * shown["h.0.self_attention.key"].swapaxes(1, 2)
     shown["h.1.mlp.gelu"] = shown["h.1.mlp.gelu"].astype("int64")
     report = parity.check(shown, model, IDS, MASK)
     assert [row.problem for row in report.rows if not row.ok] == [
@@ -294,6 +325,18 @@ def test_wrong_shapes_and_dtypes_are_marked_steps(model, golden):
     assert "h.0.self_attention.key has shape [3, 8, 6, 4]: expected shape [3, 6, 8, 4]." in str(report)
     assert "h.1.mlp.gelu has shape [3, 8, 96]: expected float64, not int64." in str(report)
     assert report.hints == [f"What to look at: {HINTS['h.*.self_attention.key']}"]
+
+
+def test_right_numbers_in_another_layout_are_told_what_becomes_of_them(model, golden):
+    for step, change, said in [
+        ("h.0.self_attention.scores", lambda x: x.transpose(1, 2, 3, 0), "transpose(3, 0, 1, 2)"),
+        ("h.1.mlp.gelu", lambda x: x.reshape(24, 96), "reshape"),
+    ]:
+        wrong = change(golden[step])
+        report = parity.check({**anonymous(golden), step: wrong}, model, IDS, MASK)
+        assert report.first.name == step and report.hints == []
+        right = f"expected shape {list(golden[step].shape)}; its numbers are right, and {said} gives that."
+        assert f"{step} has shape {list(wrong.shape)}: {right}" in " ".join(str(report).split())
 
 
 def test_whole_numbers_have_to_be_the_same_whatever_the_tolerance():
@@ -313,10 +356,23 @@ def test_two_of_different_models_are_not_compared(golden):
 def test_names_that_only_one_side_has_are_said(golden):
     report = compare(golden, {"logits": golden["logits"], "h.0.mlp.gellu": golden["h.0.mlp.gelu"]})
     assert report.ok
-    assert "Not known here: h.0.mlp.gellu. Did you mean 'h.0.mlp.gelu'?" in str(report)
+    assert "Not known here, so not compared: h.0.mlp.gellu. Did you mean 'h.0.mlp.gelu'?" in str(report)
     assert "Not shown by the port: word_embeddings, word_embeddings_layernorm, alibi, h.*.input_layernorm" in str(
         report
     )
+
+
+def test_names_with_the_prefix_of_a_checkpoint_are_told_the_right_one(golden):
+    prefixed = {f"transformer.{name}": x for name, x in anonymous(golden, "h.0", "h.1").items()}
+    assert "transformer.h.1. Did you mean 'h.0'?" in str(compare(golden, {"logits": golden["logits"], **prefixed}))
+    with pytest.raises(InputError, match=r"shows no step of this model\. .* Did you mean 'h\.0'\?"):
+        compare(golden, prefixed)
+
+
+@pytest.mark.parametrize("name", ["logits", "lm_head"])
+def test_logits_are_shown_under_either_of_their_names(golden, name):
+    shown = {step: x for step, x in anonymous(golden).items() if step not in ("logits", "lm_head") or step == name}
+    assert "Not shown" not in str(compare(golden, shown))
 
 
 def test_a_report_fits_a_terminal(model, golden):
