@@ -367,6 +367,8 @@ class PreTrainedModel:
     def value_and_grad(self, *args: Any, trace: Trace | None = None, recompute: bool = False, **kwargs: Any) -> Any:
         """The output of the same call, labels included, and the gradient of its loss by parameter name.
 
+        trace: as in the call; of its edits only those of `alibi` are known here, with which a model can be trained that
+            has other slopes, or none.
         recompute: keep only what goes into each block, and compute its inside again on the way back: less memory, more
         time, the same numbers.
         """
@@ -393,6 +395,7 @@ class PreTrainedModel:
             tape = Tape(trace, recompute)
             no_cache = {"use_cache": False} if "use_cache" in self._arguments() else {}
             out = self(**{**no_cache, **call, "trace": tape, "return_dict": True})
+            tape.run.alibi = tape["alibi"]  # as it was edited
             grads: dict[str, Array] = {}
             d = head_backward(tape, grads)  # [B, S, E], the gradient at the hidden states
             params = self._params_read()
@@ -463,6 +466,12 @@ class PreTrainedModel:
 
     def check_ids(self, input_ids: Any) -> Array:
         """`input_ids` as an integer array `[B, S]`; an InputError says what is wrong with it."""
+        if isinstance(input_ids, str):
+            raise InputError(
+                "input_ids is text, expected ids: encoding = tokenizer([text], return_tensors='np') has them."
+            )
+        if isinstance(input_ids, Mapping):
+            raise InputError(f"input_ids is a {type(input_ids).__name__}: give what is in it by name, as **encoding.")
         (ids, moved), V = backends.received(input_ids, self.xp, "input_ids"), self.config.vocab_size
         if ids.ndim != 2 or ids.size == 0:
             raise InputError(

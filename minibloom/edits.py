@@ -66,7 +66,7 @@ def scale(factor: float, **where: Unpack[Selectors]) -> Edit:
     if isinstance(factor, bool) or not isinstance(factor, Real):
         raise InputError(f"factor is {factor!r}, expected a number.")
     number = int(factor) if isinstance(factor, Integral) else float(factor)  # which leave float32 as it is
-    return Edit("scale", number, lambda part, _: part * number, checked(where), spares_masked=True)
+    return Edit("scale", number, partial(_times, number), checked(where), spares_masked=True)
 
 
 def replace(value: Any, **where: Unpack[Selectors]) -> Edit:
@@ -76,7 +76,7 @@ def replace(value: Any, **where: Unpack[Selectors]) -> Edit:
 
         replace(trace["h.1.mlp.gelu"].mean((0, 1)), position=-1)    # [B, S, 4E] -> [4E]
     """
-    return Edit("replace", value, lambda part, _: value, checked(where))
+    return Edit("replace", value, partial(_instead, value), checked(where))
 
 
 def patch(source: Array | Mapping[str, Array], **where: Unpack[Selectors]) -> Edit:
@@ -87,7 +87,7 @@ def patch(source: Array | Mapping[str, Array], **where: Unpack[Selectors]) -> Ed
     """
     if not isinstance(source, Mapping) and not hasattr(source, "shape"):
         raise InputError(f"source is a {type(source).__name__}, expected an array, or the Trace of another run.")
-    return Edit("patch", source, lambda part, theirs: theirs, checked(where), source)
+    return Edit("patch", source, _from_source, checked(where), source)
 
 
 def ablate(**where: Unpack[Selectors]) -> Edit:
@@ -96,7 +96,22 @@ def ablate(**where: Unpack[Selectors]) -> Edit:
     At `weights` or `context`, that silences a head. At `scores`, where what is masked stays masked, it makes a head
     look at all tokens that it may see alike.
     """
-    return Edit("ablate", None, lambda part, _: 0, checked(where), spares_masked=True)
+    return Edit("ablate", None, partial(_instead, 0), checked(where), spares_masked=True)
+
+
+# What takes the place of the part that is selected. Functions with a name: an edit can be sent to another process.
+
+
+def _times(factor: float, part: Array, theirs: Array) -> Array:
+    return part * factor
+
+
+def _instead(value: Any, part: Array, theirs: Array) -> Any:
+    return value
+
+
+def _from_source(part: Array, theirs: Array) -> Array:
+    return theirs
 
 
 def checked(where: Mapping[str, Any]) -> dict[str, list[int]]:
@@ -150,7 +165,10 @@ class Edit:
         if self.source is not None and acts and not name.endswith(SOMETIMES):  # those: when the pass reaches them
             shape = list(self._theirs(name).shape)
             if shape not in (whole, [1, *whole[1:]]):  # 1: masks without a batch
-                raise InputError(f"{self} at {name!r} has a source of shape {shape}, expected {whole} as in this run.")
+                raise InputError(
+                    f"{self} at {name!r} has a source of shape {shape}, expected {whole} as in this run. What stands "
+                    "elsewhere in another run: replace(source[...], position=...)."
+                )
         return partial(self._apply, name, axes, places, sizes)
 
     def _theirs(self, name: str) -> Array:

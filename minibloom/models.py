@@ -73,19 +73,36 @@ class BloomModel(PreTrainedModel):
     def value_and_grad(  # type: ignore[override]
         self, *args: Any, upstream: Any, trace: Trace | None = None, recompute: bool = False, **kwargs: Any
     ) -> Any:
-        """The output of the same call, and the gradient of `sum(upstream * last_hidden_state)` by parameter name.
+        """The output of the same call, and the gradient by parameter name of a loss that is the caller's.
 
-        upstream: `[B, S, E]`; a bare model has no loss, so its backward starts from a gradient that is given.
+        upstream: the gradient of that loss at last_hidden_state, `[B, S, E]`; or a function that is given
+            last_hidden_state and returns it, for a head or a loss of one's own:
+
+                def upstream(hidden):  # here a head of weight [N, E], on the last position, and any loss of its logits
+                    loss, dlogits = my_loss(linear(hidden[:, -1], weight))  # dlogits [B, N]: d loss / d logits
+                    d = np.zeros_like(hidden)
+                    d[:, -1], dweight, _ = linear_backward(dlogits, hidden[:, -1], weight)  # of minibloom.layers.linear
+                    return d
+
         recompute: as in the other models.
         """
         call = self._by_name(args, kwargs)
         x = self._check_input(call.get("input_ids"), call.get("inputs_embeds"))
-        d, shape = backends.asarray(upstream, self.xp, "upstream"), (*x.shape[:2], self.config.hidden_size)
+        shape = (*x.shape[:2], self.config.hidden_size)
+        d = None if callable(upstream) else self._check_upstream(upstream, shape)
+
+        def start(tape: Mapping[str, Array], grads: MutableMapping[str, Array]) -> Array:
+            return self._check_upstream(upstream(tape["ln_f"]), shape) if d is None else d
+
+        return self._differentiate(call, trace, recompute, start)
+
+    def _check_upstream(self, upstream: Any, shape: tuple[int, ...]) -> Array:
+        d = backends.asarray(upstream, self.xp, "upstream")
         if d.shape != shape:
             raise InputError(f"upstream has shape {list(d.shape)}, expected {list(shape)} like last_hidden_state.")
         if d.dtype.kind not in "fiu":
             raise InputError(f"upstream holds {d.dtype}, expected numbers.")
-        return self._differentiate(call, trace, recompute, lambda tape, grads: d.astype(self.dtype))
+        return d.astype(self.dtype)
 
 
 class BloomForCausalLM(PreTrainedModel):

@@ -157,6 +157,18 @@ class Trace(Mapping[str, Array]):
     """
 
     def __init__(self, *patterns: str, edits: Mapping[str, Callable[[Array], Array] | StepEdit] | None = None) -> None:
+        for pattern in patterns:
+            if not isinstance(pattern, str):
+                given = type(pattern).__name__
+                raise InputError(f"expected names of steps, got a {given}. Edits are given as Trace(edits={{...}}).")
+        if not isinstance(edits or {}, Mapping):
+            raise InputError(f"edits is a {type(edits).__name__}, expected a mapping from names of steps to edits.")
+        for pattern, edit in (edits or {}).items():
+            if not callable(edit) and not hasattr(edit, "at"):
+                raise InputError(
+                    f"the edit of {pattern!r} is a {type(edit).__name__}, expected a function of the step's array, or "
+                    "what scale, replace, patch or ablate return."
+                )
         self.patterns = patterns or ("*",)
         self.edits = dict(edits or {})
         self._steps: dict[str, Array] = {}
@@ -213,6 +225,9 @@ class Trace(Mapping[str, Array]):
     def __len__(self) -> int:
         return len(self._steps)
 
+    def _ipython_key_completions_(self) -> list[str]:
+        return list(self)  # what a notebook offers after `trace["`
+
     def __str__(self) -> str:
         return "\n".join(describe(name, value) for name, value in self.items())
 
@@ -252,8 +267,11 @@ class Tape(Trace):
         super().__init__()
         self.seen_by, self.recompute = seen_by, recompute
         self.run: Any = None  # the pass that filled it, as one that nobody watches
-        if seen_by is not None and seen_by.edits:
-            raise InputError("a trace with edits cannot be used with value_and_grad: backward knows nothing of edits.")
+        if seen_by is not None and not seen_by.edits.keys() <= {"alibi"}:
+            raise InputError(
+                "a trace with edits cannot be used with value_and_grad, but for edits of 'alibi': backward knows "
+                "nothing of edits, and through ALiBi it does not go."
+            )
 
     def start(self, names: Sequence[str], sizes: Mapping[str, int]) -> None:
         self._steps.clear()
@@ -262,7 +280,7 @@ class Tape(Trace):
 
     def __call__(self, name: str, value: Array) -> Array:
         if self.seen_by is not None:
-            self.seen_by(name, value)
+            value = self.seen_by(name, value)
         inside = self.recompute and re.match(r"h\.\d+\.", name)
         if not inside and not name.endswith(UNUSED_BY_BACKWARD):
             self._steps[name] = value

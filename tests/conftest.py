@@ -62,7 +62,7 @@ ON_EVERY_BACKEND = """
 ON_THE_HOST_ALONE = """
     test_backward test_every_gradient_is_the_derivative_of_the_loss
     test_every_gradient_of_a_bare_model_is_that_of_its_upstream test_keys_and_values_of_earlier_passes_are_constants
-    test_adamw_is_torchs
+    test_adamw_is_torchs test_a_model_with_another_alibi_is_trained
 
     test_splitting_into_heads_is_undone_by_merging test_watching_changes_no_bit_and_what_was_seen_stays
     test_a_cache_of_another_library_is_an_error_before_any_work_is_done

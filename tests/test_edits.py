@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from typing import Any
 
 import numpy
@@ -431,6 +432,29 @@ def test_what_shows_only_at_the_step_is_said_there(name, edit, message):
 def test_an_edit_that_makes_no_sense_is_refused_when_it_is_made(make, message):
     with pytest.raises(InputError, match=message):
         make()
+
+
+def test_an_edit_can_be_sent_to_another_process():
+    kept = Trace()
+    MODEL(IDS + 1, trace=kept)
+    for edit in (ablate(head=1), scale(2, position=-1), replace(0.5, row=0), patch(kept, position=1)):
+        edits = {"h.1.self_attention.context": edit}
+        sent = pickle.loads(pickle.dumps(Trace(edits=edits)))
+        same(MODEL(IDS, trace=sent).logits, edited(MODEL, IDS, edits))
+        assert repr(sent.edits) == repr(edits)
+
+
+def test_what_stands_elsewhere_in_another_run_is_put_there_by_replace():
+    other = Trace()
+    MODEL(IDS[:, :3], trace=other)
+    with pytest.raises(
+        InputError, match=r"expected \[2, 4, 12\] as in this run.*: replace\(source\[\.\.\.\], position=\.\.\.\)"
+    ):
+        edited(MODEL, IDS, {"h.0": patch(other, position=1)})
+    edits = {"h.0": replace(other["h.0"][:, [2]], position=1)}
+    seen = Trace(edits=edits)
+    MODEL(IDS, trace=seen)
+    same(seen["h.0"][:, 1], other["h.0"][:, 2])
 
 
 def test_gradients_refuse_them_too():

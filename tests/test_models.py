@@ -20,7 +20,8 @@ from minibloom.generation.settings import GenerationConfig
 from minibloom.layers.alibi import alibi_slopes
 from minibloom.layers.embedding import embedding
 from minibloom.layers.layer_norm import layer_norm
-from minibloom.losses import IGNORE
+from minibloom.layers.linear import linear, linear_backward
+from minibloom.losses import IGNORE, cross_entropy, shift
 
 from .gradients import assert_gradients, assert_linear
 from .strategies import (
@@ -495,6 +496,27 @@ def test_every_gradient_of_a_bare_model_is_that_of_its_upstream(data, hidden_dro
     assert_linear(lambda dy: tuple(model.value_and_grad(**call, upstream=dy)[1].values()), upstream)
 
 
+@pytest.mark.parametrize("recompute", [False, True])
+def test_a_head_of_ones_own_is_given_the_hidden_states_and_gives_their_gradient(recompute):
+    """The language model's own head and loss, on a bare model: the same numbers by the same way back."""
+    whole, bare = random_model(CONFIG, 0), random_model(CONFIG, 0, kind=BloomModel)
+    bare.params = {name: whole.params[name] for name in bare.params}
+    table, found = whole.params["word_embeddings.weight"], {}
+
+    def upstream(hidden):
+        found["loss"], dlogits = cross_entropy(linear(hidden, table), shift(whole.xp.asarray(IDS)))
+        d, found["dweight"], _ = linear_backward(dlogits, hidden, table)
+        return d
+
+    out, grads = bare.value_and_grad(IDS, upstream=upstream, recompute=recompute)
+    expected, theirs = whole.value_and_grad(IDS, labels=IDS, recompute=recompute)
+    equal(found["loss"], expected.loss)
+    grads["word_embeddings.weight"] += found["dweight"]
+    for name in grads:
+        close(grads[name], theirs[name])
+    assert out.last_hidden_state.shape == (2, 4, 12)
+
+
 @without_shrinking
 @given(models(), st.data())
 def test_keys_and_values_of_earlier_passes_are_constants(model, data):
@@ -585,6 +607,8 @@ BAD = [
     ({"input_ids": [[1, 13]]}, r"input_ids holds 13, expected ids from 0 to 12\..*tokenizer"),
     ({"input_ids": [[1, -1]]}, "input_ids holds -1, expected ids from 0 to 12"),
     ({"input_ids": [1, 2, 3]}, r"input_ids has shape \[3\], expected \[batch, length\].*wrap a single sequence"),
+    ({"input_ids": "a text"}, r"input_ids is text, expected ids: encoding = tokenizer\(\[text\]"),
+    ({"input_ids": {"input_ids": IDS}}, r"input_ids is a dict: give what is in it by name, as \*\*encoding"),
     ({"input_ids": []}, r"input_ids has shape \[0\], expected .* at least one token"),
     ({"input_ids": [[]]}, r"input_ids has shape \[1, 0\], expected .* at least one token"),
     ({"input_ids": numpy.ones((0, 4), dtype=int)}, r"input_ids has shape \[0, 4\], expected .* at least one token"),
@@ -670,6 +694,8 @@ def test_gradients_need_something_to_start_from():
         BloomForCausalLM(CONFIG).value_and_grad(IDS, None, None, None, None, None)
     with pytest.raises(InputError, match=r"upstream has shape \[4, 12\], expected \[2, 4, 12\]"):
         BloomModel(CONFIG).value_and_grad(IDS, upstream=normal(0, 4, 12))
+    with pytest.raises(InputError, match=r"upstream has shape \[2, 12\], expected \[2, 4, 12\]"):
+        BloomModel(CONFIG).value_and_grad(IDS, upstream=lambda hidden: hidden[:, -1])
     with pytest.raises(InputError, match="upstream is an array of elsewhere"):
         BloomModel(CONFIG).value_and_grad(IDS, upstream=ArrayElsewhere())
     with pytest.raises(InputError, match="upstream holds <U1, expected numbers"):

@@ -10,12 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minibloom import BloomConfig, BloomForCausalLM, BloomModel, Cache, InputError, Trace, step_names
+from minibloom import BloomConfig, BloomForCausalLM, BloomModel, Cache, InputError, Trace, ablate, step_names
 from minibloom.display import summary
 from minibloom.layers.run import Unwatched
 from minibloom.layers.transformer import transformer_backward
 from minibloom.trace import Tape, formula
 
+from .gradients import assert_gradients
 from .strategies import few, masks, models, normal, random_model, token_ids
 
 CONFIG = BloomConfig(vocab_size=13, hidden_size=12, n_layer=2, n_head=3, hidden_dropout=0.2, attention_dropout=0.2)
@@ -302,9 +303,43 @@ def test_an_edit_returns_an_array_of_the_same_shape_and_type(edit, returned):
         BloomForCausalLM(CONFIG)(IDS, trace=Trace(edits={"h.1": edit}))
 
 
-def test_gradients_know_nothing_of_edits():
-    with pytest.raises(InputError, match="edits cannot be used with value_and_grad"):
-        BloomForCausalLM(CONFIG).value_and_grad(IDS, labels=IDS, trace=Trace(edits={"h.1": lambda x: x}))
+def test_gradients_know_nothing_of_edits_but_of_alibi():
+    for edits in ({"h.1": lambda x: x}, {"*": lambda x: x}, {"alibi": lambda x: x, "ln_f": lambda x: x}):
+        with pytest.raises(InputError, match="edits cannot be used with value_and_grad, but for edits of 'alibi'"):
+            BloomForCausalLM(CONFIG).value_and_grad(IDS, labels=IDS, trace=Trace(edits=edits))
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_a_model_with_another_alibi_is_trained(recompute):
+    """Of which nothing is learnt, so that its edit changes the pass and adds no term to any gradient."""
+    model = random_model(CONFIG, 0)
+    trace = Trace("ln_f", edits={"alibi": lambda x: -0.3 * x})
+    out, grads = model.value_and_grad(IDS, labels=IDS, trace=trace, recompute=recompute)
+    assert abs(out.loss - model(IDS, labels=IDS).loss) > 1e-3
+    assert list(trace) == ["ln_f"]
+    assert_gradients(lambda: model(IDS, labels=IDS, trace=trace).loss, model.params, grads)
+
+
+# --- what is no trace ---
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: Trace({"h.1": ablate()}), r"expected names of steps, got a dict\. Edits are given as Trace\(edits={"),
+        (lambda: Trace(edits=[ablate()]), "edits is a list, expected a mapping"),
+        (lambda: Trace(edits={"h.1": 0}), "edit of 'h.1' is a int, expected a function of the step's array, or what"),
+    ],
+)
+def test_what_cannot_be_a_trace_is_told_when_it_is_made(make, said):
+    with pytest.raises(InputError, match=said):
+        make()
+
+
+def test_a_notebook_completes_the_names_of_steps():
+    trace = Trace("*.probs")
+    BloomForCausalLM(CONFIG)(IDS, trace=trace)
+    assert trace._ipython_key_completions_() == ["h.0.self_attention.probs", "h.1.self_attention.probs"]
 
 
 # --- names that match nothing ---
