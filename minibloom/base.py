@@ -98,6 +98,10 @@ class PreTrainedModel:
         backend: str = "numpy",
         hf_compat: bool = False,
     ) -> None:
+        if not isinstance(config, BloomConfig):
+            raise InputError(
+                f"config is a {type(config).__name__}, expected a BloomConfig, say BloomConfig(n_layer=2)."
+            )
         xp, dtype, shapes = backends.load(backend), checked_dtype(dtype), self.shapes(config)
         check_room(xp, shapes.values(), dtype, f"this {type(self).__name__}")
         self._assign(config, initial_params(shapes, config, seed, dtype, xp), dtype, hf_compat)

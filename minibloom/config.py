@@ -25,6 +25,7 @@ from .fields import (
     dtype,
     optional,
     real,
+    signature,
     whole,
 )
 from .files import SHIPPED, fetch, make_folder, read_json, replacing
@@ -270,3 +271,6 @@ def parameter_shapes(config: BloomConfig) -> dict[str, tuple[int, ...]]:
         shapes |= linear(f"h.{i}.mlp.dense_h_to_4h", 4 * E, E)
         shapes |= linear(f"h.{i}.mlp.dense_4h_to_h", E, 4 * E)
     return shapes | norm("ln_f")
+
+
+BloomConfig.__signature__ = signature({name: BloomConfig().to_dict()[name] for name in RULES})  # type: ignore[attr-defined]

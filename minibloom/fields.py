@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import operator
 import reprlib
@@ -23,6 +24,21 @@ class Rule(NamedTuple):
             return self.convert(value)
         except (TypeError, ValueError, AttributeError, OverflowError):
             raise InputError(f"{name} is {reprlib.repr(value)}, expected {self.expected}.") from None
+
+
+def signature(defaults: Mapping[str, Any]) -> inspect.Signature:
+    """That of a class that takes these keywords: for Python's help, and for what completes names."""
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Signature([inspect.Parameter(name, keyword, default=value) for name, value in defaults.items()])
+
+
+def listed(meanings: Mapping[str, tuple[str, Any]]) -> str:
+    """Names, each with what it means and its default unless that is None, a line each: the end of a docstring."""
+    lines = (
+        f"\n    {name}: {meaning}" + ("" if default is None else f"; by default {default}")
+        for name, (meaning, default) in meanings.items()
+    )
+    return "".join(lines)
 
 
 def _refuse() -> Any:

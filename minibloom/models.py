@@ -218,7 +218,8 @@ class BloomForCausalLM(PreTrainedModel):
             (Path(folder) / "generation_config.json").unlink(missing_ok=True)
 
     def generate(self, input_ids: Any = None, attention_mask: Any = None, **settings: Any) -> Any:
-        """Prompts and what follows them, as ids `[B, S + new]`. See `minibloom.generation.generate` for all settings.
+        """Prompts and what follows them, as ids `[B, S + new]`. See `minibloom.generation.generate` for all arguments,
+        and `minibloom.generation.GenerationConfig` for all settings.
 
         model.generate(input_ids, attention_mask=mask, max_new_tokens=50, do_sample=True, top_p=0.9, seed=0)
         """

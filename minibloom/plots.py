@@ -164,7 +164,8 @@ def _array(x: Any, name: str, *dims: int) -> numpy.ndarray:
     """`x` on the host, with as many axes as one of `dims`."""
     x = to_numpy(x)
     if x.ndim not in dims:
-        raise InputError(f"{name} has shape {list(x.shape)}, expected {' or '.join(map(str, dims))} axes.")
+        row = f" Take one row of the batch: {name}[0]." if x.ndim == max(dims) + 1 else ""
+        raise InputError(f"{name} has shape {list(x.shape)}, expected {' or '.join(map(str, dims))} axes.{row}")
     return x
 
 
@@ -237,7 +238,7 @@ def _grid(count: int, size: float, wide: int = 4) -> tuple[Any, Any, list[Any]]:
 
 
 @styled
-def attention(weights: Array, tokens: Sequence[str] | None = None, heads: Iterable[int] | None = None) -> Figure:
+def attention(weights: Array, tokens: Sequence[str] | None = None, heads: int | Iterable[int] | None = None) -> Figure:
     """Who looks at whom: `weights [H, S, T]` of one block and row, or `[S, T]` of one head; `tokens` label the keys.
 
     heads: which of them to show; all, if not given.
@@ -245,7 +246,7 @@ def attention(weights: Array, tokens: Sequence[str] | None = None, heads: Iterab
     weights = _array(weights, "weights", 2, 3)
     weights = weights[None] if weights.ndim == 2 else weights
     H, S, T = weights.shape
-    chosen = list(range(H)) if heads is None else list(heads)
+    chosen = list(range(H)) if heads is None else [heads] if isinstance(heads, int) else list(heads)
     if not all(0 <= head < H for head in chosen):
         raise InputError(f"heads are {chosen}, expected numbers from 0 to {H - 1}.")
     past = T - S

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .errors import InputError
+from .fields import listed
 
 LOWEST = {"seed": 0, "warmup_steps": 0, "context_length": 2}  # a single token has no next one to predict
 ABOVE_0 = ("learning_rate", "clip")  # where 0 would have a model learn nothing
@@ -59,6 +60,10 @@ class TrainingSettings:
         if self.final_rate > 1:
             raise InputError(f"final_rate is {self.final_rate!r}, expected a number of at most 1.")
 
+
+TrainingSettings.__doc__ = f"{TrainingSettings.__doc__}\n" + listed(
+    {field.name: (field.metadata["help"], field.default) for field in dataclasses.fields(TrainingSettings)}
+)
 
 # What fine-tuning changes of these defaults, for every head. The head is new, and the layers below know something that
 # a large step makes them forget. Measured on the shipped model, telling languages apart by words that were not in the

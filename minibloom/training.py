@@ -60,6 +60,9 @@ class Batches:
     """
 
     def __init__(self, batches: Sequence[Mapping[str, Any]], held_out: Sequence[Mapping[str, Any]] = ()) -> None:
+        if not isinstance(batches, Sequence):
+            given = type(batches).__name__
+            raise InputError(f"batches is a {given}, expected a list of dictionaries of arrays; or write a Task.")
         if not batches:
             raise InputError("batches is empty: give at least one dictionary of arrays.")
         self.given, self.held_out = batches, held_out
@@ -103,6 +106,9 @@ def train(
     the same result as if it had not been stopped: bit for bit, on the same CPU with the same number of threads.
     """
     folder, s = Path(folder), settings
+    if not hasattr(task, "batches"):
+        expected = "Batches([...]), LanguageModeling(documents), or what minibloom.tasks has"
+        raise InputError(f"task is a {type(task).__name__}, expected a Task: {expected}.")
     check_run(folder, resume)
     identity = identity_of(model, task.digest(), s, tokenizer)
     optimizer = AdamW(model.params, s.beta1, s.beta2)

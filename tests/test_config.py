@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import json
 import math
 import operator
@@ -84,6 +85,11 @@ def test_the_defaults_are_those_of_the_documentation() -> None:
     assert {name: getattr(config, name) for name in DOCUMENTED} == DOCUMENTED
     assert (config.pad_token_id, config.tie_word_embeddings, config.num_labels) == (None, True, 2)
     assert config.model_type == "bloom" and config.head_dim == 8
+
+
+def test_help_and_completion_know_every_field_and_its_default() -> None:
+    known = {name: field.default for name, field in inspect.signature(BloomConfig).parameters.items()}
+    assert known == {name: value for name, value in BloomConfig().to_dict().items() if name != "model_type"}
 
 
 @given(fields)

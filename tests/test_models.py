@@ -65,6 +65,12 @@ def see_nothing(mask: numpy.ndarray | None, shape: tuple[int, int]) -> numpy.nda
 
 
 @KINDS
+def test_a_model_is_made_of_a_configuration(kind):
+    with pytest.raises(InputError, match="config is a dict, expected a BloomConfig"):
+        kind({"n_layer": 2})
+
+
+@KINDS
 @pytest.mark.parametrize("tied", [True, False])
 def test_new_parameters_are_normal_matrices_and_norms_that_do_nothing(kind, tied):
     config = BloomConfig(vocab_size=500, hidden_size=64, n_layer=1, initializer_range=0.05, tie_word_embeddings=tied)

@@ -119,6 +119,9 @@ def test_attention_of_chosen_heads():
     figure = plots.attention(weights, heads=[3, 1])
     assert [image.max() for image in images(figure)] == [3, 1]
     assert "head 3" in written(figure)
+    with pytest.raises(InputError, match=r"expected 2 or 3 axes\. Take one row of the batch: weights\[0\]"):
+        plots.attention(numpy.ones((1, 4, 3, 3)))
+    assert [image.max() for image in images(plots.attention(weights, heads=2))] == [2]
     with pytest.raises(InputError, match="heads are \\[4\\], expected numbers from 0 to 3"):
         plots.attention(weights, heads=[4])
 

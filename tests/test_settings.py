@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -35,3 +36,9 @@ def test_a_setting_that_makes_no_sense_is_named(name, value, expected):
 
 def test_fine_tuning_has_defaults_of_its_own():
     assert TrainingSettings(**FINETUNING).learning_rate < TrainingSettings().learning_rate
+
+
+def test_help_says_what_each_setting_means_and_its_default():
+    said = TrainingSettings.__doc__
+    assert "\n    steps: updates of the parameters; by default 2000\n" in said
+    assert all(f"\n    {field.name}: " in said for field in dataclasses.fields(TrainingSettings))

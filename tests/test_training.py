@@ -258,6 +258,10 @@ def test_batches_of_ones_own_train_any_head_in_turn_and_resume(tmp_path, monkeyp
         with pytest.raises(InputError, match="text .was"):
             run_batches(tmp_path / "run", resume=True, **change)
     assert_same_run(run_batches(tmp_path / "run", resume=True), whole)
+    with pytest.raises(InputError, match="batches is a generator, expected a list of dictionaries of arrays"):
+        Batches(batch for batch in ())
+    with pytest.raises(InputError, match=r"task is a list, expected a Task: Batches\(\[...\]\), Lang"):
+        train(None, [{}], TrainingSettings(steps=1), tmp_path / "out")
     with pytest.raises(InputError, match="batches is empty"):
         Batches([])
 

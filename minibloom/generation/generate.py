@@ -24,8 +24,9 @@ def generate(model: BloomForCausalLM, input_ids: Any = None, attention_mask: Any
 
     input_ids: an array `[B, S]`, padded on the left, with 0 in `attention_mask` there; or B lists of ids, or with
         `tokenizer` B texts, of any lengths, which are padded here. `inputs` is another name for it.
-    Settings are those of `GenerationConfig`, and mean what they mean in transformers; what is not set comes from
-    `generation_config` (or a dictionary of settings), else from the model's own file, else it has its default.
+    Settings are those that `help(minibloom.generation.GenerationConfig)` lists, and mean what they do in transformers;
+    what is not set comes from `generation_config` (or a dictionary of settings), else from the model's own file, else
+    it has its default.
     Further arguments:
 
     past_key_values: what the model has read of the prompts already: a cache, or a `PromptCache`. Greedy decoding,

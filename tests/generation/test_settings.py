@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 from typing import Any
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minibloom import BloomForCausalLM, InputError
-from minibloom.generation import GenerationConfig, check_settings
+from minibloom.generation import GenerationConfig, check_settings, generate
 from minibloom.generation.beams import Beam, Group
 from minibloom.generation.prepare import prepare
 from minibloom.generation.settings import FIELDS
@@ -319,3 +320,12 @@ def test_settings_that_leave_nothing_to_choose_say_so():
         BloomForCausalLM(tiny.config()).generate(
             [[5]], no_repeat_ngram_size=1, suppress_tokens=[*range(5), *range(6, 384)]
         )
+
+
+def test_help_says_what_there_is_to_set_what_it_means_and_its_default():
+    assert [*inspect.signature(GenerationConfig).parameters] == [*FIELDS]
+    said = GenerationConfig.__doc__
+    assert "\n    top_k: draw only from the k likeliest tokens; 0: from all; by default 50\n" in said
+    assert "\n    max_time: seconds after which no further token is begun\n" in said
+    assert all(f"\n    {name}: " in said for name in FIELDS)
+    assert "help(minibloom.generation.GenerationConfig)" in generate.__doc__
