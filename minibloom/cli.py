@@ -218,7 +218,3 @@ COMMANDS = (  # name, what adds its options, what runs it, what it does
     ("bench", cli_bench.add_arguments, cli_bench.run,
      "measure speed, side by side with transformers where it is installed"),
 )  # fmt: skip
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -61,6 +61,7 @@ FLOORS = [
     ["cli_bench", "cli_generate", "cli_parity", "cli_train"],
     ["cli_score"],
     ["cli", "pretrained"],
+    ["__main__"],
 ]
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 UPWARD = {("models", "generation")}  # so that `model.generate(...)` is there; imported when it is called

@@ -32,7 +32,7 @@ ENVIRONMENT = {
     "PYTHONIOENCODING": "utf-8",
     "PYTHONUNBUFFERED": "",  # output is held back until a line or a page is full, as it is for users
 }
-COMMAND = [sys.executable, "-m", "minibloom.cli"]
+COMMAND = [sys.executable, "-m", "minibloom"]
 
 
 def tokenizer() -> BloomTokenizerFast:
