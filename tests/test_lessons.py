@@ -98,3 +98,25 @@ def test_a_lesson_is_held_to_the_reference_by_an_assert(path):
     code = "\n".join(cell.source for cell in code_cells(nbformat.read(path, as_version=4)))
     assert re.search(r"^\s*(assert |same\()", code, re.MULTILINE)
     assert "goldens()" in code
+
+
+def test_a_check_tells_where_an_answer_is_wrong(monkeypatch):
+    monkeypatch.syspath_prepend(LESSONS)
+    import exercises
+    from exercises.lesson_00 import check
+
+    for given, expected, said in [
+        ([[1.0, 2.0], [3.0, 4.0]], [[1.0, 2.0], [3.5, 4.0]], "x is off by 0.5 at [1, 0]: 3, expected 3.5."),
+        ([True, True], [True, False], "x is off by 1 at [1]: 1, expected 0."),
+        (1.0, 2.0, "x is off by 1: 1, expected 2."),
+    ]:
+        with pytest.raises(AssertionError, match=re.escape(said)):
+            exercises.same(given, expected, "x")
+
+    def greedy(model, ids, count, known, end):
+        ids = list(ids)
+        while len(ids) < count + 3 and (len(ids) == 3 or ids[-1] != end):
+            ids.append(int(model([ids]).logits[0, -1].argmax()))  # whether the tokenizer knows it or not
+        return ids
+
+    assert "is not known, and was taken" in repr(check(greedy))

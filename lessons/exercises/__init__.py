@@ -64,16 +64,14 @@ def same(given: Any, expected: Any, what: str, within: float = 1e-5) -> None:
         assert not (numpy.isnan(given.astype("float64")) != numpy.isnan(expected.astype("float64"))).any(), (
             f"{what} holds NaN in other places than expected."
         )
+        place = numpy.unravel_index(numpy.nan_to_num(difference).argmax(), expected.shape) if expected.size else ()
         worst = float(numpy.nan_to_num(difference).max(initial=0))
         assert worst <= allowed, (
-            f"{what} is off by {worst:.3g}: it begins {_start(given)}, expected {_start(expected)}."
+            f"{what} is off by {worst:.3g}{f' at {[*map(int, place)]}' if place else ''}: "
+            f"{float(given[place]):.4g}, expected {float(expected[place]):.4g}."
         )
     else:
         assert (given == expected).all(), f"{what} is {given}, expected {expected}."
-
-
-def _start(x: numpy.ndarray) -> str:
-    return "[" + ", ".join(f"{v:.4g}" for v in x.ravel()[:4]) + (", ...]" if x.size > 4 else "]")
 
 
 def assert_all(check: Checks, stubs: dict[str, Any], solutions: Any) -> None:

@@ -44,7 +44,7 @@ def greedy(answer):
     stopped = answer(model, list(start), 8, 23, end)
     where = expected.index(end, len(start)) + 1
     same(stopped, expected[:where], "with a token that ends the text, the ids up to it")
-    known = int(max(expected))  # the largest id may not be taken any more
+    known = max(expected[len(start) :])  # the largest id that it would take may not be taken any more
     assert max(answer(model, list(start), 8, known, -1)[3:]) < known, (
         f"an id of {known} or more is not known, and was taken"
     )
