@@ -102,6 +102,7 @@ def first_wrong_step(answer: Any) -> None:
         ("a NaN", port(a=broken), "a"),
         ("a large step that is off by a tenth of its tolerance", port(a=bent("a", 1e-4)), None),
         ("a step that should be 0", port(zeros=np.full((2, 3), 0.5)), "zeros"),
+        ("a step that should be 0, and nearly is", port(zeros=np.full((2, 3), 0.9e-3)), None),
         ("another shape", port(a=reference["a"][None]), "a"),
         ("a port that shows one step", {"c": bent("c", 0.1)}, "c"),
         ("a port that shows one more step", {**port(), "extra": np.ones(2)}, None),
