@@ -38,7 +38,7 @@ from .memory import check_room, what_fits
 from .outputs import BaseModelOutputWithPast, ModelOutput
 from .precision import asked_precision, checked_dtype, checked_weights, small_weights_run
 from .threads import on_all_cores
-from .trace import Tape, Trace, step_names
+from .trace import Tape, Trace, check_trace, step_names
 
 RETIRED = {
     "position_ids": "BLOOM has no position embeddings; ALiBi takes positions from attention_mask.",
@@ -47,19 +47,30 @@ RETIRED = {
     "past": "It is called past_key_values.",
 }
 INSTEAD = {  # what transformers' models have besides, and what to use in its place
+    "backward": "value_and_grad, which returns output and gradients",
     "cpu": "backend='numpy' in from_pretrained",
     "cuda": "backend='cupy' in from_pretrained",
     "device": "backend, 'numpy' or 'cupy'",
     "forward": "the model itself: model(input_ids)",
     "get_input_embeddings": 'params["word_embeddings.weight"]',
+    "get_output_embeddings": "params[model.head_matrix]",
+    "gradient_checkpointing_enable": "recompute=True in value_and_grad",
     "half": "weights='float16' in from_pretrained",
+    "lm_head": "params[model.head_matrix]",
     "load_state_dict": "params, a dictionary whose arrays can be changed",
+    "modules": "step_names(), what a Trace watches and edits, or params",
+    "named_modules": "step_names(), what a Trace watches and edits, or params",
     "named_parameters": "params.items()",
     "parameters": "params.values(), or num_parameters()",
+    "prune_heads": "Trace(edits={'h.0.self_attention.weights': ablate(head=3)}), or head_mask",
     "push_to_hub": "save_pretrained(folder), then huggingface_hub.upload_folder",
+    "register_forward_hook": "trace=Trace(edits={name: function}) in a call",
+    "requires_grad_": "AdamW and its step with those of params that are to learn",
+    "save": "save_pretrained(folder)",
     "state_dict": "params, a dictionary from names to arrays",
     "to": "backend, dtype and weights in from_pretrained",
     "train": "train=True in a call, which draws dropout, or minibloom.training.train for a whole run",
+    "transformer": "params, by names as 'h.0.mlp.dense_h_to_4h.weight', and a Trace for what flows",
     "zero_grad": "value_and_grad, which returns new gradients each time",
 }
 NOT_TO_LOAD = {  # what transformers' from_pretrained has besides, and what is here in its place
@@ -316,6 +327,7 @@ class PreTrainedModel:
         """
         if unknown:
             raise unknown_argument(next(iter(unknown)), self._arguments())
+        check_trace(trace)
         c = self.config
         x = input_ids if checked else self._check_input(input_ids, inputs_embeds)
         if seed is not None and not train:

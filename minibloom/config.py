@@ -44,7 +44,8 @@ class BloomConfig:
     The first block of fields is what the documentation of BloomConfig lists, with its defaults; the second is
     what models read of PretrainedConfig. As in transformers, `n_embed`, `num_attention_heads`,
     `num_hidden_layers`, `torch_dtype` and `num_labels` are accepted for `hidden_size`, `n_head`, `n_layer`,
-    `dtype` and the length of `id2label`.
+    `dtype` and the length of `id2label`. The ids 1 and 2 begin and end texts, as BLOOM's do: with a vocabulary in which
+    they are tokens like others, give `bos_token_id=None, eos_token_id=None`, or generation stops at a 2.
 
     An unknown keyword or a value out of range is an `InputError`. Unknown keys of a *file* are kept in
     `extra` and written back: BLOOM's own files carry dead ones (`masked_softmax_fusion`, `seq_length`, ...).

@@ -257,6 +257,12 @@ class Trace(Mapping[str, Array]):
         return table(columns, (row(name, self[name]) for name in names), left=5)
 
 
+def check_trace(trace: Any) -> None:
+    """Raise an InputError if `trace` is neither None nor a `Trace`, or what can watch a pass as one does."""
+    if trace is not None and (isinstance(trace, type) or not hasattr(trace, "start")):
+        raise InputError(f"trace is {trace!r}, expected a Trace: Trace() keeps all steps, Trace('*.probs') some.")
+
+
 class Tape(Trace):
     """The steps that backward reads: a trace that keeps those, and shows every step to the caller's trace first.
 
@@ -265,6 +271,7 @@ class Tape(Trace):
 
     def __init__(self, seen_by: Trace | None = None, recompute: bool = False) -> None:
         super().__init__()
+        check_trace(seen_by)
         self.seen_by, self.recompute = seen_by, recompute
         self.run: Any = None  # the pass that filled it, as one that nobody watches
         if seen_by is not None and not seen_by.edits.keys() <= {"alibi"}:

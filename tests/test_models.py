@@ -613,6 +613,8 @@ BAD = [
     ({"input_ids": [[1, 13]]}, r"input_ids holds 13, expected ids from 0 to 12\..*tokenizer"),
     ({"input_ids": [[1, -1]]}, "input_ids holds -1, expected ids from 0 to 12"),
     ({"input_ids": [1, 2, 3]}, r"input_ids has shape \[3\], expected \[batch, length\].*wrap a single sequence"),
+    ({"input_ids": IDS, "trace": "h.0"}, r"trace is 'h.0', expected a Trace: Trace\(\) keeps all steps"),
+    ({"input_ids": IDS, "trace": Trace}, r"trace is <class 'minibloom.trace.Trace'>, expected a Trace"),
     ({"input_ids": "a text"}, r"input_ids is text, expected ids: encoding = tokenizer\(\[text\]"),
     ({"input_ids": {"input_ids": IDS}}, r"input_ids is a dict: give what is in it by name, as \*\*encoding"),
     ({"input_ids": []}, r"input_ids has shape \[0\], expected .* at least one token"),
