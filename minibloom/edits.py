@@ -166,8 +166,8 @@ class Edit:
             shape = list(self._theirs(name).shape)
             if shape not in (whole, [1, *whole[1:]]):  # 1: masks without a batch
                 raise InputError(
-                    f"{self} at {name!r} has a source of shape {shape}, expected {whole} as in this run. What stands "
-                    "elsewhere in another run: replace(source[...], position=...)."
+                    f"{self} at {name!r} has a source of shape {shape}, expected {whole} as in this run. To put "
+                    "there what stands elsewhere in another run: replace(source[...], position=...)."
                 )
         return partial(self._apply, name, axes, places, sizes)
 
