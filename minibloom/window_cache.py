@@ -71,8 +71,9 @@ class WindowCache(Cache):
         self._start += excess
         self.length -= excess
         if self._start >= self.length and excess:
-            self._keys = [self._moved(a) for a in self._keys]
-            self._values = [self._moved(a) for a in self._values]
+            for buffers in (self._keys, self._values):
+                for layer, buffer in enumerate(buffers):
+                    buffers[layer] = self._moved(buffer)
             self._start = 0
 
     def crop(self, length: int) -> None:
@@ -95,10 +96,12 @@ class WindowCache(Cache):
                     a[:, :, here] = a[rows, :, here]
 
     def _moved(self, buffer: Array) -> Array:
-        """`buffer` with what is kept at its front, and room for two windows."""
-        B, H, T, D = buffer.shape
-        room = 2 * (self.window or 0)
-        front = buffer if room == T else namespace(buffer).empty((B, H, room, D), dtype=buffer.dtype)
+        """What is kept, at the front of a new array with room for two windows.
+
+        Of a new one, as views of the old one are what a trace has of the pass, and what backward is about to read.
+        """
+        B, H, _, D = buffer.shape
+        front = namespace(buffer).empty((B, H, 2 * (self.window or 0), D), dtype=buffer.dtype)
         front[:, :, : self.length] = buffer[:, :, self._here]
         return front
 

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minibloom import BloomConfig, BloomForCausalLM, InputError, WindowCache
+from minibloom import BloomConfig, BloomForCausalLM, InputError, Trace, WindowCache
 from minibloom.layers import run
 
+from .gradients import assert_gradients
 from .strategies import few, models, random_model, seeds
 
 CONFIG = BloomConfig(vocab_size=13, hidden_size=12, n_layer=2, n_head=3)
@@ -74,6 +75,28 @@ def test_what_it_keeps_are_the_last_keys_and_values_and_memory_stays_bounded():
         numpy.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-12)
     assert (cache.seen, cache.dropped, cache.kept) == (300, 293, range(293, 300))
     assert repr(cache) == f"WindowCache(layers=2, window=8, length=7, dropped=293, bytes={cache.nbytes:,})"
+
+
+@pytest.mark.parametrize("past", [0, 5])
+@pytest.mark.parametrize("window", [1, 2, 3, 5])
+def test_every_gradient_is_the_derivative_of_the_loss(window, past):
+    """Backward reads keys of this pass that the window drops at its end."""
+    model, ids = random_model(CONFIG, 0), numpy.random.default_rng(0).integers(0, 13, (2, 9))
+    cache = WindowCache(2, window)
+    if past:
+        model(ids[:, :past], past_key_values=cache)
+    call = {"input_ids": ids[:, past:], "labels": ids[:, past:]}
+    _, grads = model.value_and_grad(**call, past_key_values=cache.copy())
+    assert_gradients(lambda: model(**call, past_key_values=cache.copy()).loss, model.params, grads, few=0)
+
+
+def test_a_trace_keeps_the_keys_that_a_window_drops():
+    model, ids = random_model(CONFIG, 0), [[1, 2, 3, 4]]
+    trace, plain = Trace("*.key"), Trace("*.key")
+    model(ids, past_key_values=WindowCache(2, 3), trace=trace)
+    model(ids, trace=plain)
+    name = "h.0.self_attention.key"  # of the embeddings alone, which see no window
+    numpy.testing.assert_array_equal(trace[name], plain[name])
 
 
 def test_a_window_that_is_not_full_yet_changes_nothing():
