@@ -114,6 +114,8 @@ def asarray(given: Any, xp: ModuleType, name: str, move: bool = True) -> Array:
         return xp.asarray(given if found is xp else numpy.asarray(given))
     except ValueError:
         raise InputError(f"{name} has rows of different lengths, expected a rectangle: pad the short ones.") from None
+    except (TypeError, RuntimeError) as error:  # a tensor of torch, as it says, on a device, say, or with a gradient
+        raise InputError(f"{name} is no array that NumPy can read: {error}") from None
 
 
 def to_numpy(array: Array) -> numpy.ndarray:

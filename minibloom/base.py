@@ -7,8 +7,10 @@ each a head on this base, are in `models.py`.
 
 from __future__ import annotations
 
+import copy
 import inspect
 import math
+import reprlib
 import warnings
 from collections import ChainMap
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
@@ -109,11 +111,7 @@ class PreTrainedModel:
         backend: str = "numpy",
         hf_compat: bool = False,
     ) -> None:
-        if not isinstance(config, BloomConfig):
-            raise InputError(
-                f"config is a {type(config).__name__}, expected a BloomConfig, say BloomConfig(n_layer=2)."
-            )
-        xp, dtype, shapes = backends.load(backend), checked_dtype(dtype), self.shapes(config)
+        xp, dtype, shapes = backends.load(backend), checked_dtype(dtype), self.shapes(checked_config(config))
         check_room(xp, shapes.values(), dtype, f"this {type(self).__name__}")
         self._assign(config, initial_params(shapes, config, seed, dtype, xp), dtype, hf_compat)
 
@@ -215,12 +213,13 @@ class PreTrainedModel:
 
     def widened(self: Loaded) -> Loaded:
         """The same model with every parameter as an array, in the precision that it computes in: one to train."""
-        model = type(self).__new__(type(self))
+        model = copy.copy(self)  # with what else it has, as a language model its generation_config
         params = {
             name: p.widen().astype(self.dtype) if isinstance(p, SmallWeight) else p.copy()
             for name, p in self.params.items()
         }
         model._assign(self.config, params, self.dtype, self.hf_compat)
+        model.streamed_from = None
         return model
 
     @property
@@ -359,7 +358,7 @@ class PreTrainedModel:
             cache=cache,
             window=window,
             head_mask=None if head_mask is None else self._check_head_mask(head_mask),
-            rng=numpy.random.default_rng(seed) if train else None,
+            rng=generator(seed) if train else None,
             watch=_Keeping(seen, kept) if kept else seen,
         )
         if trace is not None:  # the last check: a call that is refused leaves a trace as it was
@@ -580,7 +579,7 @@ def initial_params(
 
     Drawn on the host in float32, so that a seed means the same model on every backend and in every dtype.
     """
-    rng = numpy.random.default_rng(seed)
+    rng = generator(seed)
     params: dict[str, Array] = {}
     for name, shape in shapes.items():
         if len(shape) == 1:
@@ -589,6 +588,24 @@ def initial_params(
             value = (rng.standard_normal(shape, dtype=numpy.float32) * config.initializer_range).astype(dtype)
         params[name] = xp.asarray(value)
     return params
+
+
+def generator(seed: Any) -> numpy.random.Generator:
+    """A generator of the numbers that follow from `seed`; an InputError if none do."""
+    try:
+        return numpy.random.default_rng(seed)
+    except (TypeError, ValueError):
+        raise InputError(f"seed is {seed!r}, expected a whole number of at least 0.") from None
+
+
+def checked_config(config: Any) -> BloomConfig:
+    """`config`, if a model can be made of it."""
+    if not isinstance(config, BloomConfig):
+        raise InputError(
+            f"config is {reprlib.repr(config)}, expected a minibloom.BloomConfig. To read a checkpoint, use "
+            "from_pretrained."
+        )
+    return config
 
 
 def refuse_loading(given: Iterable[str]) -> None:

@@ -37,7 +37,7 @@ from typing import Any, ClassVar, TypeVar, cast
 
 from . import backend as backends
 from .backend import Array, to_numpy
-from .base import PreTrainedModel, initial_params, unknown_argument
+from .base import PreTrainedModel, checked_config, initial_params, unknown_argument
 from .cache import StaticCache
 from .checkpoint import HEADS
 from .config import BloomConfig
@@ -67,6 +67,8 @@ class FlaxPreTrainedModel:
 
     kind: ClassVar[type[PreTrainedModel]]  # what computes
     output: ClassVar[type[FlaxBaseModelOutput] | type[FlaxMaskedLMOutput]]
+    hf_compat: bool = False  # both as the models that `bind` makes have them, and as `from_pretrained` found them
+    generation_config: Any = None
 
     def __init__(
         self,
@@ -78,7 +80,7 @@ class FlaxPreTrainedModel:
         backend: str = "numpy",
     ) -> None:
         backends.load(backend)  # or an error that says why not
-        self.config, self.dtype, self.backend = config, checked_dtype(dtype), backend
+        self.config, self.dtype, self.backend = checked_config(config), checked_dtype(dtype), backend
         self._params = self.init_weights(seed, input_shape) if _do_init else None
 
     @classmethod
@@ -95,13 +97,14 @@ class FlaxPreTrainedModel:
 
         Returns the model; with `_do_init=False` a pair: the model, which then holds no parameters, and their tree.
         """
-        for name in ("weights", "stream"):
+        for name in ("weights", "stream", "hold_embedding"):
             if name in config_changes:
                 raise InputError(f"{name} is for {cls.kind.__name__}: a tree of parameters holds them as arrays.")
         bound = cls.kind.from_pretrained(
             path_or_repo, dtype, backend, revision, weights=checked_dtype(dtype), **config_changes
         )
         model = cls(bound.config, dtype=bound.dtype, _do_init=False, backend=backend)
+        model.hf_compat, model.generation_config = bound.hf_compat, vars(bound).get("generation_config")
         params = model.params_to_tree(bound.params)
         if not _do_init:
             return model, params
@@ -215,8 +218,11 @@ class FlaxPreTrainedModel:
 
     def bind(self, params: Any = None) -> Any:
         """The model of `models.py` with the parameters of this tree, or the model's own, whose memory it shares."""
-        bound, tree = self.kind.__new__(self.kind), self.params if params is None else params
-        bound._assign(self.config, self.params_from_tree(tree), self.dtype, hf_compat=False)
+        bound: Any = self.kind.__new__(self.kind)
+        tree = self.params if params is None else params
+        bound._assign(self.config, self.params_from_tree(tree), self.dtype, self.hf_compat)
+        if self.generation_config is not None:
+            bound.generation_config = self.generation_config
         return bound
 
     # --- caches ---

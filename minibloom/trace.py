@@ -18,6 +18,7 @@ does.
 from __future__ import annotations
 
 import re
+import reprlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple, Protocol
@@ -157,20 +158,22 @@ class Trace(Mapping[str, Array]):
     """
 
     def __init__(self, *patterns: str, edits: Mapping[str, Callable[[Array], Array] | StepEdit] | None = None) -> None:
-        for pattern in patterns:
+        self.patterns = patterns or ("*",)
+        if not isinstance(edits, Mapping | None):
+            raise InputError(f"edits is {reprlib.repr(edits)}, expected a dictionary from patterns to edits.")
+        self.edits = dict(edits or {})
+        for pattern in (*self.patterns, *self.edits):
             if not isinstance(pattern, str):
-                given = type(pattern).__name__
-                raise InputError(f"expected names of steps, got a {given}. Edits are given as Trace(edits={{...}}).")
-        if not isinstance(edits or {}, Mapping):
-            raise InputError(f"edits is a {type(edits).__name__}, expected a mapping from names of steps to edits.")
-        for pattern, edit in (edits or {}).items():
+                raise InputError(
+                    f"a pattern is {reprlib.repr(pattern)}, expected text: Trace('*.probs', 'h.0'). Edits are given as "
+                    "Trace(edits={...})."
+                )
+        for pattern, edit in self.edits.items():
             if not callable(edit) and not hasattr(edit, "at"):
                 raise InputError(
-                    f"the edit of {pattern!r} is a {type(edit).__name__}, expected a function of the step's array, or "
-                    "what scale, replace, patch or ablate return."
+                    f"the edit of {pattern!r} is {reprlib.repr(edit)}, expected a function of the step's array, or "
+                    "scale, replace, patch or ablate."
                 )
-        self.patterns = patterns or ("*",)
-        self.edits = dict(edits or {})
         self._steps: dict[str, Array] = {}
         self._sizes: Mapping[str, int] = {}
 

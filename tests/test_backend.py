@@ -73,6 +73,16 @@ def test_rows_of_different_lengths_are_no_array():
         asarray([[1, 2], [3]], numpy, "input_ids")
 
 
+@pytest.mark.parametrize("error", [TypeError, RuntimeError])
+def test_what_numpy_cannot_read_says_why(error):
+    class Tensor:  # as torch's, on a device, in bfloat16, or with a gradient
+        def __array__(self, *_: object, **__: object) -> numpy.ndarray:
+            raise error("Use tensor.detach().numpy() instead.")
+
+    with pytest.raises(InputError, match="inputs_embeds is no array that NumPy can read: Use tensor.detach"):
+        asarray(Tensor(), numpy, "inputs_embeds")
+
+
 def test_to_numpy_takes_arrays_of_both_libraries_and_scalars():
     x = numpy.ones(3)
     assert to_numpy(x) is x

@@ -22,6 +22,7 @@ from minibloom import (
     StaticCache,
 )
 from minibloom.flax import flatten, unflatten
+from minibloom.generation import GenerationConfig
 
 from .strategies import ArrayElsewhere, configs, few, masks, random_params, real, seeds, some, token_ids
 
@@ -309,6 +310,28 @@ def test_a_file_in_int8_is_widened_as_trees_hold_arrays(tmp_path):
     for option in ({"weights": "int8"}, {"stream": True}):
         with pytest.raises(InputError, match=f"{next(iter(option))} is for BloomForCausalLM"):
             FlaxBloomForCausalLM.from_pretrained(tmp_path, **option)
+
+
+def test_what_a_checkpoint_says_besides_goes_on_to_the_models_that_are_bound(tmp_path):
+    model = BloomForCausalLM(CONFIG.replace(slow_but_exact=True, pretraining_tp=2), dtype="float64")
+    for name, x in model.params.items():
+        x[...] = numpy.random.default_rng(len(name)).standard_normal(x.shape)
+    model.generation_config = GenerationConfig(max_new_tokens=3)
+    model.save_pretrained(tmp_path)
+    flax = FlaxBloomForCausalLM.from_pretrained(tmp_path, "float64", hf_compat=True)
+    compatible = BloomForCausalLM.from_pretrained(tmp_path, "float64", hf_compat=True)
+    equal(flax(IDS).logits, compatible(IDS).logits)
+    assert (flax(IDS).logits != model(IDS).logits).any()
+    assert flax.bind().generate(IDS).shape == (2, 4 + 3)
+    flax.save_pretrained(tmp_path)
+    assert BloomForCausalLM.from_pretrained(tmp_path).generation_config == GenerationConfig(max_new_tokens=3)
+    with pytest.raises(InputError, match="hold_embedding is for BloomForCausalLM"):
+        FlaxBloomForCausalLM.from_pretrained(tmp_path, hold_embedding=False)
+
+
+def test_what_is_no_configuration():
+    with pytest.raises(InputError, match="config is {}, expected a minibloom.BloomConfig"):
+        FlaxBloomForCausalLM({})
 
 
 def test_parameters_in_half_precision_are_widened_in_the_call():

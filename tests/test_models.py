@@ -65,12 +65,6 @@ def see_nothing(mask: numpy.ndarray | None, shape: tuple[int, int]) -> numpy.nda
 
 
 @KINDS
-def test_a_model_is_made_of_a_configuration(kind):
-    with pytest.raises(InputError, match="config is a dict, expected a BloomConfig"):
-        kind({"n_layer": 2})
-
-
-@KINDS
 @pytest.mark.parametrize("tied", [True, False])
 def test_new_parameters_are_normal_matrices_and_norms_that_do_nothing(kind, tied):
     config = BloomConfig(vocab_size=500, hidden_size=64, n_layer=1, initializer_range=0.05, tie_word_embeddings=tied)
@@ -642,6 +636,10 @@ BAD = [
     ({"input_ids": IDS, "head_mask": ["a", "b", "c"]}, "head_mask holds <U1, expected numbers"),
     ({"input_ids": IDS, "head_mask": ArrayElsewhere()}, "head_mask is an array of elsewhere"),
     ({"input_ids": IDS, "seed": 0}, "seed is 0 without train=True"),
+    ({"input_ids": IDS, "seed": -1, "train": True}, "seed is -1, expected a whole number of at least 0"),
+    ({"input_ids": IDS, "seed": "a", "train": True}, "seed is 'a', expected a whole number"),
+    ({"input_ids": IDS, "trace": "*.probs"}, r"trace is '\*.probs', expected a Trace: Trace\(\) keeps all steps"),
+    ({"input_ids": IDS, "trace": True}, "trace is True, expected a Trace"),
     ({"input_ids": IDS, "position_ids": ONES}, "no argument 'position_ids'. BLOOM has no position embeddings"),
     ({"input_ids": IDS, "token_type_ids": ONES}, "no argument 'token_type_ids'. BLOOM has no token types"),
     ({"input_ids": IDS, "atention_mask": ONES}, "no argument 'atention_mask'.* Did you mean 'attention_mask'"),
@@ -716,6 +714,18 @@ def test_positions_to_keep():
             BloomForCausalLM(CONFIG)(IDS, logits_to_keep=wrong)
     with pytest.raises(InputError, match="logits_to_keep cannot be used with labels"):
         BloomForCausalLM(CONFIG)(IDS, labels=IDS, logits_to_keep=1)
+
+
+@pytest.mark.parametrize("given", [{"n_layer": 2}, "bigscience/bloom-560m", None])
+@KINDS
+def test_what_is_no_configuration(kind, given):
+    with pytest.raises(InputError, match="config is .*, expected a minibloom.BloomConfig. .* use from_pretrained"):
+        kind(given)
+
+
+def test_a_seed_of_parameters_that_is_none():
+    with pytest.raises(InputError, match="seed is -1, expected a whole number of at least 0"):
+        BloomModel(CONFIG, seed=-1)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "int8", "double", numpy.float16])

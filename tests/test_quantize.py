@@ -11,6 +11,7 @@ import pytest
 from minibloom import BloomForCausalLM, BloomTokenizerFast, InputError
 from minibloom.checkpoint_info import describe
 from minibloom.cli import main
+from minibloom.generation import GenerationConfig
 from minibloom.layers.small_weights import SmallWeight
 from minibloom.quantize import quantize, training_perplexity
 from minibloom.tensor_file import read_header
@@ -76,6 +77,14 @@ def test_an_int8_model_saved_again_is_the_same_and_can_be_widened(model, tmp_pat
     wide = BloomForCausalLM.from_pretrained(tmp_path / "wide")
     assert wide.weights == "float32"
     numpy.testing.assert_array_equal(wide(IDS).logits, loaded.widened()(IDS).logits)
+
+
+def test_settings_of_generation_stay_with_a_model_that_is_widened(model, tmp_path):
+    loaded = BloomForCausalLM.from_pretrained(model, weights="int8")
+    loaded.generation_config = GenerationConfig(max_new_tokens=3)
+    assert loaded.generate(IDS).shape == loaded.widened().generate(IDS).shape == (1, len(IDS[0]) + 3)
+    loaded.widened().save_pretrained(tmp_path)
+    assert BloomForCausalLM.from_pretrained(tmp_path).generation_config == GenerationConfig(max_new_tokens=3)
 
 
 def test_an_untied_head_and_shards(tmp_path):

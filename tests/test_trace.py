@@ -204,6 +204,22 @@ def test_a_second_pass_starts_over():
 
 
 @pytest.mark.parametrize(
+    ("patterns", "edits", "problem"),
+    [
+        ([["h.0", "*.probs"]], None, r"a pattern is \['h.0', '\*.probs'\], expected text"),
+        ([3], None, "a pattern is 3, expected text"),
+        ([{"h.1": ablate()}], None, r"a pattern is {.*}, expected text: .* Edits are given as Trace\(edits={"),
+        ([], ["h.0"], r"edits is \['h.0'\], expected a dictionary from patterns to edits"),
+        ([], {"h.0": 0}, "the edit of 'h.0' is 0, expected a function of the step's array, or scale, replace"),
+        ([], {0: ablate()}, "a pattern is 0, expected text"),
+    ],
+)
+def test_what_is_no_pattern_or_edit_is_said_before_a_pass(patterns, edits, problem):
+    with pytest.raises(InputError, match=problem):
+        Trace(*patterns, edits=edits)
+
+
+@pytest.mark.parametrize(
     "refused",
     [
         {"attention_mask": [[1]]},
@@ -318,22 +334,6 @@ def test_a_model_with_another_alibi_is_trained(recompute):
     assert abs(out.loss - model(IDS, labels=IDS).loss) > 1e-3
     assert list(trace) == ["ln_f"]
     assert_gradients(lambda: model(IDS, labels=IDS, trace=trace).loss, model.params, grads)
-
-
-# --- what is no trace ---
-
-
-@pytest.mark.parametrize(
-    ("make", "said"),
-    [
-        (lambda: Trace({"h.1": ablate()}), r"expected names of steps, got a dict\. Edits are given as Trace\(edits={"),
-        (lambda: Trace(edits=[ablate()]), "edits is a list, expected a mapping"),
-        (lambda: Trace(edits={"h.1": 0}), "edit of 'h.1' is a int, expected a function of the step's array, or what"),
-    ],
-)
-def test_what_cannot_be_a_trace_is_told_when_it_is_made(make, said):
-    with pytest.raises(InputError, match=said):
-        make()
 
 
 def test_a_notebook_completes_the_names_of_steps():
