@@ -57,6 +57,18 @@ def test_the_same_logits_to_the_bit_as_with_the_weights_in_memory(tmp_path_facto
 
 
 @pytest.mark.parametrize("stored", STORED)
+def test_a_token_at_a_time_without_the_embedding_in_memory(tmp_path, stored):
+    folder = save(tmp_path, tiny.config(n_layer=2), stored)
+    streamed = BloomForCausalLM.from_pretrained(folder, stream=True, hold_embedding=False)
+    whole = BloomForCausalLM.from_pretrained(folder, weights=stored)
+    (a, b) = (model([[1, 2]], use_cache=True).past_key_values for model in (streamed, whole))
+    expected = whole([[3]], past_key_values=b).logits
+    numpy.testing.assert_allclose(
+        streamed([[3]], past_key_values=a).logits, expected, rtol=0, atol=1e-5 * abs(expected).max()
+    )
+
+
+@pytest.mark.parametrize("stored", STORED)
 def test_it_is_a_mapping_like_the_dictionary_it_stands_in_for(tmp_path, stored):
     entries = find_params(save(tmp_path, tiny.config(n_layer=3), stored))[1]
     whole, streamed = read_tensors(entries, weights=stored), StreamedParams(entries, hold_embedding=False)

@@ -34,7 +34,7 @@ import numpy
 from ..backend import Array
 from ..threads import SMALL_WEIGHT, each, parts, threads
 from .few_rows import HEIGHT, MOST, at_a_time
-from .small_weights import SmallWeight
+from .small_weights import Int8Weight, SmallWeight
 
 BLOCK = 2**20  # numbers of the weight at a time: 4 MiB as float32, which stay in the cache that the cores share
 FEW = 3  # rows of x up to which a product with each, from the cache, is faster than one with all
@@ -45,7 +45,8 @@ _local = threading.local()
 
 def blocked_linear(x: Array, weight: SmallWeight) -> Array:
     """`x [N, I]`, `weight [O, I]` -> `x Wᵀ [N, O]`."""
-    y = one_row_of_int8(x, weight.stored) if len(x) == 1 and weight.dtype == "int8" else in_blocks(x, weight)
+    in_memory = isinstance(weight, Int8Weight)  # one that stays in its file is int8 too, and read block by block
+    y = one_row_of_int8(x, weight.stored) if len(x) == 1 and in_memory else in_blocks(x, weight)
     if weight.scale is not None:
         y *= weight.scale  # of a row of W, so of a column of y
     return y
