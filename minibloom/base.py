@@ -176,6 +176,8 @@ class PreTrainedModel:
                 "stream=True computes in float32 with NumPy, with weights as the file has them: "
                 "leave dtype, backend and weights out."
             )
+        if not hold_embedding and not stream:
+            raise InputError("hold_embedding=False is for stream=True: without it, all parameters are in memory.")
         config, matched = find_params(place, cls.shapes, revision, config_changes)
         shapes = cls.shapes(config)
         check_room(xp, shapes.values(), dtype, str(place), weights)

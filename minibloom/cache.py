@@ -42,6 +42,7 @@ class Cache:
     window: int | None = None  # positions that a query sees, its own included; None: all
 
     def __init__(self, layers: int) -> None:
+        layers = whole(1).check("layers", layers)
         self.length = 0
         self._keys: list[Array | None] = [None] * layers  # [B, H, capacity, D], filled up to `length`
         self._values: list[Array | None] = [None] * layers
@@ -139,7 +140,10 @@ class Cache:
         self.length += positions
 
     def crop(self, length: int) -> None:
-        """Forget all positions from `length` on."""
+        """Forget all positions from `length` on.
+
+        The next pass writes over them, also where `cache[i]` or a trace of an earlier pass shows them.
+        """
         if not 0 <= length <= self.length:
             raise InputError(f"cannot crop a cache of {self.length} positions to {length}.")
         self.length = length

@@ -23,7 +23,7 @@ from .base import PreTrainedModel
 from .config import BloomConfig
 from .errors import InputError, suggest
 from .examples import Examples, read_examples, split
-from .fields import choice
+from .fields import choice, whole
 from .settings import FINETUNING, TrainingSettings
 from .tasks import TASKS, HeadTask
 from .tokenizer import BloomTokenizerFast
@@ -112,8 +112,10 @@ def predict(model: PreTrainedModel, tokenizer: BloomTokenizerFast, inputs: Any, 
     An input is a text; for token classification a text, whose words have spaces between them, or in a list of inputs
     also a list of words; for question answering {"question": ..., "context": ...}. Answers: see `minibloom.tasks`.
     """
-    kind = _task_of(model)
+    kind, batch_size = _task_of(model), whole(1).check("batch_size", batch_size)
     alone = isinstance(inputs, str | Mapping)
+    if not alone and not isinstance(inputs, Iterable):
+        raise InputError(f"inputs is of type {type(inputs).__name__}, expected an input, or a list of them.")
     places = {"the input": inputs} if alone else {f"inputs[{i}]": one for i, one in enumerate(inputs)}
     examples = Examples({place: kind.as_example(one) for place, one in places.items()})
     answers = kind(tokenizer, model.config).predict(model, examples, batch_size)

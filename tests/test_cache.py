@@ -458,6 +458,12 @@ def test_a_static_cache_needs_sizes(name, size):
         BloomModel(CONFIG).init_cache(sizes["batch"], sizes["max_length"])
 
 
+@pytest.mark.parametrize("layers", [0, -1, "2", CONFIG])
+def test_a_cache_is_of_some_blocks(layers):
+    with pytest.raises(InputError, match="layers is .*, expected a whole number from 1"):
+        Cache(layers)
+
+
 def test_a_copy_of_a_static_cache_goes_its_own_way_and_has_the_same_room():
     model = random_model(CONFIG, 0)
     cache = model.init_cache(2, 5)

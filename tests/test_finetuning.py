@@ -392,10 +392,13 @@ def test_a_run_that_blows_up_keeps_what_was_saved(base, tmp_path):
         ("", "the input: text is ''"),
         (["x", ""], r"inputs\[1\]: text is ''"),
         ([3], r"inputs\[0\] is 3, expected an object with a field 'text'"),
+        (None, "inputs is of type NoneType, expected an input, or a list of them"),
     ],
 )
 def test_an_input_that_cannot_be_answered_is_named(base, inputs, message):
     model = BloomForSequenceClassification.from_pretrained(base)
     with pytest.raises(InputError, match=message):
         predict(model, tokenizer_for("text-classification", base), inputs)
+    with pytest.raises(InputError, match="batch_size is 0, expected a whole number from 1"):
+        predict(model, tokenizer_for("text-classification", base), "a", batch_size=0)
     assert predict(model, tokenizer_for("text-classification", base), []) == []

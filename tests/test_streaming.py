@@ -160,6 +160,8 @@ def test_what_streaming_cannot_do_is_said(tmp_path):
     for option in ({"dtype": "float64"}, {"weights": "int8"}):
         with pytest.raises(InputError, match="stream=True computes in float32 with NumPy"):
             BloomForCausalLM.from_pretrained(tmp_path, stream=True, **option)
+    with pytest.raises(InputError, match="hold_embedding=False is for stream=True"):
+        BloomForCausalLM.from_pretrained(tmp_path, hold_embedding=False)
     model = BloomForCausalLM.from_pretrained(tmp_path, stream=True)
     with pytest.raises(InputError, match="in their files.*Train model.widened"):
         model.value_and_grad([[1, 2]], labels=[[1, 2]])

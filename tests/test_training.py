@@ -264,6 +264,11 @@ def test_batches_of_ones_own_train_any_head_in_turn_and_resume(tmp_path, monkeyp
         train(None, [{}], TrainingSettings(steps=1), tmp_path / "out")
     with pytest.raises(InputError, match="batches is empty"):
         Batches([])
+    for wrong in (batches[0], iter(batches), [batches]):
+        with pytest.raises(InputError, match="batches is a .*, expected a list of dictionaries of arrays"):
+            Batches(wrong)
+    with pytest.raises(InputError, match="held_out is a dict, expected a list of dictionaries"):
+        Batches(batches, held_out=batches[0])
 
 
 # --- The command ---
