@@ -60,7 +60,7 @@ def walk(
     if not ids:
         raise InputError("the prompt is empty: give at least one character.")
     trace = Trace()
-    logits = model([ids], use_cache=False, trace=trace).logits
+    logits = model([ids], use_cache=False, trace=trace, return_dict=True).logits
     probs = to_numpy(softmax(logits[0, -1]))[: len(tokenizer)]  # rows past the tokenizer's vocabulary mean nothing
     best = [int(i) for i in (-probs).argsort(kind="stable")[:top]]
     tokens = [tokenizer.decode([i]) for i in ids]

@@ -31,6 +31,11 @@ def test_every_step_is_there_in_forward_order(model, tokenizer):
     assert list(steps) == [name for name in step_names(2) if not name.endswith(TRAINING)]
 
 
+def test_a_model_whose_calls_return_tuples_is_walked_alike(model, tokenizer):
+    tuples = random_model(tiny.config(return_dict=False), 0, "float32")
+    assert str(walk("the cat sat", tuples, tokenizer)) == str(walk("the cat sat", model, tokenizer))
+
+
 def test_each_part_says_name_formula_shape_dtype_and_values_and_fits_a_terminal(model, tokenizer):
     result = walk("the cat sat", model, tokenizer)
     tokens, *parts, following = result.parts()

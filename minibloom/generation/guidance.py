@@ -39,7 +39,10 @@ class Guidance:
             if self.mask is not None:
                 self.mask = xp.concatenate([self.mask, xp.ones_like(last)], axis=1)
         self._rows = rows
-        out = self.model(feed, attention_mask=self.mask, past_key_values=self._cache, use_cache=True, logits_to_keep=1)
+        out = self.model(
+            feed, attention_mask=self.mask, past_key_values=self._cache, use_cache=True, logits_to_keep=1,
+            return_dict=True,
+        )  # fmt: skip
         self._cache = out.past_key_values
         u = log_softmax(out.logits[:, -1])
         return u + self.scale * (log_softmax(logits) - u)

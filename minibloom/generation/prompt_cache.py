@@ -38,7 +38,7 @@ class PromptCache:
         """Read the prompts, given as in `generate`."""
         self.ids, self.mask = read_prompts(model, input_ids, attention_mask, tokenizer)
         self.model = model
-        out = model(self.ids, attention_mask=self.mask, use_cache=True, logits_to_keep=1)
+        out = model(self.ids, attention_mask=self.mask, use_cache=True, logits_to_keep=1, return_dict=True)
         self.cache: Cache = out.past_key_values
 
     def __repr__(self) -> str:

@@ -41,7 +41,7 @@ class Reader:
             mask = mask[:, self.read - seen : self.read]
         out = self.model(
             ids, past_key_values=self.cache, attention_mask=mask, use_cache=True, logits_to_keep=keep, checked=True,
-            **self._watch, **more,
+            return_dict=True, **self._watch, **more,
         )  # fmt: skip
         self.cache = out.past_key_values
         if self._own:  # a draft's passes are not counted

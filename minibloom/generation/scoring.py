@@ -81,7 +81,10 @@ def _score_window(model: BloomForCausalLM, ids: Array, begin: int, done: int, en
             continue
         # Of what comes before `done`, only the cache is wanted: one position's logits are the least there are.
         wanted = stop - start if start >= done - 1 else 1
-        out = model(ids[:, start:stop], past_key_values=cache, use_cache=True, logits_to_keep=wanted, checked=True)
+        out = model(
+            ids[:, start:stop], past_key_values=cache, use_cache=True, logits_to_keep=wanted, checked=True,
+            return_dict=True,
+        )  # fmt: skip
         cache = out.past_key_values
         if start >= done - 1:
             following = ids[:, start + 1 : stop + 1, None]

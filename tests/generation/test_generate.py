@@ -15,12 +15,14 @@ from minibloom import BloomConfig, BloomForCausalLM
 from minibloom.cache import Cache
 from minibloom.errors import InputError
 from minibloom.generation import (
+    PromptCache,
     check_settings,
     draw,
     generate,
     generate_steps,
     keep_top_k,
     keep_top_p,
+    perplexity,
     processed,
     stream_text,
     suppress,
@@ -401,3 +403,31 @@ def test_what_is_no_prompt_is_said(given, says):
     for call in (generate, generate_steps):
         with pytest.raises(InputError, match=says):
             call(BloomForCausalLM(tiny.config()), **given)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"num_beams": 2},
+        {"do_sample": True, "seed": 0},
+        {"penalty_alpha": 0.5, "top_k": 2},
+        {"prompt_lookup_num_tokens": 2},
+        {"guidance_scale": 2.0},
+        {"assistant_model": True},
+    ],
+    ids=str,
+)
+def test_a_model_whose_calls_return_tuples_generates_alike(settings):
+    """`return_dict` of its configuration is what its callers want, and no business of generation's."""
+    config = BloomConfig(vocab_size=13, hidden_size=12, n_layer=2, n_head=3)
+    model, tuples = (random_model(config.replace(return_dict=way), 0) for way in (True, False))
+    ids = [[1, 2, 3, 1, 2]]
+    both = []
+    for one in (model, tuples):
+        draft = {"assistant_model": one} if "assistant_model" in settings else {}
+        both.append(one.generate(ids, max_new_tokens=4, **{**settings, **draft}).tolist())
+    assert both[0] == both[1]
+    assert perplexity(tuples, ids) == perplexity(model, ids)
+    prompt = PromptCache(tuples, [ids[0][:3]])
+    assert tuples.generate(ids, past_key_values=prompt, max_new_tokens=2).shape == (1, 7)
