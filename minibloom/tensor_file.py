@@ -282,7 +282,7 @@ def write_tensors(
         file.write(len(text).to_bytes(8, "little") + text)
         for _, _, _, data in stored:
             for block in data:
-                file.write(block.data)
+                file.write(numpy.ascontiguousarray(block).data)  # in C order, whatever order a parameter has
 
 
 def _stored(name: str, array: Array, dtype: str) -> Iterator[tuple[str, str, Shape, Iterator[numpy.ndarray]]]:

@@ -62,7 +62,8 @@ class Batches:
     def __init__(self, batches: Sequence[Mapping[str, Any]], held_out: Sequence[Mapping[str, Any]] = ()) -> None:
         for name, given in (("batches", batches), ("held_out", held_out)):
             if not isinstance(given, Sequence) or not all(isinstance(batch, Mapping) for batch in given):
-                raise InputError(f"{name} is a {type(given).__name__}, expected a list of dictionaries of arrays; or write a Task.")
+                kind = type(given).__name__
+                raise InputError(f"{name} is a {kind}, expected a list of dictionaries of arrays; or write a Task.")
         if not batches:
             raise InputError("batches is empty: give at least one dictionary of arrays.")
         self.given, self.held_out = batches, held_out

@@ -11,6 +11,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy
+
 from .backend import to_numpy
 from .base import PreTrainedModel
 from .checkpoint import check_free
@@ -60,7 +62,11 @@ def save_state(
     from safetensors.numpy import save_file
 
     parts = {"params": model.params, "m": optimizer.m, "v": optimizer.v}
-    tensors = {f"{part}/{name}": to_numpy(x) for part, arrays in parts.items() for name, x in arrays.items()}
+    tensors = {  # in C order, whatever order a parameter has: safetensors writes memory as it lies
+        f"{part}/{name}": numpy.ascontiguousarray(to_numpy(x))
+        for part, arrays in parts.items()
+        for name, x in arrays.items()
+    }
     notes = {"identity": identity, "step": optimizer.t, "history": history}
     with replacing(path) as temporary:
         save_file(tensors, temporary, metadata={key: json.dumps(value) for key, value in notes.items()})

@@ -79,6 +79,15 @@ def test_an_int8_model_saved_again_is_the_same_and_can_be_widened(model, tmp_pat
     numpy.testing.assert_array_equal(wide(IDS).logits, loaded.widened()(IDS).logits)
 
 
+def test_parameters_in_any_order_in_memory_are_quantized_alike(model, tmp_path):
+    loaded = BloomForCausalLM.from_pretrained(model)
+    loaded.save_pretrained(tmp_path / "one", "int8")
+    loaded.params = {name: numpy.asfortranarray(p) for name, p in loaded.params.items()}
+    loaded.save_pretrained(tmp_path / "other", "int8")
+    one, other = (tmp_path / name / "model.safetensors" for name in ("one", "other"))
+    assert one.read_bytes() == other.read_bytes()
+
+
 def test_settings_of_generation_stay_with_a_model_that_is_widened(model, tmp_path):
     loaded = BloomForCausalLM.from_pretrained(model, weights="int8")
     loaded.generation_config = GenerationConfig(max_new_tokens=3)

@@ -122,6 +122,24 @@ def test_a_run_that_is_stopped_and_resumed_is_the_same_bit_for_bit(
     )
 
 
+def test_parameters_in_any_order_in_memory_resume_as_they_were(tmp_path, monkeypatch):
+    """As those of a Flax model are that `bind` makes of kernels."""
+
+    def transposed() -> BloomForCausalLM:
+        model = small_model()
+        model.params = {name: numpy.asfortranarray(p) for name, p in model.params.items()}
+        return model
+
+    whole, expected = run(tmp_path / "whole", model=transposed())
+    stop_at(monkeypatch, 2)
+    run(tmp_path / "stopped", model=transposed())
+    monkeypatch.undo()
+    resumed, history = run(tmp_path / "stopped", model=transposed(), resume=True)
+    for name, p in whole.params.items():
+        numpy.testing.assert_allclose(resumed.params[name], p, rtol=0, atol=1e-5, err_msg=name)
+    assert history[-1]["loss"] == pytest.approx(expected[-1]["loss"], rel=1e-5)
+
+
 def test_what_is_inside_of_blocks_is_computed_again_where_that_is_asked_for(tmp_path, monkeypatch):
     asked, real = [], BloomForCausalLM.value_and_grad
 
