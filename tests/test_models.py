@@ -786,11 +786,22 @@ def test_what_models_of_transformers_have_besides_is_known():
         with pytest.raises(AttributeError) as told:
             getattr(model, name)
         assert str(told.value) == f"BloomForCausalLM has no {name!r}. Use {instead}."
-    for name in "to train forward parameters device get_input_embeddings".split():  # noqa: SIM905
+    for name in "to train forward parameters device get_input_embeddings resize_token_embeddings prune_heads".split():  # noqa: SIM905
         assert name in INSTEAD
     with pytest.raises(AttributeError, match="BloomModel has no 'paramz'. Did you mean 'params'"):
         _ = BloomModel(CONFIG).paramz
     assert not hasattr(copy.copy(model), "head_matrx")
+
+
+def test_other_rows_in_the_embedding_are_another_vocabulary():
+    """What resizing the embedding is, as the documentation of transformers calls it."""
+    model = random_model(CONFIG, 0)
+    before = model(IDS).logits
+    table = model.params["word_embeddings.weight"]
+    model.params["word_embeddings.weight"] = numpy.vstack([table, normal(1, 2, 12)])
+    model.config = model.config.replace(vocab_size=15)
+    close(model(IDS).logits[..., :13], before)
+    assert model([[13, 14]]).logits.shape == (1, 2, 15)
 
 
 def test_a_precision_by_its_numpy_names():
