@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
 
+import numpy
+
 from . import backend as backends
 from .backend import Array
 from .base import PreTrainedModel, refuse_loading
@@ -147,8 +149,9 @@ class BloomForCausalLM(PreTrainedModel):
 
         Returns `CausalLMOutputWithPast`, or with `return_dict=False` the tuple of its fields that are not None.
         """
-        if not isinstance(logits_to_keep, int) or logits_to_keep < 0:
+        if not isinstance(logits_to_keep, (int, numpy.integer)) or logits_to_keep < 0:
             raise InputError(f"logits_to_keep is {logits_to_keep!r}, expected 0 (all) or a number of positions.")
+        logits_to_keep = int(logits_to_keep)  # the negative of one of NumPy's without a sign is another number
         if labels is not None:
             shape = self._check_input(input_ids, inputs_embeds).shape[:2]
             labels = self._check_classes(labels, "labels", shape, self.config.vocab_size, "ids")

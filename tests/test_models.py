@@ -712,6 +712,9 @@ def test_positions_to_keep():
     for wrong in (-1, 1.5, "1"):
         with pytest.raises(InputError, match=f"logits_to_keep is {wrong!r}, expected 0"):
             BloomForCausalLM(CONFIG)(IDS, logits_to_keep=wrong)
+    model = BloomForCausalLM(CONFIG)
+    for two in (2, numpy.int64(2), numpy.uint8(2)):
+        equal(model(IDS, logits_to_keep=two).logits, model(IDS, logits_to_keep=2).logits)
     with pytest.raises(InputError, match="logits_to_keep cannot be used with labels"):
         BloomForCausalLM(CONFIG)(IDS, labels=IDS, logits_to_keep=1)
 
