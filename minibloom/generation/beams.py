@@ -90,6 +90,8 @@ class Group:
         for c in candidates[: self.size]:  # what ends further down is no better than what goes on
             if c.ends and not beams[c.beam].lacks_words:
                 self._finish(continued(c))
+        if s.do_sample and length == self.new:  # the length ends all that go on, so here too the first drawn count
+            candidates = candidates[: self.size]
         going = sorted((c for c in candidates if not c.ends), key=lambda c: -c.score)[: self.size]
         if s.force_words_ids is not None:
             going = self._with_words(going, scores)
