@@ -8,7 +8,7 @@ states that are alike. (Su et al. 2022, "A Contrastive Framework for Neural Text
 All candidates are read in one pass, as k rows for each row. They share the cache and differ in its last position
 alone; when one is chosen, that position is copied to the others. A caller's cache is given what was chosen in the end,
 and with it the hidden states, so that the next turn of a text reads its own tokens alone. Several rows go on with a
-copy, as does a window: what it has dropped for a candidate, it cannot take back.
+copy, as does a window: what it has dropped for a candidate, it cannot take back, so it is not returned either.
 """
 
 from __future__ import annotations
@@ -76,9 +76,17 @@ def contrastive_search(job: Job) -> Iterator[Array]:
                 reader.select((places[:, None] * k + xp.arange(k)).reshape(-1))
                 history.select(places)
     finally:  # however it ends, Ctrl-C too; of the last token, what is read may be another candidate's
-        kept = job.callers_cache
+        kept, read, length = job.callers_cache, reader.cache, history.length - 1
         if kept is not None and kept.window is None and rows.count == 1:
-            _hand_over(kept, reader.cache, history.length - 1, states)
+            _hand_over(kept, read, length, states)
+        else:
+            kept = None
+        if s.return_dict_in_generate:  # which has none of candidates
+            if kept is None and read.window is None:
+                read.select(rows.here * k)
+                read.crop(length)
+                kept, read.states = read, states[:, :length]
+            job.result.cache = kept
 
 
 def _likeness(new: Array, states: Array, ids: Array) -> Array:

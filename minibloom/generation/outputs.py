@@ -21,7 +21,7 @@ class GenerateDecoderOnlyOutput(ModelOutput):
         such an output cost nothing more. The last ids have not been read into it.
 
     Of speculation over several rows, each of which ends by itself: NaN in `scores` and `logits` behind its end, and no
-    cache.
+    cache. Nor is there one of contrastive search into a window.
     """
 
     sequences: Array = None

@@ -54,7 +54,8 @@ class Reader:
     def rows_leave(self) -> bool:
         """Whether a row that has ended leaves the batch: not where somebody looks at all rows' arrays."""
         job = self.job
-        return job.callers_cache is None and job.trace is None and not job.settings.return_dict_in_generate
+        shown = self.cache is job.callers_cache or job.trace is not None
+        return not shown and not job.settings.return_dict_in_generate
 
     def likeliest(self, scores: Array) -> Array:
         """The likeliest id of each row `[B]`, by the scores `[B, V]` made of the last pass's logits."""
@@ -65,6 +66,8 @@ class Reader:
 
         A window reads them in pieces, so that its memory is fixed; but where somebody looks inside, in one pass.
         """
+        if times > 1:
+            self.with_own_cache()
         ids, c = self.ids[:, self.read :], self.model.config
         looked_at = self._watch or more or c.output_attentions or c.output_hidden_states
         if self.cache is not None and self.cache.window is not None and not looked_at:
@@ -73,9 +76,7 @@ class Reader:
                 ids = ids[:, self.PIECE :]
         out = self(ids, **more)
         if times > 1:
-            rows = self.job.xp.repeat(self.job.xp.arange(len(self.job.ids)), times)
-            self.cache = self.cache.copy(rows)  # the caller's stays as it is
-            self.mask = None if self.mask is None else self.mask[rows]
+            self.select(self.job.xp.repeat(self.job.xp.arange(len(self.job.ids)), times))
         return out
 
     def with_own_cache(self) -> Reader:

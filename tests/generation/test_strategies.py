@@ -164,6 +164,24 @@ def test_contrastive_search_goes_on_with_a_copy_where_it_cannot_fill_the_cache()
     assert MODEL.generate([[1, 2]], past_key_values=MODEL.init_cache(1, 6), **asked).shape == (1, 6)
 
 
+@pytest.mark.parametrize("prompts", [[[1, 2, 3]], [[1, 2, 3], [4]]])
+def test_contrastive_search_returns_the_cache_of_what_it_chose(prompts):
+    """One row for each of the prompts, and of no candidate: a turn goes on from it, and contrastive search too."""
+    asked = {"penalty_alpha": 0.6, "top_k": 3, "max_new_tokens": 5, **FREE}
+    for own in (None, Cache(2)):
+        out = MODEL.generate(prompts, past_key_values=own, return_dict_in_generate=True, **asked)
+        cache, text = out.past_key_values, out.sequences
+        assert (cache.batch_size, cache.seen) == (len(prompts), text.shape[1] - 1)
+        assert (cache is own) == (len(prompts) == 1 and own is not None)
+        mask = numpy.ones_like(text)
+        mask[1:, :2] = 0
+        for more in ({"max_new_tokens": 3, **FREE}, asked):
+            expected = MODEL.generate(text, mask, **more)
+            numpy.testing.assert_array_equal(MODEL.generate(text, mask, past_key_values=cache.copy(), **more), expected)
+    out = MODEL.generate(prompts, past_key_values=WindowCache(2, 3), return_dict_in_generate=True, **asked)
+    assert out.past_key_values is None
+
+
 @given(model=models(), seed=seeds, left=st.integers(1, 4))
 @draws
 def test_contrastive_search_never_chooses_what_is_ruled_out(model, seed, left):
@@ -253,6 +271,18 @@ def test_rows_that_guess_return_what_was_kept_of_each_step():
         expected[1:, 2] = numpy.nan
         numpy.testing.assert_allclose(got, expected, rtol=1e-9)
     assert out.past_key_values is None
+
+
+def test_the_last_tokens_of_beams_that_are_drawn_are_the_first_drawn():
+    """In one step: two tokens, drawn without putting back, and not the best two of more that were drawn."""
+    ids, runs = [1, 2, 3], 2000
+    p = softmax(processed(MODEL([ids]).logits[:, -1], 2.0, 0))[0]
+    pairs = {
+        (i, j): p[i] * p[j] * (1 / (1 - p[i]) + 1 / (1 - p[j])) for i in range(11) for j in range(11) if p[i] > p[j]
+    }
+    asked = {"num_beams": 2, "num_return_sequences": 2, "do_sample": True, "temperature": 2.0, "top_k": 0}
+    rows = MODEL.generate([ids] * runs, seed=0, max_new_tokens=1, **asked, **FREE)[:, 3]
+    assert_drawn_by(pairs, rows.reshape(runs, 2).tolist())
 
 
 def exact(model: BloomForCausalLM, ids: list[int], count: int, **drawing: Any) -> dict[tuple[int, ...], float]:
@@ -375,6 +405,10 @@ def test_a_row_that_has_ended_is_read_no_more():
         whole = model.generate(longer, max_new_tokens=8, eos_token_id=[end], pad_token_id=10, past_key_values=cache)
         lengths = [row.index(end) + 1 if end in row else 8 for row in whole[:, 2:].tolist()]
         assert len(set(lengths)) > 1 and sizes == [sum(n > step for n in lengths) for step in range(max(lengths))]
+    for way in ({"do_sample": True, "top_k": 1, "num_return_sequences": 2}, {"penalty_alpha": 0.4, "top_k": 2}):
+        sizes.clear()  # these go on with a copy of the caller's cache
+        model.generate(longer, max_new_tokens=8, eos_token_id=[end], past_key_values=Cache(2), **way)
+        assert sizes[-1] < max(sizes)
     for way in ({}, {"penalty_alpha": 0.4, "top_k": 2}):
         sizes.clear()
         out = model.generate(prompts, max_new_tokens=8, eos_token_id=[end], pad_token_id=10, **way)[:, 1:]
@@ -545,6 +579,20 @@ def test_a_cache_of_the_beginning_changes_nothing_and_goes_on_from_turn_to_turn(
         turn = model.generate(ids, max_new_tokens=2, past_key_values=cache, **FREE)
         assert cache.seen == turn.shape[1] - 1 and seen < cache.seen
         numpy.testing.assert_array_equal(model.generate(turn, max_new_tokens=2, past_key_values=cache, **FREE), plain)
+
+
+@pytest.mark.parametrize("way", [
+    {"do_sample": True, "seed": 0, "num_return_sequences": 2}, {"num_beams": 2},
+    {"num_beams": 2, "do_sample": True, "seed": 0},
+])  # fmt: skip
+def test_several_continuations_leave_the_cache_that_they_go_on_from_as_it_was(way):
+    for prompts, read in product(([[1, 2, 3]], [[1, 2, 3], [4, 5, 6]]), (0, 2)):
+        cache = MODEL([row[:read] for row in prompts]).past_key_values if read else Cache(2)
+        expected = MODEL.generate(prompts, max_new_tokens=4, **FREE, **way)
+        for _ in range(2):
+            got = MODEL.generate(prompts, past_key_values=cache, max_new_tokens=4, **FREE, **way)
+            numpy.testing.assert_array_equal(got, expected)
+            assert cache.seen == read and cache.batch_size == (len(prompts) if read else None)
 
 
 def test_a_window_sees_the_last_positions_alone():
