@@ -1,12 +1,14 @@
-"""A device's memory: what is left of it, and what is said where it does not suffice.
+"""Memory: what there is of it, and what is said where it does not suffice.
 
-On the host, the system finds room or ends the program. A GPU has what it has, so an error says what was needed, what
-was free, and what would fit.
+On the host, the system finds room or ends the program: there, only what could never fit is refused. A GPU has what it
+has, so an error says what was needed, what was free, and what would fit.
 """
 
 from __future__ import annotations
 
 import math
+import os
+import sys
 from bisect import bisect_right
 from collections.abc import Callable, Iterable
 from types import ModuleType
@@ -27,6 +29,17 @@ def free_and_total(xp: ModuleType) -> tuple[int, int]:
     """Bytes of the device of the library `xp`: those that are free, for CuPy's pool or in it, and all."""
     free, total = xp.cuda.runtime.memGetInfo()
     return free + xp.get_default_memory_pool().free_bytes(), total
+
+
+def physical_memory() -> int:
+    """Bytes of memory that this machine has; without end where the system does not tell."""
+    told = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
+    return told if told > 0 else sys.maxsize
+
+
+def all_memory(xp: ModuleType) -> int:
+    """Bytes of memory where the library `xp` computes, used ones too."""
+    return physical_memory() if xp is numpy else free_and_total(xp)[1]
 
 
 def check_room(

@@ -36,6 +36,7 @@ import numpy
 from .backend import Array
 from .checkpoint import block_number
 from .layers.small_weights import KINDS, SmallWeight
+from .memory import physical_memory
 from .tensor_file import STORED, Empty, Shape, TensorEntry, read_tensor
 
 
@@ -217,8 +218,3 @@ def forget(entry: TensorEntry) -> None:
     if hasattr(os, "posix_fadvise"):
         with entry.file.open("rb") as file:
             os.posix_fadvise(file.fileno(), entry.begin, entry.end - entry.begin, os.POSIX_FADV_DONTNEED)
-
-
-def physical_memory() -> int:
-    """Bytes of memory that this machine has."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

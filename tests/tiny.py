@@ -56,7 +56,7 @@ def checkpoint(folder: Path, **changes: Any) -> Path:
 class Scripted:
     """Stands for a model that finds the given ids `[B, N]` likeliest, one after another, whatever it reads."""
 
-    xp = numpy
+    xp, dtype = numpy, "float64"
 
     def __init__(self, config: BloomConfig, rows: Sequence[Sequence[int]], favourite: int | None = None) -> None:
         self.config, self.rows, self.favourite = config, numpy.array(rows, int), favourite

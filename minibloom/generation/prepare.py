@@ -7,6 +7,7 @@ Behind the border nothing is checked again: a strategy is given a `Job`, and rea
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,8 @@ import numpy
 
 from ..cache import Cache
 from ..config import BloomConfig
-from ..errors import InputError
+from ..errors import InputError, OutOfMemory
+from ..memory import all_memory, size
 from ..trace import Trace
 from .filters import Filter, filters, log_softmax
 from .guidance import Guidance
@@ -72,6 +74,7 @@ def prepare(
     if past_key_values is not None:
         _go_on_from(job, past_key_values, tokenizer)
     _check_listeners(job)
+    _check_memory(job)
     if trace is not None:
         _start_trace(job)
     return job
@@ -88,12 +91,15 @@ def _settings(
     called, given = GenerationConfig(**asked), GenerationConfig.of(generation_config)
     own = GenerationConfig.of(getattr(model, "generation_config", None))
     full = settle(called, given, own, draft)
-    _check_ids_known(called.over(given), model.config.vocab_size, tokenizer)
+    _check_ids_known(full, called.over(given), model.config.vocab_size, tokenizer)
     return full
 
 
-def _check_ids_known(asked: GenerationConfig, V: int, tokenizer: Any) -> None:
-    """All ids that the call names must be rows of the matrix, and those it forces must be tokens."""
+def _check_ids_known(full: GenerationConfig, called: GenerationConfig, V: int, tokenizer: Any) -> None:
+    """All ids that are set must be rows of the matrix, and those that are forced must be tokens.
+
+    full: all settings; called: without the model's own, whose ids for ends and padding may lie past a small V.
+    """
     names = (
         "eos_token_id", "pad_token_id", "suppress_tokens", "begin_suppress_tokens", "forced_bos_token_id",
         "forced_eos_token_id", "bad_words_ids", "sequence_bias", "force_words_ids",
@@ -101,7 +107,7 @@ def _check_ids_known(asked: GenerationConfig, V: int, tokenizer: Any) -> None:
     for name in names:
         forced = name.startswith("force")
         limit = min(V, len(tokenizer)) if forced and tokenizer is not None else V
-        for one in _flat(getattr(asked, name)):
+        for one in _flat(getattr(called if name in ("eos_token_id", "pad_token_id") else full, name)):
             if one >= limit:
                 raise InputError(f"{name} holds {one}, expected ids from 0 to {limit - 1}.")
 
@@ -247,6 +253,23 @@ def _check_listeners(job: Job) -> None:
         if job.settings.num_beams > 1 and listener is not None:
             beams = job.settings.num_beams
             raise InputError(f"{name} is set and num_beams is {beams}: beams are not known before the end.")
+
+
+def _check_memory(job: Job) -> None:
+    """Whether keys, values and logits of all rows could be held at all, if none ends before its time."""
+    s, c, cache = job.settings, job.model.config, job.cache
+    wide = "num_beams" if s.num_beams > 1 else "top_k" if s.penalty_alpha > 0 else "num_return_sequences"
+    long = "max_length" if s.max_new_tokens is None else "max_new_tokens"
+    rows = len(job.ids) * min(getattr(s, wide), c.vocab_size if wide == "top_k" else math.inf)
+    positions = job.length if cache is None or cache.window is None else min(cache.window, job.length)
+    each = numpy.dtype(job.model.dtype).itemsize
+    needed = each * rows * (2 * positions * c.n_layer * c.hidden_size + c.vocab_size)
+    if needed > (there := all_memory(job.xp)):
+        given = " and ".join(f"{name} is {getattr(s, name)}" for name in (long, wide) if getattr(s, name) > 1)
+        raise OutOfMemory(
+            f"{given}: keys, values and logits of up to {rows:,} x {positions:,} tokens take {size(needed)}, and there "
+            f"are {size(there)} of memory. Lower what is set, or see only the last tokens, by a window."
+        )
 
 
 def _start_trace(job: Job) -> None:

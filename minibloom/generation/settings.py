@@ -76,7 +76,7 @@ def _decay(value: Any) -> tuple[int, float]:
 
 def _strings(value: Any) -> list[str]:
     strings = STRINGS.convert([value] if isinstance(value, str) else value)
-    if not strings or not all(strings):
+    if not strings or not all(string.encode() for string in strings):  # half of a surrogate pair has no bytes
         raise ValueError
     return strings
 
@@ -131,7 +131,9 @@ class GenerationConfig:
     min_length: int = _setting(0, FROM_0, "the same, counted with the prompt and its padding")
     eos_token_id: list[int] = _setting(None, IDS, "what ends a row; an empty list: nothing does")
     stop_strings: list[str] = _setting(
-        None, Rule("a string that is not empty, or a list of them", _strings), "text that ends a row when it appears"
+        None,
+        Rule("a string that is not empty and has bytes in UTF-8, or a list of them", _strings),
+        "text that ends a row when it appears",
     )
     max_time: float = _setting(None, POSITIVE, "seconds after which no further token is begun")
 
@@ -473,7 +475,7 @@ def _seed(value: Any) -> int | numpy.random.Generator:
     return value if isinstance(value, numpy.random.Generator) else whole(0, 2**128).convert(value)
 
 
-SEED = optional(Rule("a whole number of at least 0, or a NumPy generator", _seed))
+SEED = optional(Rule("a whole number from 0 to 2**128, or a NumPy generator", _seed))
 
 
 def check_seed(seed: Any, do_sample: bool) -> None:

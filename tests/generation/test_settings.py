@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import math
+from itertools import islice
 from typing import Any
 
 import numpy
@@ -12,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minibloom import BloomForCausalLM, InputError
-from minibloom.generation import GenerationConfig, check_settings, generate
+from minibloom import BloomForCausalLM, InputError, WindowCache
+from minibloom.generation import GenerationConfig, check_settings, generate, generate_steps
 from minibloom.generation.beams import Beam, Group
 from minibloom.generation.prepare import prepare
 from minibloom.generation.settings import FIELDS
@@ -214,6 +215,8 @@ TOGETHER = [
     ({"stop_strings": ""}, "stop_strings is '', expected a string that is not empty"),
     ({"stop_strings": ["a", ""]}, "stop_strings is"),
     ({"stop_strings": []}, "stop_strings is"),
+    ({"stop_strings": "\udcff"}, "stop_strings is .*, expected a string that is not empty and has bytes in UTF-8"),
+    ({"do_sample": True, "seed": 2**128 + 1}, r"seed is 3402.*, expected a whole number from 0 to 2\*\*128"),
     ({"bad_words_ids": []}, "bad_words_ids is"),
     ({"bad_words_ids": [[]]}, "bad_words_ids is"),
     ({"sequence_bias": {(1,): float("nan")}}, "sequence_bias is"),
@@ -297,6 +300,16 @@ WITH_A_MODEL = [
     ({"logits_processor": [5]}, "logits_processor holds 5"),
     ({"stopping_criteria": [5]}, "stopping_criteria holds 5"),
     ({"callback": 5}, "callback is 5"),
+    (
+        {"max_new_tokens": 10**9},
+        r"^max_new_tokens is 1000000000: .* 1 x 1,000,000,002 tokens take .* GB, and there are",
+    ),
+    (
+        {"max_length": 2 * 10**9, "do_sample": True, "num_return_sequences": 10**6},
+        "max_length .* and num_return_sequences",
+    ),
+    ({"max_new_tokens": 2, "num_beams": 10**9}, "max_new_tokens is 2 and num_beams is 1000000000: .* of memory"),
+    ({"max_new_tokens": 10**8, "penalty_alpha": 0.5, "top_k": 10**6}, "and top_k is 1000000: .* 384 x 100,000,002"),
     ({"num_beams": 2, "callback": print}, "callback is set and num_beams is 2"),
 ]
 
@@ -305,6 +318,27 @@ WITH_A_MODEL = [
 def test_what_does_not_fit_the_model_or_the_prompt_is_named(settings, says):
     with pytest.raises(InputError, match=says):
         BloomForCausalLM(tiny.config()).generate([[5, 6]], **settings)
+
+
+def test_a_length_without_end_is_allowed_where_a_window_sees_the_last_tokens():
+    steps = generate_steps(
+        BloomForCausalLM(tiny.config()), [[5]], max_new_tokens=2 * 10**9, past_key_values=WindowCache(2, 4)
+    )
+    assert len(list(islice(steps, 9))) == 9
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"suppress_tokens": [384]}, {"begin_suppress_tokens": [384]}, {"forced_eos_token_id": 384},
+        {"bad_words_ids": [[1, 384]]}, {"sequence_bias": {(384,): 1.0}},
+    ],
+)  # fmt: skip
+def test_an_id_of_the_models_own_file_that_it_has_no_row_for_is_named(own):
+    model = BloomForCausalLM(tiny.config())
+    model.generation_config = GenerationConfig(**own)
+    with pytest.raises(InputError, match=f"{next(iter(own))} holds 384, expected ids from 0 to 383"):
+        model.generate([[5, 6]])
 
 
 def test_what_must_be_written_may_take_all_the_room():
