@@ -140,8 +140,11 @@ def _run(a: argparse.Namespace) -> int:
         WindowCache(1, a.window)
         if len(prompts) > 1:
             raise InputError("--window is for one prompt or --interactive: give one prompt.")
+        if a.assistant is not None or full.prompt_lookup_num_tokens is not None:
+            guesses = "prompt_lookup_num_tokens" if a.assistant is None else "--assistant"
+            raise InputError(f"--window and {guesses} are both set: a window cannot take back a wrong guess.")
     if a.prompt_cache is not None:
-        _check_prompt_cache(a, prompts)
+        _check_prompt_cache(a, prompts, full)
     model, tokenizer = load_model(a)
     settings |= _word_settings(words, biases, lambda text: _ways(tokenizer, text))
     if a.assistant is not None:
@@ -238,11 +241,13 @@ def typed(read: Callable[[], str]) -> str:
     return text.removeprefix("\ufeff")  # the mark that some editors put first is no text
 
 
-def _check_prompt_cache(a: argparse.Namespace, prompts: list[str]) -> None:
+def _check_prompt_cache(a: argparse.Namespace, prompts: list[str], full: GenerationConfig) -> None:
     """Before anything is loaded: whether the file can be read or written, and can be of use."""
     path = Path(a.prompt_cache)
     if a.interactive or a.window is not None:
         raise InputError("--prompt-cache is for prompts: leave out --interactive and --window.")
+    if full.penalty_alpha > 0:
+        raise InputError("--prompt-cache holds no hidden states, and penalty_alpha needs them: leave out one of them.")
     if not path.exists() and len(prompts) > 1:
         raise InputError(f"{path} is not there: make it first, with one prompt that all others begin with.")
     checked_target(path)

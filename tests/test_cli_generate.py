@@ -340,6 +340,18 @@ def test_a_draft_model_changes_nothing(model, tmp_path, capsys):
         (["the", "--batch-size", "2"], "--batch-size is 2, but only prompts of --file run together: leave it out"),
         (["--interactive", "--batch-size", "2"], "--batch-size is 2, but only prompts of --file run together"),
         (["the", "--window", "0"], "--window is 0"),
+        (
+            ["the", "--window", "4", "--prompt-lookup-num-tokens", "2"],
+            "--window and --prompt-lookup-num-tokens are both",
+        ),
+        (["the", "--window", "4", "--assistant", "x"], "--window and --assistant are both set"),
+        (
+            ["the", "--prompt-cache", "x", "--penalty-alpha", "0.5"],
+            "--prompt-cache holds no hidden states, and --penalty",
+        ),
+        (["the", "--num-beams", "100000000"], "--max-new-tokens is 100 and --num-beams is 100000000: keys, values"),
+        (["the", "--max-new-tokens", "2000000000"], "--max-new-tokens is 2000000000: keys, values and logits"),
+        (["the", "--stop", "\udcff"], "--stop is ['\\udcff'], expected"),
         (["the", "--num-beams", "0"], "--num-beams is 0, expected a whole number of at least 1.\n"),
         (["--file", "-"], "standard input holds no prompt"),
         (["the", "--early-stopping", "soon", "--num-beams", "2"], "--early-stopping is 'soon'"),

@@ -44,7 +44,8 @@ def stream_text(model: BloomForCausalLM, tokenizer: BloomTokenizerFast, prompt: 
     """
     if not isinstance(prompt, str):
         raise InputError(f"the prompt is a {type(prompt).__name__}, expected one text.")
-    return tokenizer.stream().pieces(generate_ids(model, prompt, tokenizer=tokenizer, **settings))
+    ids = generate_ids(model, prompt, tokenizer=tokenizer, **settings)  # checks first, the tokenizer too
+    return tokenizer.stream().pieces(ids)
 
 
 def generate_text(

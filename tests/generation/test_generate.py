@@ -362,6 +362,11 @@ def test_a_prompt_that_cannot_be_used_is_named_at_the_call(ids, mask, message):
         generate_steps(model, ids, attention_mask=mask)
 
 
+def test_a_stream_of_text_needs_a_tokenizer():
+    with pytest.raises(InputError, match="the prompt is text but tokenizer is not set"):
+        stream_text(BloomForCausalLM(tiny.config()), None, "the")
+
+
 @pytest.mark.parametrize("prompt", ["", None, 5, []])
 def test_an_empty_prompt_is_refused_at_the_call(tokenizer, prompt):
     with pytest.raises(InputError):
