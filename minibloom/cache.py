@@ -48,6 +48,7 @@ class Cache:
         self._values: list[Array | None] = [None] * layers
         self._norms: list[Array | None] = [None] * layers  # see `key_norms`
         self.states: Array | None = None  # last hidden states `[B, T, E]`, of length 1: contrastive search keeps them
+        self.draft: Any = None  # a draft model, its own cache and the ids in it: speculation keeps them
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -168,6 +169,7 @@ class Cache:
 
         twin._keys, twin._values = [copied(a) for a in self._keys], [copied(a) for a in self._values]
         twin._norms = list(self._norms)  # which are never written to
+        twin.draft = None
         return twin
 
     def select(self, rows: Array) -> None:

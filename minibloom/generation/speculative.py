@@ -56,10 +56,20 @@ class Lookup:
 
 
 class Draft:
-    """Guesses what a smaller model would choose, by the same settings."""
+    """Guesses what a smaller model would choose, by the same settings.
+
+    What it has read stays with the caller's cache, so that the next turn of a text reads its own tokens alone.
+    """
 
     def __init__(self, job: Job) -> None:
         self.job, self.reader = job, Reader(job, job.draft)
+        self.kept = job.callers_cache if job.cache is job.callers_cache else None
+        if self.kept is not None and self.kept.draft is not None and self.kept.draft[0] is job.draft:
+            _, cache, read = self.kept.draft
+            text = to_numpy(job.history().ids[0]).tolist()
+            same = next((i for i, (a, b) in enumerate(zip(read, text, strict=False)) if a != b), len(read))
+            cache.crop(min(same, len(text) - 1, cache.length))
+            self.reader.cache, self.reader.read = cache, cache.length
 
     def __call__(self, history: History, count: int) -> tuple[list[int], list[Array]]:
         """At most `count` tokens, and for draws the probabilities `[1, V]` that each was drawn with."""
@@ -79,6 +89,8 @@ class Draft:
             ids = xp.concatenate([ids, feed], axis=1)
             if number(p[0, guesses[-1]]) < s.assistant_confidence_threshold:
                 break  # what it is unsure of is often wrong, and all that follows with it
+        if self.kept is not None:
+            self.kept.draft = self.job.draft, self.reader.cache, to_numpy(ids[0, : self.reader.read]).tolist()
         return guesses, probs
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy
 import pytest
@@ -177,6 +178,34 @@ def test_a_stream_has_one_continuation(settings):
     ):
         with pytest.raises(InputError, match=r"num_(return_sequences|beams) is 2.*[Uu]se generate"):
             call()
+
+
+def test_a_draft_model_too_reads_each_token_of_a_text_that_is_written_in_turns_once():
+    class Counting(BloomForCausalLM):
+        read = 0
+
+        def __call__(self, ids: Any = None, **more: Any) -> Any:
+            self.read += ids.size
+            return super().__call__(ids, **more)
+
+    model, draft = random_model(tiny.config(eos_token_id=None), 1), Counting(tiny.config(), dtype="float64")
+    draft.params = {name: p + 0.02 for name, p in model.params.items()}  # often right, and not always
+    session = Session(model, TOKENIZER, max_new_tokens=6, assistant_model=draft, assistant_confidence_threshold=0.0)
+    for line in ("the cat sat on the mat, and " * 20, " and", " the dog", " 猫"):
+        before, draft.read = len(session.ids), 0
+        list(session.turn(line))
+        new = len(session.ids) - before
+        assert draft.read < 4 * new  # guesses that were wrong are read too
+        plain = model.generate([session.ids[:-6]], max_new_tokens=6, tokenizer=TOKENIZER)[0].tolist()
+        assert session.ids == plain
+    assert before > 20 * new
+    kept = session.cache.draft[1]
+    assert session.cache.copy().draft is None and kept.batch_size == 1
+    session.ids = session.ids[:9]  # the user goes back in the text: what was read of the rest does not count
+    session.cache.crop(8)
+    list(session.turn(" dog"))
+    assert session.cache.draft[1] is kept
+    assert session.cache.draft[2][: len(session.ids)] == session.ids[: kept.length]
 
 
 @pytest.mark.parametrize("static", [False, True])
