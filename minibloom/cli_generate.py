@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 import sys
 import warnings
@@ -336,9 +337,10 @@ def _show(continuations: list[Continuation], as_json: bool) -> None:
 
 
 def _json(one: Continuation) -> str:
+    score = None if one.score == -math.inf else one.score  # of fewer beams than were asked for; JSON has no infinity
     return json.dumps({
         "prompt": one.prompt, "text": one.text, "ids": one.ids, "log_probabilities": one.log_probs,
-        "score": one.score, "finish_reason": one.finish_reason,
+        "score": score, "finish_reason": one.finish_reason,
     }, ensure_ascii=False)  # fmt: skip
 
 

@@ -152,6 +152,14 @@ def test_a_turn_is_told_at_once_to_a_program_that_waits_for_it(model):
         waits.cancel()
 
 
+def test_beams_that_there_are_too_few_of_are_valid_json_too(model, capsys):
+    options = ["--num-beams", "400", "--num-return-sequences", "400", "--max-new-tokens", "1", "--json"]
+    generate(model, "the", *options)
+    lines = [json.loads(line, parse_constant=pytest.fail) for line in capsys.readouterr().out.splitlines()]
+    assert len(lines) == 400 and [line["score"] is None for line in lines] == [not line["ids"] for line in lines]
+    assert lines[-1]["ids"] == []  # the vocabulary has fewer tokens
+
+
 # --- Progress ---
 
 

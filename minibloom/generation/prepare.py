@@ -54,6 +54,8 @@ def prepare(
     s = _settings(model, settings, generation_config, tokenizer, assistant_model is not None)
     check_seed(seed, s.do_sample)
     ends, pad = _ends_and_padding(s, model.config)
+    if settings.get("exponential_decay_length_penalty") is not None and not ends:
+        raise InputError("exponential_decay_length_penalty is set, but nothing ends a row: give eos_token_id too.")
     ids, mask = read_prompts(model, prompts, attention_mask, tokenizer, pad)
     S = ids.shape[1]
     length = _length(s, S)

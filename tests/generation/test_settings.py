@@ -301,6 +301,10 @@ WITH_A_MODEL = [
     ({"stopping_criteria": [5]}, "stopping_criteria holds 5"),
     ({"callback": 5}, "callback is 5"),
     (
+        {"exponential_decay_length_penalty": (1, 2.0), "eos_token_id": []},
+        "length_penalty is set, but nothing ends a row",
+    ),
+    (
         {"max_new_tokens": 10**9},
         r"^max_new_tokens is 1000000000: .* 1 x 1,000,000,002 tokens take .* GB, and there are",
     ),
