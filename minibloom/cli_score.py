@@ -13,7 +13,7 @@ from .cli_model import add_model, load_model
 from .errors import InputError
 from .files import read_text
 from .generation import token_log_probs
-from .generation.scoring import check_window
+from .generation.scoring import check_window, mean_perplexity
 
 
 def add_arguments(sub: argparse.ArgumentParser) -> None:
@@ -40,11 +40,12 @@ def run(a: argparse.Namespace) -> None:
     if len(ids) < 2:
         raise InputError("the text has one token: expected at least two, for the first has nothing before it.")
     scores = to_numpy(token_log_probs(model, [ids], window=a.window, stride=a.stride))[0].astype("float64")  # [S - 1]
-    perplexity = math.exp(-scores.mean())
+    perplexity = mean_perplexity(scores)
     tokens = [tokenizer.decode([token]) for token in ids]
     if a.json:
         figures = {"text": text, "ids": ids, "tokens": tokens, "log_probabilities": [None, *scores.tolist()]}
-        print(json.dumps(figures | {"perplexity": perplexity}, ensure_ascii=False))
+        shown = perplexity if perplexity < math.inf else None  # JSON has no infinity
+        print(json.dumps(figures | {"perplexity": shown}, ensure_ascii=False))
         return
     print(f"{'log p':>9}  {'p':>6}  token\n{'':9}  {'':6}  {tokens[0]!r}")
     for token, score in zip(tokens[1:], scores.tolist(), strict=True):

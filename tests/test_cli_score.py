@@ -44,6 +44,18 @@ def test_a_text_is_scored_as_in_python(model, capsys, options):
     assert last == f"perplexity {told['perplexity']:.4f} a token, over {len(ids) - 1} tokens"
 
 
+def test_a_perplexity_beyond_all_numbers_is_valid_json_too(tmp_path, capsys):
+    folder = tiny.checkpoint(tmp_path, initializer_range=1.0)
+    model = BloomForCausalLM.from_pretrained(folder)
+    model.params["ln_f.weight"] *= 100
+    model.save_pretrained(folder)
+    score(folder, TEXT, "--json")
+    told = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert told["perplexity"] is None and min(told["log_probabilities"][1:]) < -800
+    score(folder, TEXT)
+    assert capsys.readouterr().out.splitlines()[-1].startswith("perplexity inf a token")
+
+
 def test_a_text_comes_from_a_file_or_standard_input(model, tmp_path, capsys, monkeypatch):
     (tmp_path / "text.txt").write_text(TEXT, encoding="utf-8")
     monkeypatch.setattr("sys.stdin", io.StringIO(TEXT))

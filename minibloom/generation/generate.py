@@ -34,8 +34,8 @@ def generate(model: BloomForCausalLM, input_ids: Any = None, attention_mask: Any
         goes on with a copy.
     tokenizer: turns texts into ids; ids that it has no token for are never chosen. `stop_strings` needs it.
     assistant_model: a smaller model of the same tokens, which guesses ahead (see `speculative.py`).
-    logits_processor: functions of ids `[B, T]` (-1 at padding) and logits `[B, V]` that return logits. Here and below, B
-        are the rows that go on: one that has ended leaves, where nothing holds it.
+    logits_processor: functions of ids `[B, T]` (-1 at padding) and logits `[B, V]` that return logits. Rows that have
+        ended may have left: B are those that go on.
     prefix_allowed_tokens_fn: a function of a number and the ids `[T]` of a continuation (-1 at padding), which returns
         the ids that may follow. The number is that of the row, from 0 to B * N - 1; in beam search that of the prompt.
     negative_prompt_ids, negative_prompt_attention_mask: `[B, S]`, with `guidance_scale`: what to lead away from.

@@ -9,9 +9,12 @@ least `window - stride` tokens but for those at the beginning.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
+
+import numpy
 
 from ..backend import Array, namespace, number, to_numpy
 from ..errors import InputError
@@ -125,4 +128,10 @@ def perplexity(model: BloomForCausalLM, input_ids: Any, attention_mask: Any = No
     scored = scores[scores == scores]
     if not scored.size:
         raise InputError("the text has one token: expected at least two, for the first has nothing before it.")
-    return math.exp(-float(scored.astype("float64").mean()))
+    return mean_perplexity(scored)
+
+
+def mean_perplexity(scores: numpy.ndarray) -> float:
+    """exp of the mean surprise, of log-probabilities `[N]`; infinity where it is beyond all floating-point numbers."""
+    surprise = -float(scores.mean(dtype="float64"))
+    return math.exp(surprise) if surprise < math.log(sys.float_info.max) else math.inf

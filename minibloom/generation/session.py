@@ -31,20 +31,26 @@ class Session:
     def __init__(
         self, model: BloomForCausalLM, tokenizer: BloomTokenizerFast, cache: Cache | None = None, **settings: Any
     ) -> None:
+        if "past_key_values" in settings:
+            raise InputError("past_key_values is set, but a session has its own: give it as cache.")
         self.model, self.tokenizer, self.settings = model, tokenizer, settings
         if settings.get("seed") is not None:
             settings["seed"] = numpy.random.default_rng(SEED.check("seed", settings["seed"]))
         self.cache = Cache(model.config.n_layer) if cache is None else cache
         self.ids: list[int] = []
+        self._turn: Any = None  # the last one, as a generator
 
     def turn(self, text: str) -> Iterator[str]:
         """Add `text`, and yield what the model adds to it, piece by piece: whole characters only.
 
-        A turn that is broken off, by Ctrl-C or because nobody asks for its next piece, is kept as far as it came.
+        A turn that is broken off, by Ctrl-C or because nobody asks for its next piece, is kept as far as it came; the
+        next turn ends it.
         """
         new = self.tokenizer(text)["input_ids"]
         if not new:
             raise InputError("the text is empty: give at least one character.")
+        if self._turn is not None:
+            self._turn.close()  # before it reads more into the cache
         ids = [*self.ids, *new]
         added = generate_ids(self.model, [ids], past_key_values=self.cache, tokenizer=self.tokenizer, **self.settings)
 
@@ -54,7 +60,8 @@ class Session:
                 ids.append(one)
                 yield one
 
-        return self.tokenizer.stream().pieces(noted())
+        self._turn = self.tokenizer.stream().pieces(noted())
+        return self._turn
 
     @property
     def text(self) -> str:

@@ -161,6 +161,19 @@ def test_turns_go_on_with_one_text_and_read_each_token_once():
         session.turn("")
 
 
+@pytest.mark.parametrize("way", [{}, {"penalty_alpha": 0.6, "top_k": 3}, {"prompt_lookup_num_tokens": 3}])
+@pytest.mark.parametrize("begun", [0, 1, 3])
+def test_a_turn_that_somebody_still_holds_ends_where_the_next_begins(way, begun):
+    session = Session(MODEL, TOKENIZER, max_new_tokens=6, eos_token_id=[], **way)
+    held = session.turn("the cat")
+    for _ in range(begun):
+        next(held)
+    list(session.turn(" sat"))
+    ids = list(session.ids)
+    assert ids == MODEL.generate([ids[:-6]], tokenizer=TOKENIZER, **session.settings)[0].tolist()
+    assert list(held) == [] and session.ids == ids and session.cache.seen == len(ids) - 1
+
+
 def test_turns_draw_anew_and_a_session_draws_the_same_again():
     sampled = {"do_sample": True, "temperature": 9.0, "top_k": 0, "max_new_tokens": 9, "seed": 1, "eos_token_id": []}
     sessions = [Session(MODEL, TOKENIZER, WindowCache(2, 1), **sampled) for _ in range(2)]  # blind to earlier turns
@@ -168,6 +181,11 @@ def test_turns_draw_anew_and_a_session_draws_the_same_again():
     assert turns[0] == turns[1] and turns[0][0] != turns[0][1]
     with pytest.raises(InputError, match="seed is 'a', expected a whole number"):
         Session(MODEL, TOKENIZER, do_sample=True, seed="a")
+
+
+def test_a_session_has_a_cache_of_its_own():
+    with pytest.raises(InputError, match="past_key_values is set, but a session has its own: give it as cache"):
+        Session(MODEL, TOKENIZER, past_key_values=WindowCache(2, 4))
 
 
 @pytest.mark.parametrize("settings", [{"do_sample": True, "num_return_sequences": 2}, {"num_beams": 2}])
@@ -293,6 +311,12 @@ def test_a_model_that_gives_no_numbers_is_no_text_of_one_token():
     for rows in ([[1, 2, 3]], [[1, 2, 3], [4]]):
         with pytest.raises(InputError, match="the logits of a token are not finite"):
             perplexity(broken, rows)
+
+
+def test_a_text_that_is_next_to_impossible_has_a_perplexity_too():
+    sure = random_model(tiny.config(), 0)
+    sure.params["ln_f.weight"] *= 1000  # and mostly wrong
+    assert perplexity(sure, [[1, 2, 3, 4]]) == math.inf
 
 
 def test_scores_need_something_to_score():
