@@ -258,6 +258,15 @@ def test_generation_gives_the_ids_of_the_host(device, way, mask):
     same(host.generate(IDS, attention_mask=mask, **settings), out)
 
 
+def test_of_equal_beams_the_first_goes_on_as_on_the_host(device):
+    host, there = twins(device)
+    for model in (host, there):
+        model.params["ln_f.weight"][:] = model.params["ln_f.bias"][:] = 0  # so are all logits
+    with silent(device):
+        out = there.generate(IDS, num_beams=3, num_return_sequences=3, max_new_tokens=2, eos_token_id=[])
+    same(host.generate(IDS, num_beams=3, num_return_sequences=3, max_new_tokens=2, eos_token_id=[]), out)
+
+
 @pytest.mark.parametrize("flat", [0.0, 1.0])
 def test_filters_of_a_large_vocabulary_ask_the_device_nothing(device, flat):
     """On the host they sort as few tokens as they can, and have to look whether those were enough."""

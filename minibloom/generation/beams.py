@@ -292,7 +292,8 @@ def _candidates(job: Job, live: Sequence[Group], spans: Sequence[Span], scores: 
         check_numbers(ranked.max(-1))
         tokens = numpy.stack([largest(row, n) for row in ranked])
     else:  # CuPy's argpartition sorts everything too, and waits for the device twice
-        tokens = xp.argsort(ranked, axis=-1)[:, V - n :]
+        last_first = xp.argsort(ranked[:, ::-1], axis=-1, kind="stable")  # of equal numbers, the first token is last
+        tokens = V - 1 - last_first[:, ::-1][:, :n]
     # [rows, n], to the host: from here on there are few
     logs, keys = (to_numpy(xp.take_along_axis(x, tokens, axis=1)).astype("float64") for x in (scores, ranked))
     check_numbers(logs)
