@@ -156,6 +156,7 @@ class Cache:
         Of all, what is copied are the positions that count, not the room behind them.
         """
         twin, here = copy.copy(self), self._here
+        twin.draft = None  # which is read further, and so is of one cache alone
         if rows is not None and self._held() is not None:
             twin.select(rows)  # which makes new arrays, and leaves the old
             return twin
@@ -169,7 +170,6 @@ class Cache:
 
         twin._keys, twin._values = [copied(a) for a in self._keys], [copied(a) for a in self._values]
         twin._norms = list(self._norms)  # which are never written to
-        twin.draft = None
         return twin
 
     def select(self, rows: Array) -> None:
