@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import numpy
 from .checkpoint import PREFIX, check_free, find_tensors, write_checkpoint
 from .errors import InputError, suggest
 from .files import CHECKPOINT
+from .generation.scoring import mean_perplexity
 from .language_modeling import evaluate
 from .layers.small_weights import KINDS
 from .models import BloomForCausalLM
@@ -47,4 +47,4 @@ def training_perplexity(path_or_repo: str | Path, text: str, revision: str | Non
     model = BloomForCausalLM.from_pretrained(path_or_repo, revision=revision)
     end = numpy.atleast_1d(ids[-1] if model.config.eos_token_id is None else model.config.eos_token_id)[0]
     total, count = evaluate(model, [numpy.array([*ids, end])], 512)
-    return math.exp(total / count)
+    return mean_perplexity(numpy.array([-total / count]))

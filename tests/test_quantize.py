@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import numpy
@@ -195,6 +196,14 @@ def test_the_command_says_the_sizes_and_the_perplexity_of_both(model, tmp_path, 
     for options in (["--weights", "int8"], ["--stream-weights"]):
         assert main(["generate", "--model", str(tmp_path / "out"), "the cat", "--max-new-tokens", "3", *options]) == 0
         assert capsys.readouterr().out == resident
+
+
+def test_a_perplexity_beyond_all_numbers_is_infinite(model, tmp_path):
+    sure = BloomForCausalLM.from_pretrained(model)
+    sure.params["ln_f.weight"] *= 1e5  # and mostly wrong
+    sure.save_pretrained(tmp_path / "sure")
+    BloomTokenizerFast.from_pretrained(model).save_pretrained(tmp_path / "sure")
+    assert training_perplexity(tmp_path / "sure", tiny.TEXT) == math.inf
 
 
 def test_a_text_that_cannot_be_read(model, tmp_path, capsys):
