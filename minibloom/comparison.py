@@ -230,7 +230,8 @@ def _rows(name: str, ours: Steps, got: Array, tolerance: float) -> list[Row]:
 
 def laid_out(expected: Array, got: Array, tokens: Array, tolerance: float) -> str:
     """What makes `expected` of `got`, whose shape is another: a call; an empty string if the numbers are others."""
-    ways = {f"transpose{axes}": got.transpose(axes) for axes in itertools.permutations(range(got.ndim))}
+    orders = itertools.permutations(range(got.ndim)) if got.ndim == expected.ndim else ()
+    ways = {f"transpose{axes}": got.transpose(axes) for axes in orders}
     if got.size == expected.size:
         ways["reshape"] = got.reshape(expected.shape)
     right = (

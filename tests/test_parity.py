@@ -339,6 +339,12 @@ def test_right_numbers_in_another_layout_are_told_what_becomes_of_them(model, go
         assert f"{step} has shape {list(wrong.shape)}: {right}" in " ".join(str(report).split())
 
 
+def test_an_array_with_more_axes_is_not_turned_in_all_ways(model, golden):
+    deep = golden["h.1.mlp.gelu"].reshape(3, 8, 96, *[1] * 20)  # 23! of them
+    report = parity.check({**anonymous(golden), "h.1.mlp.gelu": deep}, model, IDS, MASK)
+    assert report.first.becomes == "reshape"
+
+
 def test_whole_numbers_have_to_be_the_same_whatever_the_tolerance():
     golden = run(model_of("BloomForSequenceClassification"), IDS, MASK)
     assert compare(golden, {"last_token": golden["last_token"]}, tolerance=0.5).ok
