@@ -274,4 +274,5 @@ def parameter_shapes(config: BloomConfig) -> dict[str, tuple[int, ...]]:
     return shapes | norm("ln_f")
 
 
-BloomConfig.__signature__ = signature({name: BloomConfig().to_dict()[name] for name in RULES})  # type: ignore[attr-defined]
+_defaults = BloomConfig().to_dict()
+BloomConfig.__signature__ = signature({name: _defaults[name] for name in RULES})  # type: ignore[attr-defined]

@@ -121,7 +121,8 @@ def test_attention_of_chosen_heads():
     assert "head 3" in written(figure)
     with pytest.raises(InputError, match=r"expected 2 or 3 axes\. Take one row of the batch: weights\[0\]"):
         plots.attention(numpy.ones((1, 4, 3, 3)))
-    assert [image.max() for image in images(plots.attention(weights, heads=2))] == [2]
+    for one in (2, numpy.int64(2)):
+        assert [image.max() for image in images(plots.attention(weights, heads=one))] == [2]
     with pytest.raises(InputError, match="heads are \\[4\\], expected numbers from 0 to 3"):
         plots.attention(weights, heads=[4])
 

@@ -17,7 +17,7 @@ from ..cache import Cache
 from ..config import BloomConfig
 from ..errors import InputError, OutOfMemory
 from ..memory import all_memory, size
-from ..trace import Trace
+from ..trace import Trace, check_trace
 from .filters import Filter, filters, log_softmax
 from .guidance import Guidance
 from .job import Job
@@ -276,8 +276,7 @@ def _check_memory(job: Job) -> None:
 
 def _start_trace(job: Job) -> None:
     """What the first pass would refuse is refused now."""
-    if not isinstance(job.trace, Trace):
-        raise InputError(f"trace is {job.trace!r}, expected a Trace.")
+    check_trace(job.trace)
     if job.draft is not None or job.settings.prompt_lookup_num_tokens is not None:
         raise InputError(
             "trace is set and speculation is asked for, whose passes read guesses too, one row at a time: "
