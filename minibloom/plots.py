@@ -18,7 +18,6 @@ import unicodedata
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache, wraps
-from numbers import Integral
 from typing import Any, ParamSpec
 
 import numpy
@@ -247,7 +246,7 @@ def attention(weights: Array, tokens: Sequence[str] | None = None, heads: int | 
     weights = _array(weights, "weights", 2, 3)
     weights = weights[None] if weights.ndim == 2 else weights
     H, S, T = weights.shape
-    chosen = list(range(H)) if heads is None else [int(heads)] if isinstance(heads, Integral) else list(heads)
+    chosen = list(range(H)) if heads is None else list(heads) if isinstance(heads, Iterable) else [int(heads)]
     if not all(0 <= head < H for head in chosen):
         raise InputError(f"heads are {chosen}, expected numbers from 0 to {H - 1}.")
     past = T - S
