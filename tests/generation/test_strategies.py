@@ -417,8 +417,9 @@ def test_a_row_that_has_ended_is_read_no_more():
         expected = [candidates * sum(n > step for n in lengths) for step in range(out.shape[1])]
         assert sizes == ([4, *expected] if way else expected)
     all_rows = {"return_dict_in_generate": True, "output_logits": True}
-    out = model.generate(prompts, max_new_tokens=8, eos_token_id=[end], **all_rows)
-    assert all(len(step) == 4 for step in out.logits)  # here all rows' arrays were asked for
+    for way in ({}, {"penalty_alpha": 0.4, "top_k": 2}):
+        out = model.generate(prompts, max_new_tokens=8, eos_token_id=[end], **all_rows, **way)
+        assert all(len(step) == 4 for step in out.logits)  # here all rows' arrays were asked for
 
 
 @pytest.mark.parametrize("way", [

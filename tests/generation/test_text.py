@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minibloom import BloomForCausalLM, InputError, WindowCache
+from minibloom import BloomForCausalLM, Cache, InputError, WindowCache
 from minibloom.generation import PromptCache, generate_text, perplexity, stream_text, token_log_probs
 from minibloom.generation.contrastive import unit
 from minibloom.generation.filters import log_softmax
@@ -85,6 +85,13 @@ def test_a_batch_of_texts_is_continued_each_as_if_alone_and_says_why_it_ended():
         logs = token_log_probs(MODEL, [[*ids, *one.ids]])[0, len(ids) - 1 :]
         numpy.testing.assert_allclose(one.log_probs, logs, rtol=1e-6)
         assert one.finish_reason == ("stop token" if one.ids[-1] in common["eos_token_id"] else "length")
+        (cut,) = generate_text(MODEL, TOKENIZER, [prompt], **common | {"max_new_tokens": len(one.ids)})
+        assert cut.finish_reason == one.finish_reason  # of a stop token in the last place too
+    assert {one.finish_reason for one in together} == {"stop token", "length"}
+    kept = generate_text(MODEL, TOKENIZER, prompts, past_key_values=(cache := Cache(2)), **common)
+    for one, alike in zip(together, kept, strict=True):
+        assert (one.ids, one.finish_reason) == (alike.ids, alike.finish_reason)
+    assert cache.batch_size == 3  # a caller's keeps the rows that have ended
     beams = generate_text(MODEL, TOKENIZER, prompts, num_beams=2, num_return_sequences=2, max_new_tokens=3)
     assert len(beams) == 6 and [one.prompt for one in beams] == [p for p in prompts for _ in range(2)]
     assert all(one.finish_reason == "length" for one in beams)
@@ -223,9 +230,19 @@ def test_a_draft_model_too_reads_each_token_of_a_text_that_is_written_in_turns_o
     assert kept.batch_size == 1
     session.ids = session.ids[:9]  # the user goes back in the text: what was read of the rest does not count
     session.cache.crop(8)
-    list(session.turn(" dog"))
+    list(session.turn(" dog sat on the mat"))
     assert session.cache.draft[1] is kept
     assert session.cache.draft[2][: len(session.ids)] == session.ids[: kept.length]
+    anew = draft(numpy.array([session.cache.draft[2]])).past_key_values
+    for pair, expected in zip(kept, anew, strict=True):
+        numpy.testing.assert_allclose(pair, expected, rtol=1e-9, atol=1e-12)
+    for other in (draft, random_model(tiny.config(n_layer=1), 2)):  # of all that it reads, the first has read more
+        session.cache.crop(8)
+        ids = model.generate([session.ids[:9]], past_key_values=session.cache, assistant_model=other, max_new_tokens=3)
+        assert ids.tolist() == model.generate([session.ids[:9]], max_new_tokens=3).tolist()
+        assert session.cache.draft[0] is other
+    model.generate([[5, 6], [7, 8]], past_key_values=(of_rows := Cache(2)), assistant_model=draft, max_new_tokens=3)
+    assert of_rows.draft is None  # each row has a copy of its own
 
 
 @pytest.mark.parametrize("static", [False, True])
