@@ -306,7 +306,7 @@ WITH_A_MODEL = [
     ),
     (
         {"max_new_tokens": 10**9},
-        r"^max_new_tokens is 1000000000: .* 1 x 1,000,000,002 tokens take .* GB, and there are",
+        r"^max_new_tokens is 1000000000: .* 1 x 1,000,000,002 tokens take 512.0 GB, and there are",
     ),
     (
         {"max_length": 2 * 10**9, "do_sample": True, "num_return_sequences": 10**6},
@@ -343,6 +343,13 @@ def test_an_id_of_the_models_own_file_that_it_has_no_row_for_is_named(own):
     model.generation_config = GenerationConfig(**own)
     with pytest.raises(InputError, match=f"{next(iter(own))} holds 384, expected ids from 0 to 383"):
         model.generate([[5, 6]])
+
+
+def test_ids_of_the_models_own_file_that_end_or_fill_rows_may_lie_past_a_small_vocabulary():
+    model = BloomForCausalLM(tiny.config())
+    model.generation_config = GenerationConfig(eos_token_id=[384, 5], pad_token_id=384)
+    job = prepare(model, [[5, 6]])
+    assert job.ends == [5] and job.pad < 384
 
 
 def test_what_must_be_written_may_take_all_the_room():

@@ -75,6 +75,13 @@ def test_scores_of_beams_are_sums_of_what_was_kept_of_each_step(data, model, bea
         assert sum(steps) / len(steps) == pytest.approx(score, rel=1e-9)
 
 
+def test_no_beam_ends_before_its_forced_words_are_there():
+    model = random_model(MODEL.config, 2)
+    found = model.generate(IDS, num_beams=2, num_return_sequences=2, force_words_ids=[[7, 8]], max_new_tokens=6,
+                           eos_token_id=[0, 4, 5])  # fmt: skip
+    assert all("7, 8" in str(row) for row in found.tolist())
+
+
 def test_forced_words_are_there_and_the_prompt_does_not_count():
     out = MODEL.generate(
         [[1, 9, 9]], num_beams=4, num_return_sequences=2, max_new_tokens=6, force_words_ids=[[9, 9], [[5, 6], [7]]],
