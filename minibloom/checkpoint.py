@@ -252,7 +252,8 @@ def write_checkpoint(
     max_shard_size: bytes of data in a file; more are written as shards, with an index.
 
     Everything is checked, then written to temporary names, then moved into place: an error, Ctrl-C or a full
-    disk while it writes leaves the checkpoint that was there. Raises InputError for parameters that do not
+    disk while it writes leaves the checkpoint that was there. Shards that take the place of others are moved without
+    an index there, so that at no time a reader finds some of each. Raises InputError for parameters that do not
     belong to `config`, and for numbers that are too large for `dtype`.
     """
     _check_params(params, config)
@@ -280,6 +281,9 @@ def write_checkpoint(
         for file, names in files.items():
             path = moves.enter_context(replacing(folder / file))
             write_tensors(path, {in_file[name]: (params[name], stored[name]) for name in names})
+        if len(files) > 1 and not old.isdisjoint(files):
+            # If the moves broke off, the old index would name shards of both. Without one, that is no checkpoint.
+            (folder / INDEX).unlink(missing_ok=True)
     for name in old.difference(files):  # an earlier checkpoint's, which a reader would take for this one's
         (folder / name).unlink(missing_ok=True)
 

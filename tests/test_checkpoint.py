@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -447,6 +449,39 @@ def test_a_write_that_is_stopped_leaves_the_old_checkpoint_whole(
     with pytest.raises(problem):
         write_checkpoint(tmp_path, random_params(CONFIG, seed=1), CONFIG, max_shard_size=shard)
     assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("new_shard", [1000, 10**9])
+@pytest.mark.parametrize("old_shard", [1000, 10**9])
+def test_moves_that_break_off_leave_no_mixture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old_shard: int, new_shard: int
+) -> None:
+    """As when the process is killed between two of them: what loads is the old checkpoint or the new one."""
+    replace, moved, outcomes = os.replace, 0, set()
+
+    def move(source: Path, target: Path) -> None:
+        nonlocal moved
+        if moved == last:
+            raise OSError
+        moved += 1
+        replace(source, target)
+
+    old, new = random_params(CONFIG), random_params(CONFIG, seed=1)
+    for last in range(12):
+        moved, folder = 0, tmp_path / str(last)
+        write_checkpoint(folder, old, CONFIG, max_shard_size=old_shard)
+        with monkeypatch.context() as patch, suppress(OSError):
+            patch.setattr("os.replace", move)
+            write_checkpoint(folder, new, CONFIG, max_shard_size=new_shard)
+        try:
+            loaded = load_params(folder)[1]
+        except InputError as error:
+            outcomes.add("none")
+            assert "holds neither" in str(error)
+        else:
+            (found,) = (n for n, params in enumerate((old, new)) if all((loaded[k] == params[k]).all() for k in params))
+            outcomes.add(("old", "new")[found])
+    assert ("none" in outcomes) == (old_shard == new_shard == 1000)
 
 
 # --- Against transformers, where it is installed ---
