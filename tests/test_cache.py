@@ -227,7 +227,9 @@ def test_a_copy_of_rows_is_a_copy_of_which_rows_are_selected(make):
     model(IDS, past_key_values=cache)
     before, selected = content(cache), cache.copy()
     selected.select(rows)
+    cache.draft = "a draft model, its cache and ids"  # which two caches must not share
     twin = cache.copy(rows)
+    assert twin.draft is None and cache.copy().draft is None
     assert_same(twin, content(selected))
     model([[1], [2], [3]], past_key_values=twin)
     assert_same(cache, before)
