@@ -291,7 +291,7 @@ def _stored(name: str, array: Array, dtype: str) -> Iterator[tuple[str, str, Sha
         yield name, INT8, array.shape, (values for values, _ in _int8_blocks(array))
         yield name + SCALE, "float32", array.shape[:1], (scales for _, scales in _int8_blocks(array))
     else:
-        yield name, dtype, array.shape, (_narrow(block, dtype) for block in _host_blocks(array))
+        yield name, dtype, array.shape, (_narrow(block, dtype) for block in host_blocks(array))
 
 
 def stored_bytes(array: Array, dtype: str) -> int:
@@ -303,7 +303,7 @@ def check_range(name: str, array: Array, dtype: str) -> None:
     """Raise an InputError if a finite number of parameter `name` is too large for `dtype`, or none at all for int8."""
     if isinstance(array, SmallWeight) and array.dtype == dtype:
         return
-    for block in _host_blocks(array):
+    for block in host_blocks(array):
         if dtype == INT8:
             lost = block[~numpy.isfinite(block)]
         elif block.dtype.itemsize <= itemsize(dtype):
@@ -321,7 +321,7 @@ def itemsize(dtype: str) -> int:
     return ITEMSIZE[CODES[dtype]]
 
 
-def _host_blocks(array: Array) -> Iterator[numpy.ndarray]:
+def host_blocks(array: Array) -> Iterator[numpy.ndarray]:
     """The numbers of `array`, flat, a block at a time; of a small weight as float32."""
     if isinstance(array, SmallWeight):
         return (rows.reshape(-1) for rows in _row_blocks(array))

@@ -31,6 +31,7 @@ from minibloom import (
     bench_cost,
     cli_bench,
     golden,
+    parity,
     tensor_file,
 )
 from minibloom.backend import library, namespace, to_numpy
@@ -522,6 +523,17 @@ def test_16_bit_weights_are_written_as_the_host_writes_them_and_trained_widened(
     assert there.widened().weights == "float32" and namespace(grads["ln_f.weight"]) is device
     numpy.testing.assert_allclose(to_numpy(out.loss), expected.loss, rtol=1e-5)
     assert grads.keys() == wanted.keys()
+
+
+@pytest.mark.parametrize("kind", HALVES)
+def test_prompts_are_kept_and_ports_judged_with_16_bit_weights_too(device, in_16_bits, tmp_path, kind):
+    host, there = (BloomForCausalLM.from_pretrained(in_16_bits["float32"], weights=kind, backend=b) for b in BOTH)
+    PromptCache(there, IDS).save(tmp_path / "prompt.safetensors")
+    prompt = PromptCache.load(tmp_path / "prompt.safetensors", there)
+    longer = numpy.concatenate([IDS, IDS], axis=1)
+    same(there.generate(longer, max_new_tokens=3), there.generate(longer, past_key_values=prompt, max_new_tokens=3))
+    wrong = parity.check(lambda ids, mask: {"logits": 2 * host(ids, attention_mask=mask).logits}, there, IDS)
+    assert wrong.first.name == "logits" and wrong.hints[0].startswith("The largest difference")
 
 
 @pytest.mark.parametrize(

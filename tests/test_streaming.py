@@ -20,8 +20,9 @@ from hypothesis import strategies as st
 from minibloom import BloomConfig, BloomForCausalLM, BloomForSequenceClassification, InputError
 from minibloom.checkpoint import find_params
 from minibloom.config import parameter_shapes
+from minibloom.generation.prompt_cache import fingerprint
 from minibloom.layers.small_weights import to_bfloat16
-from minibloom.streaming import StreamedParams
+from minibloom.streaming import FileWeight, StreamedParams
 from minibloom.tensor_file import read_tensors
 
 from . import tiny
@@ -66,6 +67,25 @@ def test_a_token_at_a_time_without_the_embedding_in_memory(tmp_path, stored):
     numpy.testing.assert_allclose(
         streamed([[3]], past_key_values=a).logits, expected, rtol=0, atol=1e-5 * abs(expected).max()
     )
+
+
+@pytest.mark.parametrize("stored", STORED)
+def test_to_know_a_model_again_its_embedding_is_read_in_large_blocks(tmp_path, monkeypatch, stored):
+    """Not row by row, which takes a minute of BLOOM's; and not at once, as there may be no room for it."""
+    folder = save(tmp_path, tiny.config(n_layer=2), stored)
+    streamed = BloomForCausalLM.from_pretrained(folder, stream=True, hold_embedding=False)
+    widen, heights = FileWeight.widen, []
+
+    def watched(self, rows=slice(None)):
+        block = widen(self, rows)
+        heights.append(len(block))
+        return block
+
+    monkeypatch.setattr("minibloom.tensor_file.BLOCK", 100 * 32)
+    monkeypatch.setattr(FileWeight, "widen", watched)
+    found = fingerprint(streamed)
+    assert heights == [100, 100, 100, 84]
+    assert found == fingerprint(BloomForCausalLM.from_pretrained(folder, weights=stored))
 
 
 @pytest.mark.parametrize("stored", STORED)

@@ -20,7 +20,7 @@ from ..backend import Array, number, to_numpy
 from ..cache import Cache
 from ..errors import InputError
 from ..files import replacing
-from ..tensor_file import read_header, read_metadata, read_tensors, write_tensors
+from ..tensor_file import host_blocks, read_header, read_metadata, read_tensors, write_tensors
 from .prompts import read_prompts
 
 if TYPE_CHECKING:
@@ -115,7 +115,8 @@ def fingerprint(model: BloomForCausalLM) -> str:
     digest.update(json.dumps([config, model.dtype, model.hf_compat], sort_keys=True).encode())
     for name, array in model.params.items():
         digest.update(name.encode())
-        digest.update(numpy.ascontiguousarray(to_numpy(array)).data)
+        for block in host_blocks(array):
+            digest.update(numpy.ascontiguousarray(block).data)
     return digest.hexdigest()
 
 

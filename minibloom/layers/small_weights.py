@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy
 
-from ..backend import Array, namespace, number
+from ..backend import Array, namespace, number, to_numpy
 from ..errors import InputError
 
 Shape = tuple[int, ...]
@@ -80,6 +80,10 @@ class SmallWeight(ABC):
 
     def __getitem__(self, rows: Any) -> Array:
         return self.widen(rows)
+
+    def get(self) -> numpy.ndarray:
+        """All rows as float32 in host memory, as CuPy's arrays have it: so `to_numpy` takes a weight for an array."""
+        return to_numpy(self.widen())
 
     def part(self, x: Array) -> Array:
         """`x [N, I]` in P parts `[P, N, I/P]`, as `fill` parts the rows of the weight."""

@@ -80,6 +80,7 @@ def test_a_weight_says_where_it_is(device, kind):
     host, there = twins(device, kind, normal(0, 7, 6, dtype="float32"))
     assert (namespace(host), namespace(there)) == (numpy, device)
     assert (there.shape, there.nbytes, there.dtype) == ((7, 6), 84, kind)
+    numpy.testing.assert_array_equal(to_numpy(there), host.widen())
     with pytest.raises(InputError, match="different libraries"):
         namespace(there, numpy.ones(6))
 
