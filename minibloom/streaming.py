@@ -103,7 +103,7 @@ class Memory:
     """
 
     def __init__(self, size: int) -> None:
-        self._pages = mmap.mmap(-1, max(1, size))
+        self._pages = mmap.mmap(-1, max(1, size), access=mmap.ACCESS_COPY)  # after a fork, each process has its own
         self._whole: Callable[[], Array | None] = lambda: None  # a weak reference: all arrays in the pages share it
 
     @property
@@ -150,12 +150,17 @@ class StreamedParams(Mapping[str, Array]):
                 self._held[name] = read_as_stored(entry)
         total = sum(entry.end - entry.begin for entry in entries.values())
         self._keep_cached = total < physical_memory()
-        self._memories: list[Memory] = []
         self._room = max(
             sum(aligned(entry.end - entry.begin) for entry in block.values()) for block in self._blocks.values()
         )
+        self._begin()
+
+    def _begin(self) -> None:
+        """Start to read the first block, by a thread of this process."""
+        self._process = os.getpid()
         self._lock = threading.Lock()
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="minibloom reader")
+        self._memories: list[Memory] = []
         self._at = -1  # the number of the block that was asked for last
         self._block: dict[str, Array] = {}
         self._ahead = self._start(min(self._blocks))
@@ -166,6 +171,8 @@ class StreamedParams(Mapping[str, Array]):
         layer = block_number(name)
         if layer not in self._blocks or name not in self._blocks[layer]:
             raise KeyError(name)
+        if self._process != os.getpid():  # a fork, which threads do not survive
+            self._begin()
         with self._lock:
             if layer != self._at:
                 self._turn_to(layer)

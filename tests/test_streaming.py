@@ -7,6 +7,7 @@ import gc
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 import weakref
@@ -130,6 +131,27 @@ def test_two_blocks_at_most_are_in_memory_and_a_held_array_stays_as_it_is(tmp_pa
     kept, before = model.params[name], model.params[name].copy()
     model([[1, 2, 3]])
     numpy.testing.assert_array_equal(kept, before)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a system that forks")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+def test_a_fork_reads_for_itself_and_what_it_holds_stays_as_it_is(tmp_path):
+    model = BloomForCausalLM.from_pretrained(save(tmp_path, tiny.config(n_layer=4), "float32"), stream=True)
+    expected, (ready, tell) = model([[1, 2]]).logits, os.pipe()
+    held = model.params["h.0.mlp.dense_h_to_4h.weight"]
+    before = held.copy()
+    child = os.fork()
+    if not child:
+        signal.alarm(20)  # ends it, should it wait for ever
+        right = numpy.array_equal(model([[1, 2]]).logits, expected)
+        os.read(ready, 1)
+        os._exit(0 if right and numpy.array_equal(held, before) else 1)
+    del held
+    for layer in (1, 2):  # the second is read into the memory that was held
+        assert model.params[f"h.{layer}.mlp.dense_h_to_4h.weight"].shape == before.shape
+    os.write(tell, b".")
+    assert os.waitpid(child, 0)[1] == 0
+    [os.close(end) for end in (ready, tell)]
 
 
 def test_a_file_that_is_cut_while_it_is_read_is_an_error_each_time(tmp_path):
