@@ -99,12 +99,17 @@ class PromptCache:
             raise InputError(f"{path} is of another model, or in another precision: delete it, or name another file.")
         c, prompt = model.config, cls.__new__(cls)
         prompt.model = model
-        prompt.ids = model.xp.asarray(json.loads(remarks["input_ids"]), dtype="int64")
-        mask = json.loads(remarks["attention_mask"])
-        prompt.mask = None if mask is None else model.xp.asarray(mask, dtype="int64")
         arrays = read_tensors(entries, model.dtype, model.xp)
-        past = tuple((arrays[f"h.{i}.key"], arrays[f"h.{i}.value"]) for i in range(c.n_layer))
-        prompt.cache = Cache.from_tuple(past, len(prompt.ids), c.n_head, c.head_dim, layout="today")
+        try:
+            ids, mask = (json.loads(remarks[name]) for name in ("input_ids", "attention_mask"))
+            prompt.ids, prompt.mask = read_prompts(model, numpy.array(ids), mask, None)
+            past = tuple((arrays[f"h.{i}.key"], arrays[f"h.{i}.value"]) for i in range(c.n_layer))
+            prompt.cache = Cache.from_tuple(past, len(prompt.ids), c.n_head, c.head_dim, layout="today")
+            damaged = prompt.cache.length != prompt.ids.shape[1]
+        except (LookupError, TypeError, ValueError, OverflowError):
+            damaged = True
+        if damaged:
+            raise InputError(f"{path} is damaged: delete it, and read the prompt again.")
         return prompt
 
 

@@ -415,6 +415,25 @@ def test_a_prompt_may_end_within_a_token_of_a_text_that_begins_with_it():
             call()
 
 
+@given(st.data())
+def test_a_damaged_prompt_is_the_same_length_of_ids_or_an_input_error(tmp_path_factory, data):
+    path = tmp_path_factory.getbasetemp() / "damaged.safetensors"
+    PromptCache(MODEL, [[5, 6, 7], [8]]).save(path)
+    content = bytearray(path.read_bytes())
+    end = 8 + int.from_bytes(content[:8], "little")
+    where = (b'"input_ids"', b'"attention_mask"', b'"h.0.', b'"h.1.', None)
+    start = 0 if (part := data.draw(st.sampled_from(where))) is None else content.index(part)
+    place = data.draw(st.integers(start, end - 1 if part is None else start + 40))
+    content[place] = data.draw(st.sampled_from([*b'0123456789,[]{}"\\']) | st.integers(0, 255))
+    path.write_bytes(content)
+    try:
+        prompt = PromptCache.load(path, MODEL)
+    except InputError as error:
+        assert str(path) in str(error)
+    else:
+        assert prompt.ids.shape == (2, 3) and prompt.cache.length == 3
+
+
 def test_a_prompt_of_another_text_or_model_is_refused(tmp_path):
     prompt = PromptCache(MODEL, [[5, 6, 7], [8]])
     path = tmp_path / "prompt.safetensors"
