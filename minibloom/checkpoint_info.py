@@ -123,9 +123,10 @@ def _remote_index(repo: str, revision: str | None, folder: Path) -> dict[str, Te
             refuse_pickle(api.list_repo_files(repo, revision=revision), repo, revision)
             raise InputError(f"{repo} on the hub holds no {SINGLE}, nor shards with an index.") from None
         return {
-            name: TensorEntry(name, Path(file), info.dtype, tuple(map(int, info.shape)), *map(int, info.data_offsets))
+            name: TensorEntry(name, Path(file), info.dtype, tuple(map(int, info.shape)), int(begin), int(end))
             for file, header in found.files_metadata.items()
             for name, info in header.tensors.items()
+            for begin, end in [info.data_offsets]
         }
     except InputError:
         raise

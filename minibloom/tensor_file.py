@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy
 
@@ -57,6 +58,7 @@ class TensorEntry(NamedTuple):
     begin: int
     end: int
     scale: Any = None  # the TensorEntry of an int8 matrix's scales
+    version: tuple[int, ...] | None = None  # of the file, as `_version` tells it; None where nobody has looked
 
     @property
     def kind(self) -> str:
@@ -75,7 +77,7 @@ def read_header(path: str | Path) -> dict[str, TensorEntry]:
     path = Path(path)
     try:
         with path.open("rb") as file:
-            size = path.stat().st_size
+            size, version = os.fstat(file.fileno()).st_size, _version(file)
             length = int.from_bytes(file.read(8), "little")
             if length > min(size - 8, MAX_HEADER):  # size - 8 < 0 where there is not even a length
                 raise InputError(f"{path} is truncated or not safetensors: {size} bytes, {length} of header.")
@@ -101,7 +103,13 @@ def read_header(path: str | Path) -> dict[str, TensorEntry]:
     if reached != size:
         problem = "truncated" if reached > size else "corrupt"
         raise InputError(f"{path} is {problem}: it has {size} bytes, its header tells of {reached}.")
-    return {entry.name: entry for entry in entries}
+    return {entry.name: entry._replace(version=version) for entry in entries}
+
+
+def _version(file: IO[bytes]) -> tuple[int, ...]:
+    """What changes when another file takes the place of this one, or is written into it."""
+    about = os.fstat(file.fileno())
+    return about.st_ino, about.st_mtime_ns
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
@@ -215,9 +223,11 @@ def blocks(entry: TensorEntry, size: int = BLOCK) -> Iterator[numpy.ndarray]:
 
 @contextmanager
 def _reading(entry: TensorEntry) -> Iterator[FileIO]:
-    """The file of a stored tensor, at its first byte; an InputError names the file if the system cannot read it."""
+    """The file of a stored tensor, at its first byte; an InputError names the file if it is no longer that."""
     try:
         with entry.file.open("rb", buffering=0) as file:
+            if entry.version not in (None, _version(file)):
+                raise InputError(f"{entry.file} was changed or replaced since its header was read: load it again.")
             file.seek(entry.begin)
             yield file
     except OSError as error:

@@ -158,7 +158,7 @@ def test_a_file_that_is_cut_while_it_is_read_is_an_error_each_time(tmp_path):
     model = BloomForCausalLM.from_pretrained(save(tmp_path, tiny.config(n_layer=4), "float32"), stream=True)
     os.truncate(tmp_path / "model.safetensors", (tmp_path / "model.safetensors").stat().st_size // 2)
     for _ in range(2):
-        with pytest.raises(InputError, match="ends early"):
+        with pytest.raises(InputError, match="was changed or replaced"):
             model([[1, 2]])
 
 
@@ -195,6 +195,21 @@ def test_a_streamed_model_is_not_saved_into_the_files_that_it_reads(tmp_path):
         BloomForCausalLM.from_pretrained(tmp_path / "copy")([[1]]).logits, model([[1]]).logits
     )
     model.widened().save_pretrained(folder, "float16")  # from memory
+
+
+@pytest.mark.parametrize("hold_embedding", [True, False])
+def test_files_that_another_model_is_saved_over_are_no_longer_read(tmp_path, hold_embedding):
+    """Or its numbers would be taken for those of this model, from the next block on."""
+    save(tmp_path, tiny.config(n_layer=4), "float32")
+    streamed = BloomForCausalLM.from_pretrained(tmp_path, stream=True, hold_embedding=hold_embedding)
+    streamed([[1, 2]])
+    trained = streamed.widened()
+    trained.params["h.2.mlp.dense_h_to_4h.weight"] += 1
+    trained.save_pretrained(tmp_path)
+    for _ in range(2):
+        with pytest.raises(InputError, match="changed or replaced since its header was read: load it again"):
+            streamed([[1, 2]])
+    BloomForCausalLM.from_pretrained(tmp_path, stream=True)([[1, 2]])
 
 
 def test_what_streaming_cannot_do_is_said(tmp_path):

@@ -247,13 +247,17 @@ def test_a_missing_file_and_a_folder_in_its_place_are_named(tmp_path: Path) -> N
         read_header(tmp_path)
 
 
-def test_a_file_that_is_cut_after_its_header_was_read_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("compute", ["float32", "float64"])  # at once, and in blocks
+def test_a_file_that_is_cut_after_its_header_was_read_is_named(tmp_path: Path, compute: str) -> None:
     path = tmp_path / "x.safetensors"
     write_tensors(path, {"a": (numpy.ones(1000, "float32"), "float32")})
     entries = read_header(path)
     path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(InputError, match=r"x.safetensors was changed or replaced since"):
+        read_tensors(entries, compute)
+    unseen = {name: entry._replace(version=None) for name, entry in entries.items()}  # as where it is cut just then
     with pytest.raises(InputError, match="tensor 'a' ends early"):
-        read_tensors(entries)
+        read_tensors(unseen, compute)
 
 
 # --- Memory ---
