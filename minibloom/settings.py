@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import math
+import reprlib
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from .errors import InputError
 from .fields import listed
 
 LOWEST = {"seed": 0, "warmup_steps": 0, "context_length": 2}  # a single token has no next one to predict
+MOST = sys.float_info.max  # a whole number beyond it cannot be reckoned with
 ABOVE_0 = ("learning_rate", "clip")  # where 0 would have a model learn nothing
 
 
@@ -49,11 +51,11 @@ class TrainingSettings:
             low: float = LOWEST.get(field.name, 1) if whole else 0
             kinds = (int,) if whole else (int, float)
             above = field.name in ABOVE_0
-            well = isinstance(value, kinds) and not isinstance(value, bool) and low <= float(value) < math.inf
+            well = isinstance(value, kinds) and not isinstance(value, bool) and low <= value <= MOST
             if not well or (above and value == 0):
                 number = "a whole number" if whole else "a number"
                 expected = f"{number} {'above' if above else 'of at least'} {low}"
-                raise InputError(f"{field.name} is {value!r}, expected {expected}.")
+                raise InputError(f"{field.name} is {reprlib.repr(value)}, expected {expected}.")
         for name in ("beta1", "beta2"):
             if getattr(self, name) >= 1:
                 raise InputError(f"{name} is {getattr(self, name)!r}, expected a number below 1.")

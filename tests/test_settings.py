@@ -16,6 +16,8 @@ BAD_SETTINGS = [
     ("batch_size", True, "a whole number"),
     ("context_length", 1, "at least 2"),  # one token has no next one
     ("seed", -1, "at least 0"),
+    ("seed", 10**400, "at least 0"),  # more than a number of the machine holds
+    ("learning_rate", 10**400, "a number above 0"),
     ("whole_documents", 1, "True or False"),
     ("weight_decay", -0.1, "a number of at least 0"),
     ("learning_rate", math.nan, "a number above 0"),
