@@ -36,7 +36,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 def make_folder(folder: str | Path) -> Path:
-    """Make `folder` if it is not there, and return it."""
+    """Make `folder` if it is not there, and return it: a folder that files can be written into."""
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -44,6 +44,8 @@ def make_folder(folder: str | Path) -> Path:
         raise InputError(f"{folder} is no folder: give the path of a folder to write into.") from None
     except OSError as error:
         raise InputError(f"{folder} cannot be made: {error.strerror}. Give a folder that can be written to.") from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise InputError(f"{folder} cannot be written to: give another folder, or change its permissions.")
     return folder
 
 

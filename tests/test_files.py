@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,13 @@ def test_a_file_in_the_way_of_a_folder_is_named(tmp_path: Path) -> None:
     for folder in ("taken", "taken/below"):
         with pytest.raises(InputError, match=r"taken.* is no folder"):
             make_folder(tmp_path / folder)
+
+
+def test_a_folder_that_nothing_can_be_written_into_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before a run whose first save would be lost. The system's answer is put on: what the superuser may, differs."""
+    monkeypatch.setattr("os.access", lambda path, mode: not mode & os.W_OK)
+    with pytest.raises(InputError, match="out cannot be written to: give another folder"):
+        make_folder(tmp_path / "out")
 
 
 @pytest.mark.parametrize(
