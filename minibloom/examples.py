@@ -63,12 +63,16 @@ def _csv_rows(path: Path, text: str) -> Examples:
         examples = Examples({f"{path}, line {reader.line_num}": row for row in reader})
     except csv.Error as error:
         raise InputError(f"{path} is no CSV from line {reader.line_num + 1} on: {error}.") from None
+    for place, example in examples.items():
+        if None in example:  # what no field is left for: there was a comma in a text
+            count = len(reader.fieldnames or ())
+            raise InputError(f'{place} has more than the {count} fields of line 1. Put a text with commas in "...".')
     labels = [example.get("label") or "" for example in examples.values()]
     try:
         numbers = [float(label) for label in labels]
     except ValueError:
         return examples
-    if not all(label.strip().isdecimal() for label in labels):  # 0 and 1 are classes, called so
+    if not all(label.strip().lstrip("+-").isdecimal() for label in labels):  # -1, 0 and 1 are classes, called so
         for example, number in zip(examples.values(), numbers, strict=True):
             example["label"] = number
     return examples
@@ -135,7 +139,7 @@ def names_for(labels: Iterable[tuple[str, Any]], config: BloomConfig, at_least: 
     """
     names, numbers = set[str](), set[int]()
     for place, label in labels:
-        if isinstance(label, str):
+        if isinstance(label, str) and label:
             names.add(label)
         elif is_whole(label) and 0 <= label < MOST:
             numbers.add(int(label))
@@ -170,6 +174,12 @@ def is_decimal(value: Any) -> bool:
     return isinstance(value, float | numpy.floating)
 
 
-def is_number(value: Any) -> bool:
-    """Whether it can be learnt to foresee `value`."""
-    return (is_whole(value) or is_decimal(value)) and math.isfinite(value)
+def number_of(place: str, label: Any) -> float:
+    """The number that a label is, or says: in a CSV file without a decimal one, numbers are names."""
+    try:
+        number = float(label)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise InputError(f"{place}: the label is {reprlib.repr(label)}, expected a number, as other examples have one.")
+    return number

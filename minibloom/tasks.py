@@ -24,7 +24,7 @@ from .backend import Array, to_numpy
 from .base import PreTrainedModel
 from .config import BloomConfig
 from .errors import InputError
-from .examples import Examples, answers_of, class_of, field_of, flat, is_decimal, is_number, names_for, text_of
+from .examples import Examples, answers_of, class_of, field_of, flat, is_decimal, names_for, number_of, text_of
 from .layers.softmax import softmax
 from .losses import IGNORE
 from .metrics import accuracy, answer_f1, entities, exact_match, f1_of_sets, mean
@@ -192,9 +192,7 @@ class TextClassification(HeadTask):
     def labelled(self, place: str, example: Any, row: Row) -> Row:
         label = field_of(place, example, "label")
         if self._problem == "regression":
-            if not is_number(label):
-                raise InputError(f"{place}: the label is {label!r}, expected a number, as other examples have one.")
-            return row | {"labels": float(label)}
+            return row | {"labels": number_of(place, label)}
         if self._problem == "single_label_classification":
             return row | {"labels": class_of(place, label, self.config)}
         if not isinstance(label, list | tuple):
@@ -213,7 +211,7 @@ class TextClassification(HeadTask):
     def measure(self, answers: Sequence[Any], examples: Sequence[Any]) -> dict[str, float]:
         labels = [example["label"] for example in examples]
         if self._problem == "regression":
-            errors = [answer[0]["score"] - label for answer, label in zip(answers, labels, strict=True)]
+            errors = [answer[0]["score"] - number_of("", label) for answer, label in zip(answers, labels, strict=True)]
             return {"mean_squared_error": mean([error * error for error in errors])}
         if self._problem == "single_label_classification":
             return {"accuracy": accuracy([answer[0]["label"] for answer in answers], self._named(labels))}

@@ -35,6 +35,7 @@ def test_json_lines_are_read_as_they_stand(tmp_path_factory, objects, escape):
     [
         (["good", "bad"], ["good", "bad"]),
         (["1", "0"], ["1", "0"]),
+        (["-1", "0"], ["-1", "0"]),  # classes too, as bad and neither are
         (["1", "-0.5"], [1.0, -0.5]),
         (["1", "bad"], ["1", "bad"]),  # not all are numbers
     ],
@@ -61,6 +62,7 @@ def test_csv_has_fields_in_its_first_row_and_numbers_only_where_some_are_decimal
         ("b.jsonl", b"", "a.jsonl cannot be read: No such file"),
         ("a.csv", b"text,label\n", "a.csv holds no examples"),
         ("a.csv", b'text,label\n"x,1\n', "a.csv is no CSV from line 2 on: unexpected end"),
+        ("a.csv", b"text,label\nhi,1\nhi, you,1\n", "a.csv, line 3 has more than the 2 fields of line 1"),
     ],
 )
 def test_a_file_that_holds_no_examples_is_named(tmp_path, name, content, message):
@@ -122,6 +124,7 @@ def test_names_that_the_model_has_stay_as_they_are():
         ([1, "a"], r"examples\[1\]: the label is 'a', while those before are numbers"),
         ([-1], r"examples\[0\]: the label is -1, expected the name of a class, or its number"),
         ([None], r"examples\[0\]: the label is None"),
+        (["a", ""], r"examples\[1\]: the label is '', expected the name of a class"),  # as CSV has one left out
         (["a", ["a"]], r"examples\[1\]: the label is \['a'\]"),
         (["a", "a"], "every label is 'a': there is nothing to tell apart"),
         ([0, 2**40], r"examples\[1\]: the label is 1099511627776, expected .* from 0 to 1048575"),

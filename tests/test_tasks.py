@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from minibloom import BloomConfig, BloomTokenizerFast
 from minibloom.errors import InputError
-from minibloom.examples import Examples
+from minibloom.examples import Examples, read_examples
 from minibloom.settings import TrainingSettings
 from minibloom.tasks import TASKS, HeadTask, QuestionAnswering, TextClassification, TokenClassification
 
@@ -432,6 +432,7 @@ def test_an_example_that_cannot_be_used_is_named(folder, kind, example, message)
     [
         ([0.5, "a"], r"examples\[1\]: the label is 'a', expected a number, as other examples have one"),
         ([0.5, float("nan")], r"examples\[1\]: the label is nan, expected a number"),
+        ([0.5, 10**400], r"examples\[1\]: the label is 1000.*000, expected a number"),  # more than a float holds
         ([["a"], "a"], r"examples\[1\]: the label is 'a', expected a list of names"),
         (["a", 1], r"examples\[1\]: the label is 1, while those before are names"),
     ],
@@ -439,6 +440,18 @@ def test_an_example_that_cannot_be_used_is_named(folder, kind, example, message)
 def test_labels_of_two_kinds_are_refused(folder, labels, message):
     with pytest.raises(InputError, match=message):
         task(TextClassification, reader(folder), [{"text": "x", "label": label} for label in labels])
+
+
+def test_numbers_of_a_file_without_decimal_ones_are_measured_where_numbers_are_learnt(folder, tmp_path):
+    """CSV says no types: what is whole in all of a file could as well be names."""
+    (tmp_path / "whole.csv").write_text("text,label\nthe cat,3\nel gato,4\n")
+    examples = placed([{"text": "x", "label": 0.5}, {"text": "y", "label": 2}])
+    held_out = read_examples(tmp_path / "whole.csv")
+    made = task(TextClassification, reader(folder), [*examples.values()], held_out=held_out)
+    answers = [[{"label": "LABEL_0", "score": score}] for score in (1.0, -1.0)]
+    assert made.measure(answers, [*held_out.values()]) == {"mean_squared_error": pytest.approx((4 + 25) / 2)}
+    goes_on = TextClassification(reader(folder), made.config, held_out)
+    assert [row["labels"] for row in goes_on.rows] == [3.0, 4.0]
 
 
 def test_a_label_that_is_only_held_out_is_unknown(folder):
