@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+import reprlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy
 
-from .backend import Array, number
+from .backend import Array, number, to_numpy
 from .errors import InputError
 from .files import read_text
 from .models import BloomForCausalLM
 from .settings import TrainingSettings
 from .tokenizer import BloomTokenizerFast
+
+TOKENIZE = "tokenize({name: text, ...}, tokenizer) in minibloom.language_modeling makes them."
 
 
 def read_documents(folder: str | Path) -> dict[str, str]:
@@ -41,6 +44,19 @@ def tokenize(documents: Mapping[str, str], tokenizer: BloomTokenizerFast) -> lis
         raise InputError("the tokenizer has no eos_token, which ends each document: give it one, as eos_token='</s>'.")
     end = [tokenizer.eos_token_id]
     return [numpy.array(tokenizer.encode(text) + end, dtype=numpy.int32) for text in documents.values()]
+
+
+def checked_ids(name: str, documents: Any) -> list[Array]:
+    """`documents` as arrays of token ids, if that is what they are."""
+    if isinstance(documents, str | Mapping) or not isinstance(documents, Iterable):
+        raise InputError(f"{name} is of type {type(documents).__name__}, expected a list of documents. {TOKENIZE}")
+    arrays = []
+    for i, given in enumerate(documents):
+        ids = to_numpy(given)
+        if ids.ndim != 1 or not ids.size or ids.dtype.kind not in "iu":
+            raise InputError(f"{name}[{i}] is {reprlib.repr(given)}, expected ids of at least one token. {TOKENIZE}")
+        arrays.append(ids)
+    return arrays
 
 
 def batches(documents: Sequence[Array], s: TrainingSettings, start: int = 0) -> Iterator[Array]:
@@ -98,7 +114,7 @@ class LanguageModeling:
     """The task of foreseeing each next token of tokenized `documents`; `held_out` ones are only measured on."""
 
     def __init__(self, documents: Sequence[Array], held_out: Sequence[Array] = ()) -> None:
-        self.documents, self.held_out = documents, held_out
+        self.documents, self.held_out = checked_ids("documents", documents), checked_ids("held_out", held_out)
 
     def batches(self, s: TrainingSettings, start: int = 0) -> Iterator[dict[str, Array]]:
         """What the model is called with, from batch number `start` on: rows that are their own labels."""

@@ -176,3 +176,28 @@ def test_the_task_predicts_its_own_rows_and_measures_what_is_held_out():
     numpy.testing.assert_array_equal(batch["labels"], batch["input_ids"])
     assert LanguageModeling(documents).evaluate(Recorder(), s) == {}
     assert LanguageModeling(documents, documents[:1]).evaluate(Recorder(), s) == {"validation_loss": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("documents", "message"),
+    [
+        ({"a": "text"}, "documents is of type dict, expected a list of documents. tokenize"),
+        ("text", "documents is of type str"),
+        (["text"], r"documents\[0\] is 'text', expected ids of at least one token. tokenize"),
+        ([[5], []], r"documents\[1\] is \[\], expected ids"),
+        ([[0.5]], r"documents\[0\] is \[0.5\]"),
+        ([[[5, 6]]], r"documents\[0\] is \[\[5, 6\]\]"),
+    ],
+)
+def test_documents_that_are_no_ids_are_named(documents, message):
+    with pytest.raises(InputError, match=message):
+        LanguageModeling(documents)
+    with pytest.raises(InputError, match=message.replace("documents", "held_out", 1)):
+        LanguageModeling([[5, 6]], documents)
+
+
+def test_ids_may_stand_in_lists():
+    s = TrainingSettings(batch_size=1, context_length=4)
+    listed, arrays = LanguageModeling([[5, 6, 7, 8]]), LanguageModeling([numpy.array([5, 6, 7, 8])])
+    numpy.testing.assert_array_equal(next(listed.batches(s))["input_ids"], next(arrays.batches(s))["input_ids"])
+    assert listed.digest() == arrays.digest()
