@@ -110,6 +110,10 @@ def train(
     if not hasattr(task, "batches"):
         expected = "Batches([...]), LanguageModeling(documents), or what minibloom.tasks has"
         raise InputError(f"task is a {type(task).__name__}, expected a Task: {expected}.")
+    if not isinstance(s, TrainingSettings):
+        raise InputError(f"settings is a {type(s).__name__}, expected TrainingSettings(steps=..., ...).")
+    if not getattr(model, "labels", ()):
+        raise InputError(f"model is a {type(model).__name__}, expected one with a head, which has a loss to learn by.")
     check_run(folder, resume)
     identity = identity_of(model, task.digest(), s, tokenizer)
     optimizer = AdamW(model.params, s.beta1, s.beta2)

@@ -95,7 +95,7 @@ def load_state(
             parts = {"params": model.params, "m": optimizer.m, "v": optimizer.v}
             for part, arrays in parts.items():
                 for name in arrays:
-                    arrays[name] = model.xp.asarray(file.get_tensor(f"{part}/{name}"))
+                    arrays[name][...] = model.xp.asarray(file.get_tensor(f"{part}/{name}"))  # where it lies
             optimizer.t, history = notes["step"], notes["history"]
     except (SafetensorError, KeyError, json.JSONDecodeError, OSError) as error:
         raise InputError(f"{path} cannot be read ({error}). Choose another folder to start anew.") from None

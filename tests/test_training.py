@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minibloom import BloomConfig, BloomForCausalLM, BloomForTokenClassification, BloomTokenizerFast
+from minibloom import BloomConfig, BloomForCausalLM, BloomForTokenClassification, BloomModel, BloomTokenizerFast
 from minibloom.errors import InputError
 from minibloom.language_modeling import LanguageModeling, tokenize
 from minibloom.settings import TrainingSettings
@@ -130,14 +130,14 @@ def test_parameters_in_any_order_in_memory_resume_as_they_were(tmp_path, monkeyp
         model.params = {name: numpy.asfortranarray(p) for name, p in model.params.items()}
         return model
 
-    whole, expected = run(tmp_path / "whole", model=transposed())
+    whole = run(tmp_path / "whole", model=transposed())
     stop_at(monkeypatch, 2)
     run(tmp_path / "stopped", model=transposed())
     monkeypatch.undo()
-    resumed, history = run(tmp_path / "stopped", model=transposed(), resume=True)
-    for name, p in whole.params.items():
-        numpy.testing.assert_allclose(resumed.params[name], p, rtol=0, atol=1e-5, err_msg=name)
-    assert history[-1]["loss"] == pytest.approx(expected[-1]["loss"], rel=1e-5)
+    resumed = run(tmp_path / "stopped", model=transposed(), resume=True)
+    assert_same_run(resumed, whole)
+    for name, p in resumed[0].params.items():  # a product may differ in its last bit where an operand lies otherwise
+        assert p.flags.f_contiguous, name
 
 
 def test_what_is_inside_of_blocks_is_computed_again_where_that_is_asked_for(tmp_path, monkeypatch):
@@ -253,6 +253,20 @@ def test_a_run_that_blows_up_stops_and_keeps_the_last_good_state(tmp_path):
     s = dataclasses.replace(SMALL, learning_rate=1e30, save_every=1)
     with pytest.raises(InputError, match=r"no longer finite .*saved at step \d+ stands.*smaller learning rate"):
         run(tmp_path, s, model=model)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": BloomModel(tiny.config())}, "model is a BloomModel, expected one with a head"),
+        ({"model": tiny.config()}, "model is a BloomConfig, expected one with a head"),
+        ({"s": {"steps": 1}}, r"settings is a dict, expected TrainingSettings\(steps="),
+    ],
+)
+def test_what_cannot_be_trained_is_said_before_anything_is_done(tmp_path, change, message):
+    with pytest.raises(InputError, match=message):
+        run(tmp_path / "out", **change)
+    assert not (tmp_path / "out").exists()
 
 
 def test_batches_of_ones_own_train_any_head_in_turn_and_resume(tmp_path, monkeypatch):
