@@ -10,11 +10,11 @@ import sys
 from .cli_model import add_backend, add_model
 from .errors import InputError
 from .finetuning import finetune_file, load_finetuned, predict
-from .models import BloomForQuestionAnswering
+from .models import BloomForQuestionAnswering, BloomForSequenceClassification
 from .precision import checked_dtype
 from .pretraining import SHAPE, train_folder
 from .settings import FINETUNING, TrainingSettings
-from .tasks import TASKS
+from .tasks import TASKS, problem_of
 from .training import measured
 
 
@@ -111,7 +111,8 @@ def run_predict(a: argparse.Namespace) -> None:
     if a.json:
         print(json.dumps(answer))
         return
+    number = isinstance(model, BloomForSequenceClassification) and problem_of(model.config) == "regression"
     for part in answer if isinstance(answer, list) else [answer]:
         *words, score = (part[name] for name in ("answer", "word", "label", "entity", "score") if name in part)
-        shown = f"{score:.4f}" if model.config.problem_type == "regression" else f"{score:6.1%}"
+        shown = f"{score:.4f}" if number else f"{score:6.1%}"
         print("\t".join([*words, shown]))

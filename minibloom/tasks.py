@@ -191,9 +191,9 @@ class TextClassification(HeadTask):
 
     def labelled(self, place: str, example: Any, row: Row) -> Row:
         label = field_of(place, example, "label")
-        if self._problem == "regression":
+        if problem_of(self.config) == "regression":
             return row | {"labels": number_of(place, label)}
-        if self._problem == "single_label_classification":
+        if problem_of(self.config) == "single_label_classification":
             return row | {"labels": class_of(place, label, self.config)}
         if not isinstance(label, list | tuple):
             raise InputError(f"{place}: the label is {label!r}, expected a list of names, as other examples have one.")
@@ -204,24 +204,25 @@ class TextClassification(HeadTask):
         return {"labels": numpy.array([row["labels"] for row in rows])}  # [B], or [B, num_labels]
 
     def read(self, example: Any, rows: Sequence[Row], logits: Sequence[Mapping[str, Array]]) -> list[dict[str, Any]]:
-        scores = SCORES[self._problem](logits[0]["logits"])  # [num_labels]
+        scores = SCORES[problem_of(self.config)](logits[0]["logits"])  # [num_labels]
         order = (-scores).argsort(kind="stable")
         return [{"label": self.config.id2label[int(i)], "score": float(scores[i])} for i in order]
 
     def measure(self, answers: Sequence[Any], examples: Sequence[Any]) -> dict[str, float]:
         labels = [example["label"] for example in examples]
-        if self._problem == "regression":
+        if problem_of(self.config) == "regression":
             errors = [answer[0]["score"] - number_of("", label) for answer, label in zip(answers, labels, strict=True)]
             return {"mean_squared_error": mean([error * error for error in errors])}
-        if self._problem == "single_label_classification":
+        if problem_of(self.config) == "single_label_classification":
             return {"accuracy": accuracy([answer[0]["label"] for answer in answers], self._named(labels))}
         given = [{one["label"] for one in answer if one["score"] >= 0.5} for answer in answers]
         return {"micro_f1": f1_of_sets(given, [set(self._named(label)) for label in labels])}
 
-    @property
-    def _problem(self) -> str:
-        alone = "regression" if self.config.num_labels == 1 else "single_label_classification"  # as in the model
-        return self.config.problem_type or alone
+
+def problem_of(config: BloomConfig) -> str:
+    """What a text classifier's labels are, of the three below."""
+    alone = "regression" if config.num_labels == 1 else "single_label_classification"  # as in the model
+    return config.problem_type or alone
 
 
 SCORES: dict[str, Callable[[Array], Array]] = {

@@ -170,7 +170,11 @@ def test_numbers_from_csv_are_learnt_and_predicted_as_numbers(model, tmp_path, c
     command = ["train", str(tmp_path / "data.csv"), "--task", "text-classification", "--start-from", str(model)]
     assert main([*command, "--out", str(tmp_path / "out"), "--steps", "40", "--learning-rate", "0.01"]) == 0
     assert main(["predict", "--model", str(tmp_path / "out"), "the cat"]) == 0
-    assert re.fullmatch(r"LABEL_0\t1\.[3-7]\d*", capsys.readouterr().out.splitlines()[-1])
+    assert re.fullmatch(r"LABEL_0\t1\.[3-7]\d*", shown := capsys.readouterr().out.splitlines()[-1])
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    (tmp_path / "out" / "config.json").write_text(json.dumps(config | {"problem_type": None}))  # one label says it too
+    assert main(["predict", "--model", str(tmp_path / "out"), "the cat"]) == 0
+    assert capsys.readouterr().out.splitlines() == [shown]
 
 
 def test_every_training_setting_is_an_option_that_tells_its_default():
