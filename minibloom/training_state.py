@@ -40,7 +40,8 @@ def identity_of(
     model: PreTrainedModel, digest: str, settings: TrainingSettings, tokenizer: BloomTokenizerFast | None = None
 ) -> dict[str, Any]:
     """What must be the same for a run to go on bit for bit: settings, configuration, and by its `digest` the text."""
-    config = model.config.replace(architectures=None).to_dict()
+    # The kind of model, whatever it was loaded as; and not how numbers lay in that file.
+    config = model.config.replace(architectures=[type(model).__name__], dtype=None).to_dict()
     same = dataclasses.asdict(settings) | {"save_every": None}  # how often is no part of the result
     del same["recompute"]  # nor is this
     vocabulary = "not given" if tokenizer is None else f"{len(tokenizer)} tokens"

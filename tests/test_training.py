@@ -226,6 +226,22 @@ def test_what_changed_since_a_run_began_is_named(tmp_path, change, message):
     assert tiny.contents(tmp_path) == before
 
 
+def test_a_run_goes_on_with_the_model_that_it_saved_and_with_no_other_kind(tmp_path, monkeypatch):
+    small_model().save_pretrained(tmp_path / "start", dtype="bfloat16")
+
+    def loaded(folder: str) -> BloomForCausalLM:
+        return BloomForCausalLM.from_pretrained(tmp_path / folder)
+
+    whole = run(tmp_path / "whole", model=loaded("start"))
+    stop_at(monkeypatch, 2)
+    run(tmp_path / "run", model=loaded("start"))
+    monkeypatch.undo()
+    other = BloomForTokenClassification(loaded("start").config)
+    with pytest.raises(InputError, match=r"architectures was \['BloomForCausalLM'\], now \['BloomForTokenCl"):
+        run(tmp_path / "run", model=other, resume=True)
+    assert_same_run(run(tmp_path / "run", model=loaded("run"), resume=True), whole)
+
+
 def test_changed_text_is_noticed_and_how_often_to_save_may_change(tmp_path, monkeypatch):
     whole = run(tmp_path / "whole")
     stop_at(monkeypatch, 2)
