@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import textwrap
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -59,7 +60,7 @@ def finetune(
     names = wanted.get("id2label", model.config.id2label)
     if len(names) != model.config.num_labels:
         raise InputError(
-            f"the examples need {len(names)} labels ({', '.join(names.values())}), the model has "
+            f"the examples need {_labels(names)}, the model has "
             f"{model.config.num_labels}: use {type(model).__name__}.from_pretrained(..., num_labels={len(names)})."
         )
     config = model.config.replace(**wanted, pad_token_id=tokenizer.pad_token_id)
@@ -96,6 +97,12 @@ def finetune_file(
     if config.architectures != [kind.model.__name__]:  # its labels, if it has any, are those of another head
         config = config.replace(id2label=BloomConfig().id2label, problem_type=None)
     wanted = {"id2label": config.id2label, "problem_type": None} | kind.config_for(learnt, config)
+    names = wanted["id2label"]
+    if config.architectures == [kind.model.__name__] and len(names) != config.num_labels:
+        raise InputError(
+            f"the examples need {_labels(names)}, the head of {start_from} has {_labels(config.id2label)}: start from "
+            "a checkpoint without such a head."
+        )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".* is new, drawn from seed")  # as was asked for
         model = kind.model.from_pretrained(
@@ -148,6 +155,10 @@ def _task_of(model: PreTrainedModel) -> type[HeadTask]:
             return kind
     expected = ", ".join(kind.model.__name__ for kind in TASKS.values())
     raise InputError(f"model is a {type(model).__name__}, expected one of {expected}.")
+
+
+def _labels(names: Mapping[int, str]) -> str:
+    return f"{len(names)} labels ({textwrap.shorten(', '.join(names.values()), 200, placeholder=' ...')})"
 
 
 def _settings(given: Mapping[str, Any]) -> TrainingSettings:

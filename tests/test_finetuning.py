@@ -190,6 +190,10 @@ def test_a_head_that_learnt_names_goes_on_with_them(base, tmp_path):
         heads.append(load_finetuned(tmp_path / f"{seed}")[0])
     assert heads[0].config.id2label == {0: "es", 1: "fr"}  # a new head has the names that are there
     assert not numpy.array_equal(heads[0].params["score.weight"], heads[1].params["score.weight"])
+    path.write_text("\n".join(map(json.dumps, [*examples, {"text": "il gatto", "label": "it"}])))
+    message = r"need 4 labels \(en, es, fr, it\), the head of .*one has 3 labels \(en, es, fr\): start from a"
+    with pytest.raises(InputError, match=message):
+        finetune_file(path, "text-classification", tmp_path / "more", s, start_from=tmp_path / "one", progress=False)
 
 
 # --- Stopped, and resumed ---
@@ -346,6 +350,7 @@ WRONG = [
     ({"validation": 1.5}, "validation is 1.5, expected a share of the 10 examples"),
     ({"validation": [{"text": "x", "label": "zh"}]}, r"validation\[0\]: the label 'zh' is unknown. Known are en, es"),
     ({"examples": [{"text": "x", "label": "a"}, {"text": "x", "label": "b"}]}, r"need 2 labels \(a, b\), the model"),
+    ({"examples": [{"text": "x", "label": i} for i in (0, 5000)]}, r"need 5001 labels \(LABEL_0, .{,190} \.\.\.\), the model"),
     ({"examples": [{"text": "x", "label": 0.5}]}, r"need 1 labels \(LABEL_0\), .* num_labels=1\)"),
     ({"examples": [{"text": "x", "label": 2}, {"text": "", "label": 0}]}, r"examples\[1\]: text is ''"),
     ({"learning_rat": 0.1}, "there is no setting 'learning_rat'.*Did you mean 'learning_rate'"),
