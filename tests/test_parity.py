@@ -120,6 +120,12 @@ def test_every_known_slip_is_recognised(slip, after_norm):
     assert slip.said.format(config=model.config) in report.hints[-1]
 
 
+def test_slopes_that_begin_with_power_0_are_recognised():
+    model = model_of(n_head=8)  # slopes 1/2, 1/4, ...
+    shown = {"alibi": 2 * run(model, IDS, MASK)["alibi"]}
+    assert "slopes are one power too large" in parity.check(shown, model, IDS, MASK).hints[-1]
+
+
 def test_of_two_slips_the_first_is_named_and_how_far_it_reaches(model):
     both = port(model, "[3, H, D]")(IDS, MASK)
     both["logits"] = both["logits"] * 2
