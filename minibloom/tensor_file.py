@@ -323,7 +323,8 @@ def check_range(name: str, array: Array, dtype: str) -> None:
             read_back = from_bfloat16(narrow) if dtype == "bfloat16" else narrow
             lost = block[numpy.isfinite(block) & ~numpy.isfinite(read_back)]
         if lost.size:
-            raise InputError(f"params[{name!r}] holds {lost[0]:g}, too large for {dtype}: use float32.")
+            why = "which int8 cannot hold" if dtype == INT8 else f"too large for {dtype}"
+            raise InputError(f"params[{name!r}] holds {lost[0]:g}, {why}: use float32.")
 
 
 def itemsize(dtype: str) -> int:
