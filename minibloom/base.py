@@ -203,7 +203,7 @@ class PreTrainedModel:
         """
         from .checkpoint import write_checkpoint
 
-        if self.streamed_from is not None and Path(folder).resolve() == self.streamed_from.resolve():
+        if self.streamed_from is not None and Path(folder).expanduser().resolve() == self.streamed_from.resolve():
             raise InputError(f"{folder} holds the files that this model is read from: give another folder.")
         config = self.config.replace(architectures=[type(self).__name__])
         write_checkpoint(folder, self.params, config, dtype or self.weights, self.prefix, max_shard_size)

@@ -51,7 +51,7 @@ def tensor_index(folder: str | Path) -> dict[str, TensorEntry]:
     Reads `model.safetensors`, or the shards that `model.safetensors.index.json` names. Raises InputError if
     a file is missing, truncated or corrupt, or the index names a file outside `folder`.
     """
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     if not folder.is_dir():
         raise InputError(f"{folder} is no folder, expected the folder of a checkpoint.")
     if (folder / SINGLE).exists():
@@ -231,7 +231,7 @@ def find_tied(named: dict[str, TensorEntry], config: BloomConfig) -> None:
 
 def check_free(folder: str | Path) -> None:
     """Raise an InputError if `folder` holds a checkpoint: one that is written there would take its place."""
-    held = sorted(path.name for path in Path(folder).glob("*") if OURS.fullmatch(path.name))
+    held = sorted(path.name for path in Path(folder).expanduser().glob("*") if OURS.fullmatch(path.name))
     if held:
         raise InputError(f"{folder} already holds a checkpoint ({held[-1]}): give another folder to write to.")
 

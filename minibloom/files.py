@@ -37,7 +37,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 def make_folder(folder: str | Path) -> Path:
     """Make `folder` if it is not there, and return it: a folder that files can be written into."""
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):

@@ -22,7 +22,7 @@ TOKENIZE = "tokenize({name: text, ...}, tokenizer) in minibloom.language_modelin
 
 def read_documents(folder: str | Path) -> dict[str, str]:
     """Every text file under `folder`, by its path within it, sorted. Hidden files and empty ones are left out."""
-    root = Path(folder)
+    root = Path(folder).expanduser()
     if not root.is_dir():
         hint = " What the examples in a file are for is said with --task." if root.is_file() else ""
         raise InputError(f"{root} is no folder. Give a folder of plain text files in UTF-8.{hint}")

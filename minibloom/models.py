@@ -218,7 +218,7 @@ class BloomForCausalLM(PreTrainedModel):
         if settings.to_dict() or settings.refused:
             settings.save_pretrained(folder)
         else:  # an earlier model's, which a reader would take for this one's
-            (Path(folder) / "generation_config.json").unlink(missing_ok=True)
+            (Path(folder).expanduser() / "generation_config.json").unlink(missing_ok=True)
 
     def generate(self, input_ids: Any = None, attention_mask: Any = None, **settings: Any) -> Any:
         """Prompts and what follows them, as ids `[B, S + new]`. See `minibloom.generation.generate` for all arguments,

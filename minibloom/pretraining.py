@@ -41,7 +41,7 @@ def train_folder(
     if start_from is not None and shape:
         raise InputError(f"{', '.join(shape)} cannot be chosen with start_from: {start_from} has its own.")
     shape = SHAPE | shape
-    texts, out = Path(texts), Path(out)
+    texts, out = Path(texts).expanduser(), Path(out).expanduser()
     check_run(out, resume)
     backends.load(backend)  # or an error that says why not, before text is read
     split = (texts / "train").is_dir() and (texts / "validation").is_dir()

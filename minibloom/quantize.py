@@ -35,7 +35,7 @@ def quantize(path_or_repo: str | Path, out: str | Path, weights: str = "int8", r
     write_checkpoint(out, params, config, weights, prefix)
     for name in CHECKPOINT[1:-2]:  # the tokenizer's, and settings of generation; not weights and their index
         if (folder / name).exists():
-            shutil.copyfile(folder / name, Path(out) / name)
+            shutil.copyfile(folder / name, Path(out).expanduser() / name)
 
 
 def training_perplexity(path_or_repo: str | Path, text: str, revision: str | None = None) -> float:

@@ -106,7 +106,7 @@ def train(
     steps and at the end: the record has figures `validation_...` then. With `resume`, the run in `folder` goes on to
     the same result as if it had not been stopped: bit for bit, on the same CPU with the same number of threads.
     """
-    folder, s = Path(folder), settings
+    folder, s = Path(folder).expanduser(), settings
     if not hasattr(task, "batches"):
         expected = "Batches([...]), LanguageModeling(documents), or what minibloom.tasks has"
         raise InputError(f"task is a {type(task).__name__}, expected a Task: {expected}.")

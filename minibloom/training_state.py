@@ -27,7 +27,7 @@ STATE = "training.safetensors"  # parameters, the optimiser's numbers and the se
 
 def check_run(folder: str | Path, resume: bool) -> None:
     """Raise an InputError if `folder` holds a run that is not to be resumed, or none that is, or another checkpoint."""
-    there = (Path(folder) / STATE).exists()
+    there = (Path(folder).expanduser() / STATE).exists()
     if there and not resume:
         raise InputError(f"{folder} already holds a training run. Resume it with --resume, or choose another folder.")
     if resume and not there:

@@ -36,6 +36,27 @@ def test_nothing_is_done_before_the_folders_are_known_to_be_good(tmp_path, monke
     assert not inside.exists()
 
 
+def test_a_tilde_is_the_home_folder_in_what_is_written_as_in_what_is_read(tmp_path, monkeypatch):
+    """`from_pretrained("~/m")` reads there: what is saved under that name must be what it finds."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    write(tmp_path / "home/texts", {"a.txt": 9 * tiny.TEXT.encode()})
+    train_folder("~/texts", "~/run", SMALL, progress=False)
+    train_folder("~/texts", "~/run", SMALL, resume=True, progress=False)
+    with pytest.raises(InputError, match="already holds"):
+        train_folder("~/texts", "~/run", SMALL)
+    quantize("~/run", "~/small")
+    for name in ("run", "small"):
+        model = BloomForCausalLM.from_pretrained(f"~/{name}")
+        model.save_pretrained("~/again")
+        BloomTokenizerFast.from_pretrained(f"~/{name}").save_pretrained("~/again")
+    with pytest.raises(InputError, match="already holds"):
+        quantize("~/run", "~/again")
+    assert sorted(path.name for path in (tmp_path / "home").iterdir()) == ["again", "run", "small", "texts"]
+    assert not list((tmp_path / "here").iterdir())
+
+
 def test_too_little_text_leaves_nothing_behind(tmp_path):
     texts = write(tmp_path / "texts", {"a.txt": b"short"})
     with pytest.raises(InputError, match="too few for one batch"):
