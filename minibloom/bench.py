@@ -151,7 +151,10 @@ def in_turns(
     with _workers(peers, SHAPES[shape], threads, backend) as workers:
         for name in names:
             _, work, batch, length = WORK[name]
-            limiting = ["gemm", "read", *([f"gemm_{kind}" for kind in HALVES] if on_gpu else [f"products_{work}"])]
+            products = {} if on_gpu else {"minibloom": f"products_{work}"}
+            if products and work == "decode" and "minibloom int8" in workers:
+                products["minibloom int8"] = "products_decode_int8"
+            limiting = ["gemm", "read", *(f"gemm_{kind}" for kind in HALVES if on_gpu), *products.values()]
             kinds = {peer: [work] for peer in workers} | {"machine": limiting}
             figures: dict[tuple[str, str], Figure] = {}
             for repeat in range(repeats + 1):
@@ -173,8 +176,8 @@ def in_turns(
             for figure in measured.values():
                 if limits:
                     _compare_with_limit(figure, limits, on_gpu)
-                if figure.peer == "minibloom" and f"products_{work}" in of_machine:
-                    figure.products = of_machine[f"products_{work}"].median
+                if products.get(figure.peer) in of_machine:
+                    figure.products = of_machine[products[figure.peer]].median
                 figure.gradients = 4 * parameters(SHAPES[shape]) if work == "train" else 0
             print(table(list(measured.values())), flush=True)
             yield from measured.values()

@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -283,9 +283,8 @@ class Limits(Peer):
         E = config["hidden_size"]
         self.a, self.b = rng.random((512, E), dtype="float32"), rng.random((4 * E, E), dtype="float32")
         self.large = numpy.ones(2**27, dtype="float32")  # 0.5 GB: no cache holds it
-        shapes = [(3 * E, E), (E, E), (4 * E, E), (E, 4 * E)] * config["n_layer"]
-        self.weights = [rng.random(shape, dtype="float32") for shape in shapes]
-        self.head = rng.random((config["vocab_size"], E), dtype="float32")
+        shapes = [*[(3 * E, E), (E, E), (4 * E, E), (E, 4 * E)] * config["n_layer"], (config["vocab_size"], E)]
+        self.matrices = [rng.random(shape, dtype="float32") for shape in shapes]  # that of the head is the last
 
     def gemm(self, ids: numpy.ndarray) -> float:
         """Seconds a multiplication and addition, of the product that most of prefill consists of."""
@@ -320,6 +319,10 @@ class Limits(Peer):
         """The same for one more token a row."""
         return sum(self._products(len(ids), len(ids)) for _ in range(STEPS)) / STEPS
 
+    def products_decode_int8(self, ids: numpy.ndarray) -> float:
+        """The same with weights in int8, which are widened while they are used."""
+        return sum(self._products(len(ids), len(ids), self.int8) for _ in range(STEPS)) / STEPS
+
     def products_generate(self, ids: numpy.ndarray) -> float:
         """The same for `NEW` tokens behind each row."""
         return self.products_prefill(ids) + (NEW - 1) * self.products_decode(ids)
@@ -328,24 +331,36 @@ class Limits(Peer):
         """The same forward and backward."""
         return self._products(ids.size, ids.size, backward=True)
 
-    def _products(self, rows: int, logits: int, backward: bool = False) -> float:
-        """Of `rows` tokens, `logits` of which go through the head."""
+    @cached_property
+    def int8(self) -> list[Any]:
+        """`matrices` in int8; which numbers they are makes no difference to the time."""
+        from .layers.small_weights import Int8Weight
+
+        ones = numpy.ones(max(map(len, self.matrices)), "float32")
+        return [
+            Int8Weight(self.rng.integers(-127, 128, matrix.shape, "int8"), ones[: len(matrix)])
+            for matrix in self.matrices
+        ]
+
+    def _products(self, rows: int, logits: int, matrices: Any = None, backward: bool = False) -> float:
+        """Of `rows` tokens, `logits` of which go through the head, with `matrices`, or with all in float32."""
         from .chunked_loss import FEWEST
         from .layers.linear import linear_backward, product
         from .threads import shared_out
 
-        E = self.head.shape[1]
+        *weights, head = matrices or self.matrices
+        E = head.shape[1]
         x = {width: self.rng.random((rows, width), dtype="float32") for width in (E, 4 * E)}
         with shared_out():
             start = time.perf_counter()
-            for weight in self.weights:
+            for weight in weights:
                 y = product(x[weight.shape[1]], weight)
                 if backward:
                     linear_backward(y, x[weight.shape[1]], weight)
             for piece in numpy.array_split(x[E][:logits], -(-logits // FEWEST)):  # as in chunked_loss.py
-                y = product(piece, self.head)
+                y = product(piece, head)
                 if backward:
-                    linear_backward(y, piece, self.head)
+                    linear_backward(y, piece, head)
             return time.perf_counter() - start
 
 

@@ -258,6 +258,17 @@ def test_products_alone_are_measured_of_each_kind_of_work(tiny, monkeypatch):
     assert figures[2].gradients == sum(p.nbytes for p in model.params.values())
 
 
+def test_products_in_int8_are_what_its_token_consists_of(tiny, monkeypatch):
+    ours, small = in_turns(["minibloom", "minibloom int8", "machine"], "tiny", ["tiny-decode"], repeats=1, threads=1)
+    assert (ours.peer, small.peer) == ("minibloom", "minibloom int8") and 0 < small.products != ours.products > 0
+    seen = []
+    monkeypatch.setattr(linear, "product", lambda x, weight: seen.append((weight.dtype, weight.shape)) or x)
+    PEERS["machine"](TINY, 1, "numpy").products_decode_int8(tokens(64, 1, 8))
+    assert seen[:5] == [("int8", shape) for shape in [(48, 16), (16, 16), (64, 16), (16, 64), (64, 16)]]
+    (note,) = notes([Figure("decode-128", peer, "s", [1.0], products=0.9) for peer in ("minibloom", "minibloom int8")])
+    assert "Its products with weights take 90% of its time: with nothing between them it would be 1.11x" in note
+
+
 def test_products_of_training_are_those_of_backward_too(monkeypatch):
     done, real = [], linear.linear_backward
     monkeypatch.setattr(linear, "linear_backward", lambda *given: done.append(given[2].shape) or real(*given))
