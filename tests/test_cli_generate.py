@@ -19,9 +19,8 @@ from tqdm import tqdm
 from minibloom import BloomForCausalLM, BloomTokenizerFast
 from minibloom.cli import main
 from minibloom.cli_generate import as_options, moving
-from minibloom.generation import generate_text
+from minibloom.generation import Session, generate_text
 from minibloom.generation.beams import Group
-from minibloom.generation.session import Session
 
 from . import tiny
 

@@ -30,6 +30,7 @@ from .generate import generate, generate_steps
 from .outputs import GenerateBeamDecoderOnlyOutput, GenerateDecoderOnlyOutput
 from .prompt_cache import PromptCache
 from .scoring import perplexity, token_log_probs, transition_scores
+from .session import Session
 from .settings import GenerationConfig, check_settings
 from .text import Continuation, generate_text, stream_text
 
@@ -39,6 +40,7 @@ __all__ = [
     "GenerateDecoderOnlyOutput",
     "GenerationConfig",
     "PromptCache",
+    "Session",
     "check_settings",
     "draw",
     "generate",

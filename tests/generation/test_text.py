@@ -12,10 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minibloom import BloomForCausalLM, Cache, InputError, WindowCache
-from minibloom.generation import PromptCache, generate_text, perplexity, stream_text, token_log_probs
+from minibloom.generation import PromptCache, Session, generate_text, perplexity, stream_text, token_log_probs
 from minibloom.generation.contrastive import unit
 from minibloom.generation.filters import log_softmax
-from minibloom.generation.session import Session
 from minibloom.generation.stopping import StopStrings
 
 from .. import tiny
