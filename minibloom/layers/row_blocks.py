@@ -13,6 +13,7 @@ Measured on 2 cores of an AMD EPYC (Zen 3), shared and noisy:
 
     int8 on an Intel Xeon (AVX-512), 40 weights of 4096 x 1024 by both cores, ns a number: in blocks of 2^17 numbers
     0.55, 2^18 0.35, 2^20 0.30, by `einsum` 0.20; a token of bloom-560m's shape 168 ms in blocks, so 142 (float32 106)
+    the same on a Zen 1: in blocks of 2^17 numbers 0.31, 2^18 0.22, 2^20 0.49, by `einsum` 0.27; a token 162 (127)
 
 So int8 is a quarter of the memory for the same time or a little less: NumPy computes with it about as long as it waits
 for float32. Smaller blocks cost more (int8 on both cores: 0.44 ns with 2^17 numbers, 0.17 with 2^20), as between two
