@@ -20,7 +20,7 @@ from .cli_model import add_model, add_revision, load_model
 from .errors import InputError, suggest
 from .files import SHIPPED, read_text
 from .lessons import FOLDER, check_jupyterlab, copy_lessons, open_lessons
-from .machine import describe_blas
+from .machine import describe_blas, describe_numba
 from .memory import size
 from .quantize import quantize, training_perplexity
 from .version import __version__
@@ -171,7 +171,7 @@ def add_info_arguments(sub: argparse.ArgumentParser) -> None:
 
 def run_info(a: argparse.Namespace) -> None:
     print(describe(a.model or SHIPPED, a.revision))
-    for line in describe_blas().splitlines():
+    for line in (*describe_blas().splitlines(), describe_numba()):
         print(f"{'this machine':<16} {line}")
 
 

@@ -141,7 +141,7 @@ def machine(threads: int, backend: str = "numpy") -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), model)
     versions = f"Python {platform.python_version()}, NumPy {numpy.__version__} with {describe_blas().splitlines()[0]}"
-    for name in ("torch", "transformers", "ctranslate2"):
+    for name in ("numba", "torch", "transformers", "ctranslate2"):
         if find_spec(name):
             from importlib.metadata import version
 

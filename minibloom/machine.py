@@ -33,6 +33,17 @@ def describe_blas() -> str:
     return line
 
 
+def describe_numba() -> str:
+    """Whether there is a Numba that compiles the loops of `layers/compiled_rows.py`, in one line."""
+    try:
+        import numba
+    except ImportError as error:
+        absent = isinstance(error, ModuleNotFoundError) and error.name == "numba"
+        why = "is not installed" if absent else f"does not run here ({error})"
+        return f"Numba {why}; with it (pip install numba) weights in int8 and 16 bits decode two to three times as fast"
+    return f"Numba {numba.__version__} compiles products with weights in int8 and 16 bits"
+
+
 def cpu_flags(path: Path = Path("/proc/cpuinfo")) -> set[str]:
     """What the processor says it can do, where the system tells (Linux)."""
     lines = path.read_text().splitlines() if path.exists() else []

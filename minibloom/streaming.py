@@ -42,11 +42,16 @@ from .tensor_file import STORED, Empty, Shape, TensorEntry, read_tensor
 
 def read_as_stored(entry: TensorEntry, empty: Empty = numpy.empty) -> Array | SmallWeight:
     """A tensor in float32, but for a matrix that the file has in fewer bits: a small weight, with no number changed."""
-    return read_tensor(entry, weights=entry.kind if entry.kind in KINDS else None, empty=empty)
+    tensor = read_tensor(entry, weights=entry.kind if entry.kind in KINDS else None, empty=empty)
+    if isinstance(tensor, SmallWeight):
+        tensor.streamed = True
+    return tensor
 
 
 class FileWeight(SmallWeight):
     """A matrix that stays in its file: each time, the rows that are asked for are read. In memory: int8's scales."""
+
+    streamed = True
 
     def __init__(self, entry: TensorEntry) -> None:
         self.entry, self.dtype = entry, entry.kind

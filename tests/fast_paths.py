@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
@@ -22,6 +23,7 @@ from threadpoolctl import threadpool_limits
 from minibloom import buffers, chunked_loss, losses, models, threads
 from minibloom.layers import (
     attention,
+    compiled_rows,
     few_rows,
     linear,
     one_row,
@@ -41,19 +43,21 @@ SIZES: dict[ModuleType, dict[str, int]] = {
     one_row: {"LEAST": 0, "SMALL_WEIGHT": 2**10, "PATIENCE": 1},
     one_token: {"LEAST": 0, "SMALL_WEIGHT": 2**10},
     few_rows: {"LEAST": 0, "SMALL_WEIGHT": 2**10, "HEIGHT": 4, "APART": 2, "SHORT": 48},
+    compiled_rows: {"WIDE": 20, "SMALL_WEIGHT": 2**10},
     row_blocks: {"SMALL_WEIGHT": 2**10, "BLOCK": 2**9, "MANY": 8, "HEIGHT": 4},
     chunked_loss: {"FEWEST": 3, "NUMBERS": 1},
     linear: {"ROWS": 16},
 }
+COMPILED = ("compiled_rows",) if find_spec("numba") else ()
 PATHS: dict[Any, tuple[str, ...]] = {  # what each of them calls, in the module that looks it up
     attention: ("tiled_attention", "tiled_attention_backward"),
     tiled_attention: ("_far", "each", "drop_subnormals"),
     one_token: ("drop_subnormals",),
     transformer: ("one_token_blocks",),
-    linear: ("one_row", "few_rows", "blocked_linear", "each"),
+    linear: (*COMPILED, "one_row", "few_rows", "blocked_linear", "each"),
     one_row: ("blas_on_all_cores", "each"),
     few_rows: ("far_apart", "at_a_time", "each"),
-    row_blocks: ("one_row_of_int8", "at_a_time", "each"),
+    row_blocks: (*COMPILED, "one_row_of_int8", "at_a_time", "each"),
     models: ("chunked_cross_entropy",),
     buffers._Step: ("block",),
     chunked_loss: ("cross_entropy",),

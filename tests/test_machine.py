@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from minibloom import machine
@@ -49,3 +51,14 @@ def test_what_the_processor_can_do_is_read_from_its_first_core(tmp_path):
 def test_a_numpy_without_a_library_that_tells(monkeypatch):
     monkeypatch.setattr("threadpoolctl.threadpool_info", list)
     assert machine.describe_blas() == "NumPy's own BLAS, of which nothing can be told"
+
+
+def test_whether_loops_are_compiled(monkeypatch, tmp_path):
+    numba = pytest.importorskip("numba", reason="Numba is optional")
+    assert machine.describe_numba().startswith(f"Numba {numba.__version__} compiles")
+    monkeypatch.delitem(sys.modules, "numba")
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "numba.py").write_text("raise ImportError('Numba needs NumPy 2.4 or less')")
+    assert machine.describe_numba().startswith("Numba does not run here (Numba needs NumPy 2.4 or less)")
+    monkeypatch.setitem(sys.modules, "numba", None)  # as if there were none
+    assert machine.describe_numba().startswith("Numba is not installed; with it (pip install numba)")

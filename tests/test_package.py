@@ -20,7 +20,16 @@ from . import tiny
 
 PACKAGE = Path(minibloom.__file__).parent
 ORACLES = {"torch", "transformers", "jax", "flax", "tensorflow"}
-HEAVY = ORACLES | {"tokenizers", "safetensors", "huggingface_hub", "matplotlib", "cupy", "tqdm", "threadpoolctl"}
+HEAVY = ORACLES | {
+    "tokenizers",
+    "safetensors",
+    "huggingface_hub",
+    "matplotlib",
+    "cupy",
+    "tqdm",
+    "threadpoolctl",
+    "numba",
+}
 
 # Ground floor first; modules in one line share a floor, and a module imports only from floors below its own.
 FLOORS = [

@@ -12,6 +12,7 @@ import numpy
 
 from ..backend import Array, namespace
 from ..threads import each, matmul
+from .compiled_rows import compiled_rows, suits_compiled_rows
 from .few_rows import few_rows, suits_few_rows
 from .one_row import one_row, suits_one_row
 from .row_blocks import blocked_linear
@@ -36,6 +37,8 @@ def product(x: Array, weight: Array) -> Array:
         return half_product(x, weight) if suits_tensor_cores(weight) else blocked_linear(x, weight)
     if suits_one_row(x, weight):
         return one_row(x, weight)
+    if suits_compiled_rows(x, weight):
+        return compiled_rows(x, weight)
     if suits_few_rows(x, weight):
         return few_rows(x, weight)
     return matmul(x, weight.T)  # what it is; the others are proven equal

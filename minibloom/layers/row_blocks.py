@@ -34,6 +34,7 @@ import numpy
 
 from ..backend import Array
 from ..threads import SMALL_WEIGHT, each, parts, threads
+from .compiled_rows import compiled_rows, suits_compiled_rows
 from .few_rows import HEIGHT, MOST, at_a_time
 from .small_weights import Int8Weight, SmallWeight
 
@@ -46,8 +47,12 @@ _local = threading.local()
 
 def blocked_linear(x: Array, weight: SmallWeight) -> Array:
     """`x [N, I]`, `weight [O, I]` -> `x Wᵀ [N, O]`."""
-    in_memory = isinstance(weight, Int8Weight)  # one that stays in its file is int8 too, and read block by block
-    y = one_row_of_int8(x, weight.stored) if len(x) == 1 and in_memory else in_blocks(x, weight)
+    if suits_compiled_rows(x, weight):
+        y = compiled_rows(x, weight)
+    elif len(x) == 1 and isinstance(weight, Int8Weight):  # in memory; what stays in its file is another, read in blocks
+        y = one_row_of_int8(x, weight.stored)
+    else:
+        y = in_blocks(x, weight)
     if weight.scale is not None:
         y *= weight.scale  # of a row of W, so of a column of y
     return y

@@ -49,6 +49,7 @@ class SmallWeight(ABC):
     dtype: str  # "bfloat16", "float16" or "int8"
     ndim = 2
     scale: Array | None = None  # [O], what each row's numbers are multiplied with; None: with 1
+    streamed = False  # whether it is there for one pass, as memory is short
 
     def __init__(self, stored: Array) -> None:
         self.stored = stored

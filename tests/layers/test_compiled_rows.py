@@ -1,0 +1,150 @@
+"""Loops for a few rows times a small weight: the plain product, in Python as they stand and compiled by Numba."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from threadpoolctl import threadpool_limits
+
+from minibloom.layers import compiled_rows as module
+from minibloom.layers import linear as layer
+from minibloom.layers import row_blocks
+from minibloom.layers.compiled_rows import LOOPS, compiled, compiled_rows, suits_compiled_rows
+from minibloom.layers.linear import linear
+from minibloom.threads import shared_out
+
+from ..strategies import assert_product, normal, seeds, some
+from .test_small_weights import small
+
+numba = pytest.importorskip("numba", reason="Numba is optional")
+kinds = st.sampled_from(list(LOOPS))
+
+
+def kept(kind: str, matrix: numpy.ndarray) -> Any:
+    """`matrix` as a weight of dtype `kind`."""
+    return matrix if kind == "float32" else small(kind, matrix)
+
+
+def plain(weight: Any) -> numpy.ndarray:
+    return weight if isinstance(weight, numpy.ndarray) else weight.widen()
+
+
+def scaled(y: numpy.ndarray, weight: Any) -> numpy.ndarray:
+    return y * weight.scale if getattr(weight, "scale", None) is not None else y
+
+
+@some
+@given(kinds, st.integers(1, 3), st.integers(1, 4), st.integers(1, 9), seeds)
+def test_in_python_a_loop_is_the_plain_product(kind, N, O, I, seed):  # noqa: E741
+    x, weight = normal(seed, N, I, dtype="float32"), kept(kind, normal(seed + 1, O, I, dtype="float32"))
+    loop, bits, _ = LOOPS[kind]
+    y = numpy.empty((N, O), "float32")
+    loop(x, getattr(weight, "stored", weight).view(bits), y)
+    assert_product(scaled(y, weight), x, plain(weight))
+
+
+@some
+@given(
+    kinds,
+    st.integers(1, 13),
+    st.integers(1, 70),
+    st.integers(1, 300),
+    st.integers(-100, 60),
+    st.integers(-24, 14),
+    seeds,
+)
+def test_compiled_it_is_too_however_large_or_small_the_numbers(kind, N, O, I, large, weights, seed):  # noqa: E741
+    """Among float16's there are subnormal ones, for which `Float16Weight` has a product with 2^112."""
+    x = numpy.ldexp(normal(seed, N, I, dtype="float32"), large)
+    weight = kept(kind, numpy.ldexp(normal(seed + 1, O, I, dtype="float32").clip(-3, 3), weights))
+    assert_product(scaled(compiled_rows(x, weight), weight), x, plain(weight))
+
+
+@pytest.mark.parametrize("kind", ["bfloat16", "float16"])
+def test_every_finite_16_bit_number_is_exact(kind):
+    bits = numpy.arange(2**16, dtype="uint16")[:, None]
+    finite = (bits & 0x7C00) < 0x7C00 if kind == "float16" else (bits & 0x7F80) < 0x7F80
+    weight = small(kind, numpy.zeros((int(finite.sum()), 1), "float32"))
+    weight.stored = bits[finite][:, None].view(weight.stored.dtype)
+    numpy.testing.assert_array_equal(compiled_rows(numpy.ones((1, 1), "float32"), weight)[0], weight.widen()[:, 0])
+
+
+@pytest.mark.parametrize("kind", LOOPS)
+def test_not_a_number_and_infinity_go_through(kind):
+    weight = kept(kind, numpy.ones((3, 600), "float32"))
+    for value in (numpy.nan, numpy.inf):
+        x = numpy.ones((2, 600), "float32")
+        x[1, 5] = value
+        numpy.testing.assert_array_equal(compiled_rows(x, weight)[1], [value] * 3)
+
+
+@pytest.mark.parametrize("kind", LOOPS)
+def test_linear_takes_it_in_parts_for_all_threads(kind, monkeypatch):
+    monkeypatch.setattr(module, "SMALL_WEIGHT", 1)
+    shared, each = [], module.each
+    monkeypatch.setattr(module, "each", lambda task, items: shared.append(list(items)) or each(task, items))
+    monkeypatch.setattr(row_blocks, "in_blocks", None)
+    monkeypatch.setattr(row_blocks, "one_row_of_int8", None)
+    monkeypatch.setattr(layer, "suits_few_rows", lambda x, weight: True)  # which comes after it
+    weight, bias = kept(kind, normal(0, 48, 512, dtype="float32")), normal(1, 48, dtype="float32")
+    getattr(weight, "stored", weight).flags.writeable = False  # as a file that is mapped into memory
+    x = normal(2, 4, 1024, dtype="float32")[:, ::2]  # not in one piece
+    with threadpool_limits(3, "blas"), shared_out():
+        y = linear(x, weight, bias)
+    assert len(shared[0]) == 3
+    assert_product(y - bias, x, plain(weight))
+
+
+@pytest.mark.parametrize(
+    ("kind", "rows"), [("float32", {2, 3, 4}), *((kind, {*range(1, 13)}) for kind in ("int8", "bfloat16", "float16"))]
+)
+def test_how_many_rows_suit_it(kind, rows):
+    weight = kept(kind, normal(1, 8, 512, dtype="float32"))
+    assert {N for N in range(20) if suits_compiled_rows(numpy.zeros((N, 512), "float32"), weight)} == rows
+
+
+def test_what_suits_it():
+    matrix = normal(1, 8, 512, dtype="float32")
+    x, weight = normal(0, 2, 512, dtype="float32"), small("int8", matrix)
+    assert suits_compiled_rows(x, weight) and suits_compiled_rows(x, matrix)
+    assert not suits_compiled_rows(x.astype("float64"), weight)
+    assert not suits_compiled_rows(x, matrix.astype("float64"))
+    assert not suits_compiled_rows(x[:, :511], small("int8", matrix[:, :511]))  # Numba takes long to import
+    assert not suits_compiled_rows(x, numpy.asfortranarray(matrix))
+    weight.streamed = True
+    assert not suits_compiled_rows(x, weight)  # memory is short
+
+
+def test_without_numba_small_weights_are_widened_in_blocks(monkeypatch):
+    x, weight = normal(0, 1, 512, dtype="float32"), small("bfloat16", normal(1, 8, 512, dtype="float32"))
+    monkeypatch.setitem(sys.modules, "numba", None)  # importing it is an ImportError
+    compiled.cache_clear()
+    try:
+        assert not suits_compiled_rows(x, weight)
+        assert_product(linear(x, weight), x, weight.widen())
+    finally:
+        compiled.cache_clear()
+
+
+def test_where_nothing_can_be_kept_it_is_compiled_each_time(monkeypatch):
+    njit, kept = numba.njit, []
+
+    def nowhere(*signature, cache=False, **options):
+        kept.append(cache)
+        if cache:
+            raise RuntimeError("cannot cache function: no locator available")
+        return njit(*signature, **options)
+
+    monkeypatch.setattr(numba, "njit", nowhere)
+    compiled.cache_clear()
+    try:
+        x, weight = normal(0, 1, 512, dtype="float32"), small("int8", normal(1, 8, 512, dtype="float32"))
+        assert_product(linear(x, weight), x, weight.widen())
+        assert kept == [True, False]
+    finally:
+        compiled.cache_clear()
