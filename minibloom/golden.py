@@ -50,7 +50,7 @@ from .errors import InputError
 from .files import checked_target, replacing
 from .losses import IGNORE
 from .precision import checked_dtype
-from .tensor_file import FLOATS, read_header, read_tensors
+from .tensor_file import FLOATS, read_header, read_metadata, read_raw, read_tensor
 from .trace import Trace, formula
 from .version import __version__
 
@@ -208,14 +208,12 @@ def write(path: str | Path, steps: Steps) -> None:
 
 def own_target(path: str | Path) -> Path:
     """`path`, if steps can be written there: it is not there yet, or holds steps that were written here."""
-    from safetensors import SafetensorError, safe_open
-
     path = checked_target(path)
     if path.exists():
         try:
-            with safe_open(path, "numpy") as file:
-                ours = KEY in (file.metadata() or {})
-        except (SafetensorError, OSError):
+            read_header(path)
+            ours = KEY in read_metadata(path)
+        except InputError:
             ours = False
         if not ours:
             raise InputError(f"{path} is there already, and was not written by parity: give the name of another file.")
@@ -224,22 +222,16 @@ def own_target(path: str | Path) -> Path:
 
 def read(path: str | Path) -> Steps:
     """The arrays of a file, in forward order if it says so, and what they are about."""
-    from safetensors import safe_open
-
     path = Path(path)
     entries = read_header(path)  # an InputError, if it is no safetensors file and whole
     arrays: dict[str, Array] = {}
-    with safe_open(path, "numpy") as file:
-        text = (file.metadata() or {}).get(KEY, "{}")
-        for name, entry in entries.items():
-            if entry.dtype in FLOATS:
-                arrays |= read_tensors({name: entry}, "float64" if entry.dtype == "F64" else "float32")
-            elif entry.dtype.startswith("F8"):
-                raise InputError(f"{entry} has dtype {entry.dtype}, expected one of {', '.join(FLOATS)}.")
-            else:
-                arrays[name] = file.get_tensor(name)
+    for name, entry in entries.items():
+        if entry.dtype.startswith("F8"):
+            raise InputError(f"{entry} has dtype {entry.dtype}, expected one of {', '.join(FLOATS)}.")
+        wide = "float64" if entry.dtype == "F64" else "float32"
+        arrays[name] = read_tensor(entry, wide) if entry.dtype in FLOATS else read_raw(entry)
     try:
-        about = dict(json.loads(text))
+        about = dict(json.loads(read_metadata(path).get(KEY, "{}")))
         order = [name for name in dict(about.get("steps", {})) if name in arrays]
         if "config" in about:
             about["config"] = BloomConfig.from_dict(about["config"]).to_dict()

@@ -38,11 +38,13 @@ Empty = Callable[[Shape, str], numpy.ndarray]  # as numpy.empty: an array of a s
 
 FLOATS = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}  # what parameters may be
 INT8 = "int8"  # with a float32 scale for each row, in a tensor of its own: NAME.scale
-STORED = {"F16": "<f2", "BF16": "<u2", "F32": "<f4", "F64": "<f8", "I8": "i1"}  # as NumPy reads them
 CODES = {name: code for code, name in FLOATS.items()} | {INT8: "I8"}
 SCALE = ".scale"
-ITEMSIZE = {"BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "U16": 2, "I16": 2}
-ITEMSIZE |= {"F16": 2, "BF16": 2, "U32": 4, "I32": 4, "F32": 4, "U64": 8, "I64": 8, "F64": 8}
+# As NumPy reads them: what it has no type for, by its bits.
+STORED = {
+    "BOOL": "?", "U8": "u1", "I8": "i1", "F8_E4M3": "u1", "F8_E5M2": "u1", "U16": "<u2", "I16": "<i2", "F16": "<f2",
+    "BF16": "<u2", "U32": "<u4", "I32": "<i4", "F32": "<f4", "U64": "<u8", "I64": "<i8", "F64": "<f8",
+}  # fmt: skip
 BLOCK = 2**16  # numbers converted at a time: small beside the parameters, and it stays in the CPU's cache
 DEVICE_BLOCK = 2**22  # numbers that go to a device at a time: large enough that starting a copy costs nothing
 MAX_HEADER = 10**8  # bytes, as in the safetensors package
@@ -125,11 +127,11 @@ def _entry(path: Path, name: str, field: Any, start: int) -> TensorEntry:
         dtype, shape, (begin, end) = field["dtype"], tuple(field["shape"]), field["data_offsets"]
     except (TypeError, KeyError, ValueError):
         raise InputError(f"{where} has no dtype, shape and data_offsets: the file is corrupt.") from None
-    if not isinstance(dtype, str) or dtype not in ITEMSIZE:
+    if not isinstance(dtype, str) or dtype not in STORED:
         raise InputError(f"{where} has dtype {dtype!r}, expected one of {', '.join(FLOATS)}.")
     if not all(type(number) is int and number >= 0 for number in (*shape, begin, end)):
         raise InputError(f"{where} has shape {list(shape)} and offsets {[begin, end]}: the file is corrupt.")
-    needed = math.prod(shape) * ITEMSIZE[dtype]
+    needed = math.prod(shape) * numpy.dtype(STORED[dtype]).itemsize
     if end - begin != needed:
         raise InputError(f"{where} has {end - begin} bytes, expected {needed} for {dtype} {list(shape)}.")
     return TensorEntry(name, path, dtype, shape, start + begin, start + end)
@@ -329,7 +331,7 @@ def check_range(name: str, array: Array, dtype: str) -> None:
 
 def itemsize(dtype: str) -> int:
     """Return the bytes of one stored number."""
-    return ITEMSIZE[CODES[dtype]]
+    return numpy.dtype(STORED[CODES[dtype]]).itemsize
 
 
 def host_blocks(array: Array) -> Iterator[numpy.ndarray]:

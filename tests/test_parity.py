@@ -498,6 +498,14 @@ def test_the_file_holds_what_its_description_says(tmp_path, golden):
     assert (arrays["labels"] == numpy.where(counted, IDS, -100)).all()
 
 
+@pytest.mark.parametrize("kind", ["bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"])
+def test_whole_numbers_of_every_kind_are_read_as_they_are(tmp_path, kind):
+    written = numpy.array([[0, 1], [2, 127]]).astype(kind)
+    save_file({"mask": written, "x": numpy.ones(1)}, tmp_path / "a")
+    mask = read(tmp_path / "a")["mask"]
+    assert mask.dtype == kind and (mask == written).all()
+
+
 def test_a_port_that_counts_other_labels_is_compared_with_them(model):
     labels = numpy.where(MASK == 1, IDS, -100)
     theirs = run(model, IDS, MASK, labels={"labels": labels})

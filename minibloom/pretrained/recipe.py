@@ -29,6 +29,7 @@ from ..language_modeling import evaluate, read_documents, tokenize
 from ..models import BloomForCausalLM
 from ..pretraining import train_folder
 from ..settings import TrainingSettings
+from ..tensor_file import read_metadata
 from ..tokenizer import BloomTokenizerFast
 from ..training_state import STATE
 from .corpus import article_one, write_corpus
@@ -94,10 +95,7 @@ def publish(runs: list[Path], corpus: Path, out: Path, seconds: float) -> None:
 
 def loss_curve(state: Path, every: int = 50) -> list[dict[str, float]]:
     """The mean loss of every `every` steps of a run, and the validation losses where they were measured."""
-    from safetensors import safe_open
-
-    with safe_open(state, framework="numpy") as file:
-        history = json.loads(file.metadata()["history"])
+    history = json.loads(read_metadata(state)["history"])
     curve = []
     for i in range(0, len(history), every):
         part = history[i : i + every]
