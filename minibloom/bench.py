@@ -81,23 +81,25 @@ LIBRARIES = ("minibloom", "transformers")
 PEERS_ON_A_GPU = (*LIBRARIES, *(f"{name} {kind}" for kind in HALVES for name in LIBRARIES), "machine")
 PEERS_ON_A_CPU = tuple(peer for peer in NEEDS if precision(peer) not in HALVES)
 PROCESSES = ("import", "first-token", "load", "lookup", *OVERHEADS)  # measured from outside, as whole processes
-IMPORTS = {
-    "minibloom": "import minibloom",
-    "transformers": "from transformers import BloomForCausalLM",
-    "CTranslate2": "import ctranslate2",
-}
-FIRST_TOKENS = {
-    "minibloom": (
-        "from minibloom import BloomForCausalLM as M, BloomTokenizerFast as T\n"
-        "from minibloom.generation import stream_text\n"
-        "next(stream_text(M.from_pretrained(), T.from_pretrained(), 'All human beings'))"
-    ),
-    "transformers": (
-        "from transformers import AutoTokenizer as T, BloomForCausalLM as M\n"
-        "model, tokenizer = M.from_pretrained({folder!r}), T.from_pretrained({folder!r})\n"
-        "inputs = tokenizer('All human beings', return_tensors='pt')\n"
-        "tokenizer.decode(model.generate(**inputs, max_new_tokens=1)[0])"
-    ),
+CODES = {  # what a new Python runs: up to the imported library, and up to the first piece of the shipped model's text
+    "import": {
+        "minibloom": "import minibloom",
+        "transformers": "from transformers import BloomForCausalLM",
+        "CTranslate2": "import ctranslate2",
+    },
+    "first-token": {
+        "minibloom": (
+            "from minibloom import BloomForCausalLM as M, BloomTokenizerFast as T\n"
+            "from minibloom.generation import stream_text\n"
+            "next(stream_text(M.from_pretrained(), T.from_pretrained(), 'All human beings'))"
+        ),
+        "transformers": (
+            "from transformers import AutoTokenizer as T, BloomForCausalLM as M\n"
+            f"model, tokenizer = M.from_pretrained({str(SHIPPED)!r}), T.from_pretrained({str(SHIPPED)!r})\n"
+            "inputs = tokenizer('All human beings', return_tensors='pt')\n"
+            "tokenizer.decode(model.generate(**inputs, max_new_tokens=1)[0])"
+        ),
+    },
 }
 
 
@@ -134,11 +136,10 @@ def measured(chosen: Sequence[str], peers: Sequence[str], repeats: int, threads:
             yield from in_turns(peers, shape, names, repeats, threads, backend)
     for name in (name for name in chosen if name in PROCESSES):
         try:
-            if name in OVERHEADS or name == "lookup":
-                yield from generation(name, repeats, threads)
+            if name in CODES:
+                yield from processes(name, peers, repeats, threads)
             else:
-                measure = {"import": imports, "first-token": first_token, "load": load_memory}[name]
-                yield from measure(peers, repeats, threads)
+                yield load_memory(repeats, threads) if name == "load" else generation(name, repeats, threads)
         except subprocess.CalledProcessError as error:
             print(f"left out: {name} (status {error.returncode}); what it said stands above", file=sys.stderr)
 
@@ -360,30 +361,19 @@ def why_torch_sees_no_gpu() -> str:
     )
 
 
-def imports(peers: Sequence[str], repeats: int, threads: int) -> list[Figure]:
-    """From the start of Python to the imported library, with Python's own start taken off."""
-    figures = {peer: Figure("import", peer, "s", []) for peer in peers if peer in IMPORTS}
+def processes(name: str, peers: Sequence[str], repeats: int, threads: int) -> list[Figure]:
+    """From the start of the process until its code has run; for importing with Python's own start taken off."""
+    figures = {peer: Figure(name, peer, "s", []) for peer in peers if peer in CODES[name]}
     for repeat in range(repeats + 1):
-        bare = _process("pass", threads)[0]
-        for peer in figures:
-            seconds = _process(IMPORTS[peer], threads)[0] - bare
+        bare = _process("pass", threads)[0] if name == "import" else 0.0
+        for peer, figure in figures.items():
+            seconds = _process(CODES[name][peer], threads)[0] - bare
             if repeat:
-                figures[peer].values.append(seconds)
+                figure.values.append(seconds)
     return list(figures.values())
 
 
-def first_token(peers: Sequence[str], repeats: int, threads: int) -> list[Figure]:
-    """From the start of the process to the first piece of text of the shipped model."""
-    figures = {peer: Figure("first-token", peer, "s", []) for peer in peers if peer in FIRST_TOKENS}
-    for repeat in range(repeats + 1):
-        for peer in figures:
-            seconds = _process(FIRST_TOKENS[peer].format(folder=str(SHIPPED)), threads)[0]
-            if repeat:
-                figures[peer].values.append(seconds)
-    return list(figures.values())
-
-
-def load_memory(peers: Sequence[str], repeats: int, threads: int) -> list[Figure]:
+def load_memory(repeats: int, threads: int) -> Figure:
     """Peak memory of loading a float16 checkpoint of 200 million parameters, over that of the parameters in float32."""
     from .config import BloomConfig
     from .models import BloomForCausalLM
@@ -398,10 +388,10 @@ def load_memory(peers: Sequence[str], repeats: int, threads: int) -> list[Figure
         config = BloomConfig(vocab_size=100_000, hidden_size=1024, n_layer=8, n_head=16)
         BloomForCausalLM(config).save_pretrained(folder, dtype="float16")
         values = [float(_process(code.format(folder=folder), threads)[1]) for _ in range(repeats)]
-    return [Figure("load", "minibloom", "x memory of parameters", values)]
+    return Figure("load", "minibloom", "x memory of parameters", values)
 
 
-def generation(name: str, repeats: int, threads: int) -> list[Figure]:
+def generation(name: str, repeats: int, threads: int) -> Figure:
     """What generation takes beside its forward passes; or how many passes looking up what was there saves."""
     if name == "lookup":
         call, unit = "[lookup_passes()]", "x fewer passes"  # a count, the same each time
@@ -409,7 +399,7 @@ def generation(name: str, repeats: int, threads: int) -> list[Figure]:
         shape, batch, do_sample = OVERHEADS[name]
         call, unit = f"overheads({SHAPES[shape]}, {batch}, {do_sample}, {repeats})", "of the passes' time"
     code = f"from minibloom.bench_generation import *; print({call})"
-    return [Figure(name, "minibloom", unit, json.loads(_process(code, threads)[1]))]
+    return Figure(name, "minibloom", unit, json.loads(_process(code, threads)[1]))
 
 
 def table(figures: Sequence[Figure]) -> str:

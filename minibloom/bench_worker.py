@@ -240,7 +240,7 @@ class TransformersCompiled(Transformers):
 class CTranslate2(Peer):
     """CTranslate2's engine in C++, from a checkpoint that transformers writes. It generates, and does not train."""
 
-    def __init__(self, config: dict[str, Any], threads: int, compute_type: str) -> None:
+    def __init__(self, config: dict[str, Any], threads: int, backend: str, kind: str = "float32") -> None:
         import ctranslate2
         from transformers import BloomConfig, BloomForCausalLM
 
@@ -251,11 +251,9 @@ class CTranslate2(Peer):
             for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
                 shutil.copy(SHIPPED / name, folder)  # the converter asks for one; ids past its end get names
             converter = ctranslate2.converters.TransformersConverter(folder)
-            converter.convert(os.path.join(folder, "ct2"), quantization=compute_type)
-            self.engine: Any = ctranslate2.Generator(
-                os.path.join(folder, "ct2"), compute_type=compute_type, intra_threads=threads
-            )
-            self.names = json.loads(Path(folder, "ct2", "vocabulary.json").read_text())
+            path = converter.convert(os.path.join(folder, "ct2"), quantization=kind)
+            self.engine: Any = ctranslate2.Generator(path, compute_type=kind, intra_threads=threads)
+            self.names = json.loads(Path(path, "vocabulary.json").read_text())
 
     def prefill(self, ids: numpy.ndarray) -> float:
         return self._generate(ids, 1)
@@ -268,11 +266,8 @@ class CTranslate2(Peer):
 
     def _generate(self, ids: numpy.ndarray, count: int) -> float:
         prompts = [[self.names[i] for i in row] for row in ids]
-        start = time.perf_counter()
-        self.engine.generate_batch(
-            prompts, min_length=count, max_length=count, sampling_topk=1, include_prompt_in_result=False, end_token=[]
-        )
-        return time.perf_counter() - start
+        options = {"min_length": count, "max_length": count, "sampling_topk": 1, "end_token": []}
+        return self.timed(lambda: self.engine.generate_batch(prompts, include_prompt_in_result=False, **options))
 
 
 class Limits(Peer):
@@ -409,8 +404,8 @@ PEERS: dict[str, Callable[[dict[str, Any], int, str], Any]] = {
     "transformers": Transformers,
     **{f"transformers {kind}": partial(Transformers, dtype=kind) for kind in ("float16", "bfloat16")},
     "transformers compiled": TransformersCompiled,
-    "CTranslate2": lambda config, threads, _: CTranslate2(config, threads, "float32"),
-    "CTranslate2 int8": lambda config, threads, _: CTranslate2(config, threads, "int8"),
+    "CTranslate2": CTranslate2,
+    "CTranslate2 int8": partial(CTranslate2, kind="int8"),
     "machine": lambda config, threads, backend: (LimitsOfGPU if backend == "cupy" else Limits)(
         config, threads, backend
     ),

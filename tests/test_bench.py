@@ -43,7 +43,7 @@ def test_generation_is_measured_with_its_overhead_and_the_passes_it_saves(tiny, 
     monkeypatch.setitem(bench.WORK, "tiny-generate", ("tiny", "generate", 2, 8))
     monkeypatch.setitem(bench.OVERHEADS, "tiny-overhead", ("tiny", 1, True))
     assert [f.work for f in in_turns(["minibloom"], "tiny", ["tiny-generate"], 1, 1)] == ["tiny-generate"]
-    (figure,) = bench.generation("tiny-overhead", 1, 1)
+    figure = bench.generation("tiny-overhead", 1, 1)
     assert 0 < figure.median < 100
     assert lookup_passes() >= 2
 
@@ -164,7 +164,7 @@ def test_a_contestant_that_is_killed_leaves_a_gap_in_growth_and_cost(tiny, monke
 
 
 def test_a_process_that_is_killed_is_left_out(monkeypatch, tmp_path, capsys):
-    monkeypatch.setitem(bench.IMPORTS, "minibloom", "import os; os.kill(os.getpid(), 9)")
+    monkeypatch.setitem(bench.CODES["import"], "minibloom", "import os; os.kill(os.getpid(), 9)")
     file = tmp_path / "figures.json"
     options = ["--peers", "minibloom", "--repeats", "1", "--threads", "1", "--json", str(file)]
     assert main(["bench", "import", "first-token", *options]) == 0
