@@ -43,10 +43,6 @@ class Pass:
         block = self.config.n_layer if name == "ln_f" else int(name.split(".")[1])
         return self.steps[f"h.{block - 1}" if block else "word_embeddings_layernorm"]
 
-    def alibi(self, slopes: Array, positions: Array) -> Array:
-        """ALiBi of `slopes [H]` at `positions [B, T]` -> `[B, H, 1, T]`."""
-        return slopes[:, None, None] * positions[:, None, None, :]
-
     @property
     def positions(self) -> Array:
         """`[B, T]`, counting tokens only."""
@@ -88,16 +84,17 @@ class Slip:
 # --- The wrong values that take more than a line ---
 
 
+def alibi(slopes: Array, positions: Array) -> Array:
+    """ALiBi of `slopes [H]` at `positions [B, T]` -> `[B, H, 1, T]`."""
+    return slopes[:, None, None] * positions[:, None, None, :]
+
+
 def normalised(p: Pass, name: str, deviation: Callable[[Array], Array]) -> Array:
     """A layer norm that divides by `deviation(variance)`."""
     x = p.before(name)
     x = x - x.mean(-1, keepdims=True)
     variance = namespace(x).square(x).mean(-1, keepdims=True)
     return x / deviation(variance) * p.params[f"{name}.weight"] + p.params[f"{name}.bias"]
-
-
-def with_epsilon(epsilon: float) -> Callable[[Pass, str, Array], Array]:
-    return lambda p, name, value: layer_norm(p.before(name), *affine(p, name), epsilon)
 
 
 def affine(p: Pass, name: str) -> tuple[Array, Array]:
@@ -111,6 +108,14 @@ def thirds(p: Pass, name: str, value: Array) -> Array:
     B, S, width = fused.shape
     repacked = fused.reshape(B, S, 3, H, width // (3 * H)).swapaxes(2, 3)  # [B, S, 3, H, D] -> [B, S, H, 3, D]
     return split_heads(repacked.reshape(B, S, width), H)[PARTS.index(part)]
+
+
+def with_epsilon(epsilon: float, called: str) -> Slip:
+    return Slip(
+        NORMS,
+        f"The LayerNorms' epsilon is {called}; config.json says {{config.layer_norm_epsilon:g}}.",
+        lambda p, name, x: layer_norm(p.before(name), *affine(p, name), epsilon),
+    )
 
 
 def taken_as(order: Sequence[int]) -> Slip:
@@ -187,14 +192,8 @@ SLIPS = [
         "The LayerNorm after the embedding, which BLOOM has and GPT-2 has not, is missing.",
         lambda p, name, x: p.before(name),
     ),
-    Slip(
-        NORMS,
-        "The LayerNorms' epsilon is 1e-6 (Flax's default); config.json says {config.layer_norm_epsilon:g}.",
-        with_epsilon(1e-6),
-    ),
-    Slip(
-        NORMS, "The LayerNorms' epsilon is 1e-12; config.json says {config.layer_norm_epsilon:g}.", with_epsilon(1e-12)
-    ),
+    with_epsilon(1e-6, "1e-6 (Flax's default)"),
+    with_epsilon(1e-12, "1e-12"),
     Slip(
         NORMS,
         "The LayerNorms add epsilon to the standard deviation; it belongs under the root: sqrt(variance + epsilon).",
@@ -213,14 +212,14 @@ SLIPS = [
         ("alibi",),
         "ALiBi's slopes are sorted. Where the number of heads ({config.n_head}) is no power of two, the slopes of the "
         "power of two below come first, and those between them after: concatenated, not sorted.",
-        lambda p, name, x: p.alibi(-numpy.sort(-alibi_slopes(p.config.n_head, numpy)), p.positions),
+        lambda p, name, x: alibi(-numpy.sort(-alibi_slopes(p.config.n_head, numpy)), p.positions),
     ),
     Slip(
         ("alibi",),
         "ALiBi's slopes are 2^(-8 h / H) for h = 1 to H. That is right only where the number of heads "
         "({config.n_head}) is a power of two; else those of the power of two below come first, and then every second "
         "slope of twice as many heads.",
-        lambda p, name, x: p.alibi(2.0 ** (-8 * numpy.arange(1, p.config.n_head + 1) / p.config.n_head), p.positions),
+        lambda p, name, x: alibi(2.0 ** (-8 * numpy.arange(1, p.config.n_head + 1) / p.config.n_head), p.positions),
     ),
     Slip(
         ("alibi",),
@@ -231,7 +230,7 @@ SLIPS = [
         ("alibi",),
         "ALiBi counts padding: its positions are 0, 1, 2, ... instead of (cumsum(attention_mask) - 1) * "
         "attention_mask. Softmax hides that as long as all padding is at one side, and not where a mask has holes.",
-        lambda p, name, x: p.alibi(alibi_slopes(p.config.n_head, numpy), numpy.arange(x.shape[-1])[None]),
+        lambda p, name, x: alibi(alibi_slopes(p.config.n_head, numpy), numpy.arange(x.shape[-1])[None]),
     ),
     Slip(("alibi",), "ALiBi is 0: nothing tells the model where a token stands.", lambda p, name, x: 0 * x),
     Slip(
@@ -247,11 +246,7 @@ SLIPS = [
         repacked,
         flows=False,
     ),
-    Slip(
-        ("h.*.self_attention.query_key_value",),
-        "The bias of query_key_value is missing.",
-        without_bias,
-    ),
+    Slip(("h.*.self_attention.query_key_value",), "The bias of query_key_value is missing.", without_bias),
     Slip(
         SPLIT,
         "query_key_value is split as [3, H, D], as in GPT-2. BLOOM's is interleaved, [H, 3, D]: query, key and value "
