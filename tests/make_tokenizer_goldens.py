@@ -24,7 +24,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from .tokenizer_cases import QUIRKS, SAVED, TEXTS, VOCAB_SIZE, Request, answer, call, request, requests, reusing
+from .tokenizer_cases import QUIRKS, SAVED, TEXTS, VOCAB_SIZE, Request, answer, call, opened, request, requests, reusing
 
 ROOT = Path(__file__).parent.parent
 GOLDENS = Path(__file__).parent / "data" / "tokenizer_goldens.json"
@@ -78,13 +78,10 @@ def write_files(content: dict[str, Any], folder: Path) -> dict[str, str]:
 
 
 def make(asked: Request) -> Any:
-    """The oracle's tokenizer for a request whose `tokenizer` is a file or a folder, or None for no file at all."""
+    """The oracle's tokenizer for a request."""
     from transformers import BloomTokenizerFast
 
-    source = asked["tokenizer"]
-    if source is not None and Path(source).is_dir():
-        return BloomTokenizerFast.from_pretrained(source, **asked["options"])
-    return BloomTokenizerFast(**({"tokenizer_file": source} if source else {}), **asked["options"])
+    return opened(BloomTokenizerFast, asked)
 
 
 def saved(places: dict[str, str], folder: Path) -> list[dict[str, Any]]:

@@ -28,6 +28,7 @@ from minibloom.losses import IGNORE
 from minibloom.trace import HEADS, Tape, formula
 
 from .gradients import assert_gradients, assert_linear
+from .parity.cases import TASKS
 from .strategies import (
     MASKS,
     ArrayElsewhere,
@@ -45,19 +46,12 @@ from .test_models import BAD, close, equal, see_nothing
 
 CONFIG = BloomConfig(vocab_size=13, hidden_size=12, n_layer=2, n_head=3, pad_token_id=0, num_labels=4)
 IDS = numpy.array([[1, 2, 3, 4], [5, 6, 7, 8]])
-KIND = {
-    "single_label_classification": BloomForSequenceClassification,
-    "multi_label_classification": BloomForSequenceClassification,
-    "regression": BloomForSequenceClassification,
-    "tokens": BloomForTokenClassification,
-    "answers": BloomForQuestionAnswering,
-}
 LABELS = {
     BloomForSequenceClassification: {"labels": numpy.array([1, 3])},
     BloomForTokenClassification: {"labels": numpy.array([[0, 1, 2, 3], [3, IGNORE, 1, 0]])},
     BloomForQuestionAnswering: {"start_positions": numpy.array([0, 2]), "end_positions": numpy.array([1, 3])},
 }
-each_task = pytest.mark.parametrize("task", KIND)
+each_task = pytest.mark.parametrize("task", TASKS)
 each_kind = pytest.mark.parametrize("kind", LABELS)
 with_a_cache = pytest.mark.parametrize("kind", [BloomForSequenceClassification, BloomForTokenClassification])
 
@@ -111,7 +105,7 @@ def calls(draw: st.DrawFn, task: str, shortest: int = 1, **fields: Any) -> tuple
             places = rng.integers(-2, S + 3, B)
             places[one] = rng.integers(-2, S)
             call[name] = places[:, None] if draw(st.booleans()) else places
-    return random_model(config, draw(seeds), kind=KIND[task]), call
+    return random_model(config, draw(seeds), kind=TASKS[task]), call
 
 
 def shape_of(call: dict[str, Any]) -> tuple[int, int]:
@@ -477,7 +471,7 @@ def test_keys_and_values_of_earlier_passes_are_constants(kind, data):
     assert cache.length == 2
 
 
-@pytest.mark.parametrize("task", [*KIND, "words"])
+@pytest.mark.parametrize("task", [*TASKS, "words"])
 @few
 @given(data=st.data())
 def test_the_way_back_through_a_head_is_linear_in_its_upstream(task, data):
@@ -641,7 +635,7 @@ def test_bad_input_is_the_same_error_as_for_every_model(kind, call, problem):
 
 S3 = {"num_labels": 3}
 S1 = {"num_labels": 1}
-SINGLE, MULTI, NUMBERS = ({**S3, "problem_type": p} for p in list(KIND)[:3])
+SINGLE, MULTI, NUMBERS = ({**S3, "problem_type": p} for p in list(TASKS)[:3])
 OF_CLASSES = r"The problem is single_label_classification, with num_labels=3\."
 OF_LABELS = r"The problem is multi_label_classification, with num_labels=3\."
 OF_NUMBERS = r"The problem is regression, with num_labels=3\."

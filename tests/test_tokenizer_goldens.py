@@ -13,7 +13,7 @@ import re
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import pytest
@@ -33,6 +33,7 @@ from .tokenizer_cases import (
     Request,
     answer,
     call,
+    opened,
     request,
     requests,
     reusing,
@@ -44,14 +45,6 @@ PYTHON = os.environ.get("MINIBLOOM_DOCUMENTED_PYTHON")
 NOT_LIVE = "MINIBLOOM_DOCUMENTED_PYTHON names no python with transformers 4.35.2"
 
 
-def make(asked: Request) -> BloomTokenizerFast:
-    """minibloom's tokenizer for a request whose `tokenizer` is a file or a folder, or None for no file at all."""
-    source = asked["tokenizer"]
-    if source is not None and Path(source).is_dir():
-        return BloomTokenizerFast.from_pretrained(source, **asked["options"])
-    return BloomTokenizerFast(**({"tokenizer_file": source} if source else {}), **asked["options"])
-
-
 @pytest.fixture(scope="module")
 def places(tmp_path_factory) -> dict[str, str]:
     return write_files(MADE["small"], tmp_path_factory.mktemp("tokenizers"))
@@ -60,7 +53,7 @@ def places(tmp_path_factory) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def ask(places) -> Callable[[Request], dict[str, Any]]:
     """minibloom's answer to a request, through JSON as the oracle's has gone."""
-    reused = reusing(make)
+    reused = reusing(partial(opened, BloomTokenizerFast))
 
     def asking(asked: Request) -> dict[str, Any]:
         place = places.get(asked["tokenizer"], asked["tokenizer"])

@@ -14,6 +14,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy
@@ -497,6 +498,14 @@ def answer(make: Callable[[Request], Any], asked: Request) -> dict[str, Any]:
         if isinstance(error, KeyboardInterrupt | SystemExit):
             raise
         return {"error": f"{type(error).__name__}: {error}"[:200]}
+
+
+def opened(kind: Any, asked: Request) -> Any:
+    """A tokenizer of this class for a request whose `tokenizer` is a file or a folder, or None for no file at all."""
+    source = asked["tokenizer"]
+    if source is not None and Path(source).is_dir():
+        return kind.from_pretrained(source, **asked["options"])
+    return kind(**({"tokenizer_file": source} if source else {}), **asked["options"])
 
 
 def reusing(make: Callable[[Request], Any]) -> Callable[[Request], Any]:

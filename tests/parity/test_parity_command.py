@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import numpy
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,6 +17,7 @@ from minibloom.comparison import compare
 from minibloom.golden import GIVEN, Steps, run
 from minibloom.oracle import transformers_steps
 
+from ..test_parity import IDS, KINDS, MASK
 from . import NOT_INSTALLED
 
 torch = pytest.importorskip("torch", reason=NOT_INSTALLED)
@@ -27,17 +27,7 @@ from transformers.models.bloom import modeling_bloom  # noqa: E402
 
 from .cases import cases, random_params  # noqa: E402
 
-KINDS = (
-    "BloomModel",
-    "BloomForCausalLM",
-    "BloomForSequenceClassification",
-    "BloomForTokenClassification",
-    "BloomForQuestionAnswering",
-)
 CONFIG = BloomConfig(vocab_size=31, hidden_size=24, n_layer=2, n_head=6, pad_token_id=3, num_labels=3)
-IDS = numpy.random.default_rng(0).integers(4, 31, (3, 8))
-MASK = numpy.array([[0, 0, 1, 1, 1, 1, 1, 1], [1, 1, 0, 1, 0, 1, 1, 1], [1, 1, 1, 1, 1, 1, 0, 0]])
-IDS[MASK == 0] = 3
 
 
 def saved(folder: Path, kind: str, dtype: str, config: BloomConfig, seed: int = 0, gain: float = 1.0) -> Any:
