@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import Counter
 from pathlib import Path
 
 from .checkpoint import (
@@ -91,20 +92,16 @@ def describe(path_or_repo: str | Path, revision: str | None = None) -> Checkpoin
     base = parameter_shapes(config)
     match_names(named, base, HEADS)
     heads = [name for name in named if name not in base]
-    dtypes: dict[str, int] = {}
-    files: dict[str, int] = {}
+    dtypes, files, places = Counter[str](), Counter[str](), Counter[int | None]()
     for entry in entries.values():
-        kind = entry.kind
-        dtypes[kind] = dtypes.get(kind, 0) + math.prod(entry.shape)
-        files[entry.file.name] = files.get(entry.file.name, 0) + entry.end - entry.begin
+        dtypes[entry.kind] += math.prod(entry.shape)
+        files[entry.file.name] += entry.end - entry.begin
     learnt = [name for name in named if not (name == HEAD and config.tie_word_embeddings)]
     parameters = sum(math.prod(named[name].shape) for name in learnt)
     matrices = [named[name].shape for name in learnt if len(named[name].shape) == 2]
-    places: dict[int | None, int] = {}
     for name in learnt:
-        entry, layer = named[name], block_number(name)
-        both = [entry] if entry.scale is None else [entry, entry.scale]
-        places[layer] = places.get(layer, 0) + sum(part.end - part.begin for part in both)
+        for part in filter(None, [named[name], named[name].scale]):
+            places[block_number(name)] += part.end - part.begin
     outside = places.pop(None)
     return CheckpointInfo(
         str(path_or_repo), config, parameters, dtypes, files, heads, matrices, max(places.values()), outside

@@ -89,9 +89,8 @@ def add_arguments(sub: argparse.ArgumentParser) -> None:
     for name, kind in NUMBERS.items():
         default = FIELDS[name].metadata["default"]
         says = f" (default {default})" if default not in (None, False) else ""
-        option = "--" + name.replace("_", "-")
         told = FIELDS[name].metadata["help"].replace("default 20", f"default {NEW_TOKENS}")
-        sub.add_argument(option, type=kind, help=told + says)
+        sub.add_argument(OPTIONS[name], type=kind, help=told + says)
 
 
 def run(a: argparse.Namespace) -> int:
@@ -213,8 +212,7 @@ def _check_interactive(full: GenerationConfig) -> None:
     """A text that is written in turns has one continuation, shown as it grows."""
     for name, why in (("num_beams", "beams are not known before the end"), ("num_return_sequences", "a turn has one")):
         if (given := getattr(full, name)) > 1:
-            option = "--" + name.replace("_", "-")
-            raise InputError(f"{name} is {given}, and {why}: leave out --interactive, or give {option} 1.")
+            raise InputError(f"{name} is {given}, and {why}: leave out --interactive, or give {OPTIONS[name]} 1.")
 
 
 def _prompts(a: argparse.Namespace) -> list[str]:

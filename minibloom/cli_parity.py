@@ -1,9 +1,4 @@
-"""`minibloom parity`: another implementation, here or in a file of steps, held against this one.
-
-minibloom parity MODEL --against transformers         # another implementation, here
-minibloom parity MODEL --write golden.safetensors     # every step, to check a port in any language by
-minibloom parity MODEL --against port.safetensors     # what such a port wrote: see golden.py for the file
-"""
+"""`minibloom parity`: another implementation, here or in a file of steps, held against this one; see `parity.py`."""
 
 from __future__ import annotations
 

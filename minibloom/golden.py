@@ -50,6 +50,7 @@ from .errors import InputError
 from .files import checked_target, replacing
 from .losses import IGNORE
 from .precision import checked_dtype
+from .tasks import problem_of
 from .tensor_file import FLOATS, read_header, read_metadata, read_raw, read_tensor
 from .trace import Trace, formula
 from .version import __version__
@@ -188,8 +189,8 @@ def labels_of(model: PreTrainedModel, ids: Array, mask: Array) -> dict[str, Arra
         return {"start_positions": tokens.argmax(1), "end_positions": last}
     if model.head == "score":
         classes = numpy.arange(len(ids)) % count
-        single = model.config.problem_type or ("regression" if count == 1 else "single_label_classification")
-        return {"labels": classes if single.startswith("single") else numpy.eye(count, dtype=model.dtype)[classes]}
+        single = problem_of(model.config) == "single_label_classification"
+        return {"labels": classes if single else numpy.eye(count, dtype=model.dtype)[classes]}
     return {}
 
 
