@@ -99,10 +99,11 @@ def _check_inside(folder: Path, shard: str) -> None:
 # --- Names and shapes ---
 
 
-def parameter_names(entries: Mapping[str, TensorEntry]) -> dict[str, TensorEntry]:
+def parameter_names(entries: Mapping[str, TensorEntry], config: BloomConfig) -> dict[str, TensorEntry]:
     """Return `entries` by parameter name: without the leading `transformer.` that a file may have.
 
-    An int8 matrix and its scales, two tensors in the file, are one entry.
+    An int8 matrix and its scales, two tensors in the file, are one entry. Where only the head that is tied to the
+    embedding has an entry, it is the embedding's too.
     """
     named: dict[str, TensorEntry] = {}
     for name, entry in _with_scales(entries).items():
@@ -110,6 +111,8 @@ def parameter_names(entries: Mapping[str, TensorEntry]) -> dict[str, TensorEntry
         if short in named:
             raise InputError(f"{entry} is there twice, also as {named[short].name!r}. Delete one of them.")
         named[short] = entry
+    if config.tie_word_embeddings and HEAD in named:
+        named.setdefault(EMBEDDING, named[HEAD])  # of two equal tensors, some writers keep either one
     return named
 
 
@@ -126,14 +129,13 @@ def _with_scales(entries: Mapping[str, TensorEntry]) -> dict[str, TensorEntry]:
 
 
 def match_names(
-    entries: Mapping[str, TensorEntry], expected: Mapping[str, Shape], leave: Collection[str] = ()
+    named: Mapping[str, TensorEntry], expected: Mapping[str, Shape], leave: Collection[str] = ()
 ) -> dict[str, TensorEntry]:
-    """Return the entry of every parameter of `expected` (name -> shape), in its order.
+    """Return the entry of every parameter of `expected` (name -> shape), in its order, of those that have such names.
 
     A missing, extra or wrongly shaped tensor, or one that holds no floating point numbers, is an InputError.
     Names in `leave` may be there and are not returned. Reads no data.
     """
-    named = parameter_names(entries)
     folder = next(iter(named.values())).file.parent if named else "the checkpoint"
     missing = [name for name in expected if name not in named]
     if missing:
@@ -180,8 +182,7 @@ def find_params(
     """
     folder = fetch(path_or_repo, revision=revision)
     config = read_config(folder).replace(**(config_changes or {}))
-    named = parameter_names(tensor_index(folder))
-    find_tied(named, config)
+    named = parameter_names(tensor_index(folder), config)
     untied = config.replace(tie_word_embeddings=False)
     # Any kind of model may start from any other's file: a head that it has no use for is left, and a classifier's
     # that it misses will be new.
@@ -200,8 +201,8 @@ def find_tensors(
 ) -> tuple[Path, BloomConfig, dict[str, TensorEntry]]:
     """Return folder, configuration and places of all tensors of a checkpoint, heads included. Reads headers alone."""
     folder = fetch(path_or_repo, revision=revision)
-    config, named = read_config(folder), parameter_names(tensor_index(folder))
-    find_tied(named, config)
+    config = read_config(folder)
+    named = parameter_names(tensor_index(folder), config)
     match_names(named, parameter_shapes(config), HEADS)
     if config.tie_word_embeddings and HEAD in named and same_values(named[HEAD], named[EMBEDDING]):
         del named[HEAD]
@@ -218,12 +219,6 @@ def read_config(folder: Path) -> BloomConfig:
     if config.extra.get("quantization_config") == QUANTIZED["quantization_config"]:
         del config.extra["quantization_config"]  # it is about the file, and the headers tell it too
     return config
-
-
-def find_tied(named: dict[str, TensorEntry], config: BloomConfig) -> None:
-    """Give the embedding its entry where only the head that is tied to it has one."""
-    if config.tie_word_embeddings and HEAD in named:
-        named.setdefault(EMBEDDING, named[HEAD])  # of two equal tensors, some writers keep either one
 
 
 # --- Out ---

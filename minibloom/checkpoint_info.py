@@ -13,7 +13,6 @@ from .checkpoint import (
     INDEX,
     SINGLE,
     block_number,
-    find_tied,
     match_names,
     parameter_names,
     read_config,
@@ -87,8 +86,7 @@ def describe(path_or_repo: str | Path, revision: str | None = None) -> Checkpoin
     folder = fetch(path_or_repo, ["config.json"], revision)
     config = read_config(folder)
     entries = tensor_index(folder) if local else _remote_index(str(path_or_repo), revision, folder)
-    named = parameter_names(entries)
-    find_tied(named, config)
+    named = parameter_names(entries, config)
     base = parameter_shapes(config)
     match_names(named, base, HEADS)
     heads = [name for name in named if name not in base]

@@ -24,6 +24,7 @@ from minibloom.checkpoint import (
     SINGLE,
     find_params,
     match_names,
+    parameter_names,
     tensor_index,
     write_checkpoint,
 )
@@ -389,10 +390,10 @@ def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 def test_names_that_are_left_are_not_returned_and_nothing_else_is_ignored(tmp_path: Path) -> None:
     with_head(tmp_path, random_params(CONFIG)[EMBEDDING])
-    entries, shapes = tensor_index(tmp_path), parameter_shapes(CONFIG)
-    assert list(match_names(entries, shapes, HEADS)) == list(shapes)
+    named, shapes = parameter_names(tensor_index(tmp_path), CONFIG), parameter_shapes(CONFIG)
+    assert list(match_names(named, shapes, HEADS)) == list(shapes)
     with pytest.raises(InputError, match=f"holds '{HEAD}'"):
-        match_names(entries, shapes)
+        match_names(named, shapes)
 
 
 # --- Bad input, writing: nothing is written ---
@@ -518,7 +519,7 @@ def test_what_is_written_is_loaded_by_transformers_with_the_same_numbers(
     model, report = kind.from_pretrained(folder, output_loading_info=True)
     assert not any(report.values())  # nothing missing, unexpected or mismatched
     assert str(model.dtype) == f"torch.{dtype}"
-    ours = read_tensors(match_names(tensor_index(folder), parameter_shapes(config)), "float64")
+    ours = read_tensors(match_names(parameter_names(tensor_index(folder), config), parameter_shapes(config)), "float64")
     theirs = {name.removeprefix(PREFIX): p.detach().double().numpy() for name, p in model.named_parameters()}
     assert ours.keys() == theirs.keys()
     for name, array in ours.items():
