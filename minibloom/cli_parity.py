@@ -11,7 +11,7 @@ from .base import PreTrainedModel
 from .cli_model import add_backend, add_revision
 from .config import BloomConfig
 from .errors import InputError, suggest
-from .files import SHIPPED, fetch
+from .files import fetch
 from .generation.prompts import pad_left
 from .golden import GIVEN, Steps, load, own_target, read, write
 from .oracle import check_oracle, transformers_steps
@@ -133,7 +133,7 @@ def _other(a: argparse.Namespace, model: PreTrainedModel, ours: Steps, oracle: s
     """The steps of transformers, or of minibloom on another checkpoint, over what `ours` has read."""
     if oracle:
         given = {name: ours[name] for name in GIVEN if name in ours}
-        folder, kind = fetch(a.model or SHIPPED, revision=a.revision), type(model).__name__
+        folder, kind = fetch(a.model, revision=a.revision), type(model).__name__
         note = "transformers takes softmax and loss in float32 whatever its dtype; here it is kept from that."
         about = {"by": oracle, "note": note if model.dtype == "float64" else ""}
         return Steps(transformers_steps(folder, kind, model.head, given, model.dtype, a.gradients), about)

@@ -28,7 +28,7 @@ from .fields import (
     signature,
     whole,
 )
-from .files import SHIPPED, fetch, make_folder, read_json, replacing
+from .files import fetch, make_folder, read_json, replacing
 
 # ruff: noqa: RUF009 (a call as a field's default: `_field` makes the dataclass field itself)
 
@@ -199,7 +199,7 @@ class BloomConfig:
 
         Without an argument: that of the small BLOOM that ships with minibloom.
         """
-        folder = fetch(SHIPPED if path_or_repo is None else path_or_repo, ["config.json"], revision)
+        folder = fetch(path_or_repo, ["config.json"], revision)
         return cls.from_json_file(folder / "config.json").replace(**changes)
 
     def save_pretrained(self, folder: str | Path) -> None:

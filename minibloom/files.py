@@ -103,14 +103,16 @@ CONVERT = (
 NONSENSE = (AttributeError, LookupError, TypeError, ValueError, struct.error)
 
 
-def fetch(path_or_repo: str | Path, names: list[str] | None = None, revision: str | None = None) -> Path:
+def fetch(path_or_repo: str | Path | None, names: list[str] | None = None, revision: str | None = None) -> Path:
     """Return a folder that holds a checkpoint's files: a local one as it is, or a download from the hub.
 
-    path_or_repo: a folder, or a repository on the Hugging Face hub ("bigscience/bloom-560m").
+    path_or_repo: a folder, or a repository on the Hugging Face hub ("bigscience/bloom-560m"); None is what ships.
     names: file names or patterns to download; by default all of a checkpoint (`CHECKPOINT`), never a pickle.
     revision: branch, tag or commit of the repository.
     An InputError says so if there is nothing of that name, or the hub is out of reach and was so before.
     """
+    if path_or_repo is None:
+        return SHIPPED
     given = os.fspath(path_or_repo)
     path = Path(os.path.expanduser(given))
     if given and path.is_dir():

@@ -20,7 +20,7 @@ from .base import PreTrainedModel, refuse_loading
 from .chunked_loss import chunked_cross_entropy
 from .config import BloomConfig
 from .errors import InputError
-from .files import SHIPPED, fetch
+from .files import fetch
 from .layers.dropout import dropout
 from .layers.linear import linear, linear_backward
 from .losses import IGNORE, binary_cross_entropy, cross_entropy, mean_squared_error, shift
@@ -202,8 +202,7 @@ class BloomForCausalLM(PreTrainedModel):
         from .generation.settings import GenerationConfig
 
         refuse_loading(kwargs)  # before anything is fetched
-        place = SHIPPED if path_or_repo is None else path_or_repo
-        folder = fetch(place, revision=revision)  # once for both
+        folder = fetch(path_or_repo, revision=revision)  # once for both
         settings = GenerationConfig.from_pretrained(folder)  # first: JSON that is none is seen before weights are read
         model = super().from_pretrained(folder, dtype, backend, revision, *args, **kwargs)
         model.generation_config = settings

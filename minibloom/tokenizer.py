@@ -21,7 +21,7 @@ from .byte_pair import BYTE_OF, SPECIAL, SPLIT, SURROGATE, byte_step, learn, rea
 from .encoding import BatchEncoding, library, result, trimmed
 from .errors import InputError, suggest
 from .fields import choice, optional, whole
-from .files import SHIPPED, fetch, make_folder, read_json, replacing
+from .files import fetch, make_folder, read_json, replacing
 from .vocabulary import MORE, NAMED, TokenStream, Vocabulary, listed
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ class BloomTokenizerFast(Vocabulary):
         Keywords are those of the class; they win over what `tokenizer_config.json` says.
         """
         names = ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"]
-        folder = SHIPPED if path_or_repo is None else fetch(path_or_repo, names, revision)
+        folder = fetch(path_or_repo, names, revision)
         if not (folder / "tokenizer.json").is_file():
             raise InputError(f"{folder} is no checkpoint with a tokenizer: there is no file tokenizer.json in it.")
         config = _config(folder)

@@ -21,7 +21,7 @@ import numpy
 
 from ..errors import InputError, suggest
 from ..fields import FLAG, STRINGS, TOKEN_ID, Rule, choice, listed, optional, signature, whole
-from ..files import SHIPPED, fetch, make_folder, read_json, replacing
+from ..files import fetch, make_folder, read_json, replacing
 
 # ruff: noqa: RUF009 (a call as a field's default: `_setting` makes the dataclass field itself)
 
@@ -273,7 +273,7 @@ class GenerationConfig:
         out with a warning; what else cannot be done is an error when something is generated.
         """
         # With a file that each checkpoint has: a repository may be without one of settings.
-        folder = fetch(SHIPPED if path_or_repo is None else path_or_repo, ["config.json", FILE], revision)
+        folder = fetch(path_or_repo, ["config.json", FILE], revision)
         file, settings = folder / FILE, cls.from_dict(changes)
         for name, value in (read_json(file) if file.exists() else {}).items():
             if name in changes:
