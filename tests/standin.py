@@ -482,7 +482,7 @@ def result_type(*arrays_and_dtypes: Any) -> numpy.dtype:
 
 @provided
 def get_default_memory_pool() -> Any:
-    return SimpleNamespace(free_bytes=lambda: 0, used_bytes=lambda: 0, total_bytes=lambda: 0, free_all_blocks=_nothing)
+    return SimpleNamespace(free_bytes=lambda: 0, total_bytes=lambda: 0, free_all_blocks=_nothing)
 
 
 def _nothing() -> None:
@@ -497,18 +497,6 @@ class Generator:
 
     def random(self, size: Any = None, dtype: Any = "float64") -> ndarray:
         return to_device(self._rng.random(size, dtype))
-
-
-class Event:
-    """A moment on the device."""
-
-    def record(self) -> None:
-        import time
-
-        self.seconds = time.perf_counter()
-
-    def synchronize(self) -> None:
-        device.copy()
 
 
 class Stream:
@@ -562,9 +550,7 @@ cupy.cuda = SimpleNamespace(
         runtimeGetVersion=lambda: 0,
         deviceSynchronize=_nothing,
     ),
-    Event=Event,
     Stream=Stream,
-    get_elapsed_time=lambda start, end: 1e3 * (end.seconds - start.seconds),  # milliseconds
 )
 cupy.__version__ = "a stand-in"
 if cuda_emulator.compiler():
