@@ -105,10 +105,7 @@ def coarsest(kinds: Iterable[str]) -> str:
 
 
 def load(
-    path_or_repo: str | Path | None = None,
-    dtype: str = "float32",
-    backend: str = "numpy",
-    revision: str | None = None,
+    path_or_repo: str | Path | None = None, dtype: str = "float32", backend: str = "numpy", revision: str | None = None
 ) -> PreTrainedModel:
     """The model in a folder or hub repository, of the class in config's `architectures`, or else a language model."""
     named = BloomConfig.from_pretrained(path_or_repo, revision).architectures or []

@@ -378,10 +378,7 @@ class QuestionAnswering(HeadTask):
         given = [
             "" if may_be_empty and answer["no_answer"] > answer["score"] else answer["answer"] for answer in answers
         ]
-        return {
-            "exact_match": mean([*map(exact_match, given, right)]),
-            "f1": mean([*map(answer_f1, given, right)]),
-        }
+        return {"exact_match": mean([*map(exact_match, given, right)]), "f1": mean([*map(answer_f1, given, right)])}
 
 
 TASKS: dict[str, type[HeadTask]] = {

@@ -23,15 +23,7 @@ import numpy
 
 from .backend import Array, to_numpy
 from .errors import InputError
-from .layers.small_weights import (
-    KINDS,
-    Int8Weight,
-    SmallWeight,
-    from_bfloat16,
-    row_scales,
-    to_bfloat16,
-    to_int8,
-)
+from .layers.small_weights import KINDS, Int8Weight, SmallWeight, from_bfloat16, row_scales, to_bfloat16, to_int8
 
 Shape = tuple[int, ...]
 Empty = Callable[[Shape, str], numpy.ndarray]  # as numpy.empty: an array of a shape and a dtype, not filled

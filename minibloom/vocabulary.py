@@ -210,10 +210,7 @@ class Vocabulary:
     # --- Ids to text ---
 
     def decode(
-        self,
-        token_ids: Any,
-        skip_special_tokens: bool = False,
-        clean_up_tokenization_spaces: bool | None = None,
+        self, token_ids: Any, skip_special_tokens: bool = False, clean_up_tokenization_spaces: bool | None = None
     ) -> str:
         """Return the text of ids [S]: a list, an array, or one id."""
         ids = listed(token_ids)

@@ -57,10 +57,7 @@ def assert_gradient(
 
 
 def assert_gradients(
-    f: Callable[[], float],
-    arrays: Mapping[str, numpy.ndarray],
-    gradients: Mapping[str, numpy.ndarray],
-    few: int = FEW,
+    f: Callable[[], float], arrays: Mapping[str, numpy.ndarray], gradients: Mapping[str, numpy.ndarray], few: int = FEW
 ) -> None:
     """`assert_gradient` for every array, by name."""
     assert list(arrays) == list(gradients)

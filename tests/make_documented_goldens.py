@@ -206,8 +206,7 @@ QUIRKS = {
     "flax_mask_too_short": quirk(FLAX, {"input_ids": IDS, "attention_mask": FIRST, "past_key_values": [3, 8]}),
     "flax_cache_without_mask": quirk(FLAX, {"input_ids": IDS, "past_key_values": [3, 8]}),
     "flax_padding_before_a_cache": quirk(
-        FLAX,
-        {"input_ids": IDS, "attention_mask": numpy.pad(MASK, ((0, 0), (0, 2))), "past_key_values": [3, 8]} | ALL,
+        FLAX, {"input_ids": IDS, "attention_mask": numpy.pad(MASK, ((0, 0), (0, 2))), "past_key_values": [3, 8]} | ALL
     ),
     "flax_ids_out_of_range": quirk(FLAX, {"input_ids": IDS + 15}),
     "flax_training": quirk(

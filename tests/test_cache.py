@@ -638,11 +638,7 @@ K, V = PAST[0]
         (PAST, {"layout": "first"}, r"expected 'first' \(keys \[B, T, H, D\], values \[B, T, H, D\]\) in every block"),
         (PAST, {"layout": "standart"}, "layout is 'standart', expected one of 'documented' .* Did you mean 'standard'"),
         ((PAST[0], (K[:, :, :3], V[:, :, :3])), {}, "in every block, with B = 2, H = 3, D = 4 and one T"),
-        (
-            ((K, V[:, :, :3]), PAST[1]),
-            {},
-            r"keys \[2, 3, 5, 4\] and values \[2, 3, 3, 4\] in its first block",
-        ),
+        (((K, V[:, :, :3]), PAST[1]), {}, r"keys \[2, 3, 5, 4\] and values \[2, 3, 3, 4\] in its first block"),
         (((K[:, :, :0], V[:, :, :0]),) * 2, {}, r"keys \[2, 3, 0, 4\] .*; expected"),
         (((K, V.astype("float32")), PAST[1]), {}, "holds arrays of float32 and float64, expected one dtype"),
         ((PAST[0], (K.astype("int32"), V)), {}, "holds arrays of float64 and int32, expected one dtype"),

@@ -126,12 +126,7 @@ def test_a_file_of_the_hub_loads_and_its_dead_keys_are_written_back(tmp_path: Pa
     (tmp_path / "config.json").write_text(HUB_FILE)
     config = BloomConfig.from_pretrained(tmp_path, use_cache=False)
     assert (config.hidden_size, config.n_head, config.n_layer, config.head_dim) == (1024, 16, 24, 64)
-    assert (config.dtype, config.pad_token_id, config.unk_token_id, config.use_cache) == (
-        "float16",
-        3,
-        0,
-        False,
-    )
+    assert (config.dtype, config.pad_token_id, config.unk_token_id, config.use_cache) == ("float16", 3, 0, False)
     assert config.seq_length == 2048 and config.extra["masked_softmax_fusion"] is True
     config.save_pretrained(tmp_path)
     written = json.loads((tmp_path / "config.json").read_text())
@@ -144,11 +139,7 @@ def test_a_file_of_the_hub_loads_and_its_dead_keys_are_written_back(tmp_path: Pa
 def test_other_names_mean_the_same_field() -> None:
     config = BloomConfig(n_embed=32, num_attention_heads=4, num_hidden_layers=3, torch_dtype="float16", num_labels=3)
     assert config == BloomConfig(
-        hidden_size=32,
-        n_head=4,
-        n_layer=3,
-        dtype="float16",
-        id2label={0: "LABEL_0", 1: "LABEL_1", 2: "LABEL_2"},
+        hidden_size=32, n_head=4, n_layer=3, dtype="float16", id2label={0: "LABEL_0", 1: "LABEL_1", 2: "LABEL_2"}
     )
     assert (config.n_embed, config.num_attention_heads, config.num_hidden_layers) == (32, 4, 3)
     config.num_hidden_layers = 5
@@ -195,10 +186,7 @@ BAD = [
     ({"use_cache": 1}, "use_cache is 1, expected True or False"),
     ({"eos_token_id": []}, r"eos_token_id is \[\], expected a token id or a list of them, or None"),
     ({"pad_token_id": -1}, "pad_token_id is -1, expected a whole number from 0"),
-    (
-        {"pretraining_tp": 3, "slow_but_exact": True},
-        "expected a multiple of pretraining_tp 3, because slow_but_exact",
-    ),
+    ({"pretraining_tp": 3, "slow_but_exact": True}, "expected a multiple of pretraining_tp 3, because slow_but_exact"),
     ({"dtype": "int8"}, "dtype is 'int8', expected one of float16, bfloat16, float32, float64"),
     ({"problem_type": "guess"}, "problem_type is 'guess', expected one of regression"),
     ({"problem_type": "single_label_classification", "num_labels": 1}, "expected num_labels of 2 or more"),

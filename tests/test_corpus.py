@@ -82,10 +82,7 @@ LICENCE = "Copyright the authors. " + "Licensed to you under some licence. " * 8
     [
         (f"/* {LICENCE} */\n\nint x;\n", "int x;\n"),
         (f"// {LICENCE}\n// more\npackage x\n", "package x\n"),
-        (
-            f"<?php declare(strict_types=1);\n\n/* {LICENCE} */\nuse X;\n",
-            "<?php declare(strict_types=1);\n\nuse X;\n",
-        ),
+        (f"<?php declare(strict_types=1);\n\n/* {LICENCE} */\nuse X;\n", "<?php declare(strict_types=1);\n\nuse X;\n"),
         ("// Copyright, short\nint x;\n", "// Copyright, short\nint x;\n"),
         (f"/* {'What this does. ' * 20} */\nint x;\n", f"/* {'What this does. ' * 20} */\nint x;\n"),
         (f"int x;\n/* {LICENCE} */\n", f"int x;\n/* {LICENCE} */\n"),

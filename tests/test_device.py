@@ -592,11 +592,7 @@ def test_a_model_that_does_not_fit_says_so_before_it_is_read(device, tmp_path):
 @pytest.mark.parametrize(
     ("free", "more", "says"),
     [
-        (
-            300_000,
-            {},
-            r"300\.0 kB of its 268\.4 MB were free, and then 345\.6 kB .* one row of 60 tokens",
-        ),
+        (300_000, {}, r"300\.0 kB of its 268\.4 MB were free, and then 345\.6 kB .* one row of 60 tokens"),
         (6_000, {}, r"one row of \d+ tokens would fit, of 4 x 60"),
         (120_000, {"grad": True}, "with recompute=True"),
     ],

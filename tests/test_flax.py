@@ -74,14 +74,7 @@ def test_a_model_without_parameters_of_its_own_is_a_function_of_them():
 
     cache, mask = model.init_cache(batch_size=1, max_length=5), numpy.ones((1, 5))
     out = model(prompt, attention_mask=mask, past_key_values=cache, params=params)
-    out = model(
-        [
-            [8],
-        ],
-        attention_mask=mask,
-        past_key_values=out.past_key_values,
-        params=params,
-    )
+    out = model([[8]], attention_mask=mask, past_key_values=out.past_key_values, params=params)
     assert (cache.length, out.past_key_values.length) == (0, 4)
     numpy.testing.assert_allclose(out.logits[0, -1], model([[5, 6, 7, 8]], params=params).logits[0, -1], atol=1e-4)
 

@@ -659,11 +659,7 @@ BAD_LABELS = [
     (NUMBERS, numpy.full((2, 3), numpy.inf), f"labels holds NaN or infinity, expected finite numbers. {OF_NUMBERS}"),
     (NUMBERS, [["1"] * 3] * 2, f"labels holds <U1, expected real numbers. {OF_NUMBERS}"),
     (S1, [[0.5, 1.5]], rf"labels has shape \[1, 2\], expected \[2, 1\] or \[2\]. The problem is regression {GUESSED}1"),
-    (
-        S3,
-        [0, 3],
-        f"labels holds 3, expected classes from 0 to 2.* The problem is single_label_.* {GUESSED}3",
-    ),
+    (S3, [0, 3], f"labels holds 3, expected classes from 0 to 2.* The problem is single_label_.* {GUESSED}3"),
     (S3, [0.0, 1.0], rf"expected \[2, 3\]. The problem is multi_label_classification {GUESSED}3"),
     (S3, numpy.eye(3, dtype=int)[:2], rf"shape \[2, 3\], expected \[2\]. The problem is single_label_.* {GUESSED}3"),
     (S3, [[0, 1], [1]], "labels has rows of different lengths, expected a rectangle"),

@@ -69,12 +69,7 @@ def test_adamw_is_torchs(seed, rate, beta1, beta2, decay):
         numpy.testing.assert_allclose(p, theirs[name].detach().numpy(), rtol=1e-10, atol=1e-12)
 
 
-@given(
-    steps=st.integers(1, 60),
-    warmup=st.integers(0, 80),
-    peak=st.floats(1e-6, 1.0),
-    final=st.floats(0, 1),
-)
+@given(steps=st.integers(1, 60), warmup=st.integers(0, 80), peak=st.floats(1e-6, 1.0), final=st.floats(0, 1))
 def test_the_rate_goes_up_a_line_and_down_a_cosine(steps, warmup, peak, final):
     s = TrainingSettings(steps=steps, warmup_steps=warmup, learning_rate=peak, final_rate=final)
     rates = [learning_rate(step, s) for step in range(steps)]

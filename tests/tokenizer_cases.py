@@ -379,12 +379,7 @@ QUIRKS = [
         ["<s>", "<x>", "<unk>", "<pad>"],
         ["<s>", "<x>", "<unk>", "<pad>", "</s>"],
     ),
-    Quirk(
-        "`add_tokens` counts what was in the vocabulary as new",
-        request(["add_tokens", [["Ġ", "<x>"]]]),
-        2,
-        1,
-    ),
+    Quirk("`add_tokens` counts what was in the vocabulary as new", request(["add_tokens", [["Ġ", "<x>"]]]), 2, 1),
     Quirk(
         "rows of different lengths become an array of lists, which no model takes",
         request(["__call__", [["a", "a b"]], {"return_tensors": "np"}], [".__getitem__", ["input_ids"]]),

@@ -246,8 +246,7 @@ def _train_folder(folder: Path, language: str, code: str) -> Path:
 # ---- Code ----------------------------------------------------------------------------------------------
 
 _FIRST_COMMENT = re.compile(
-    r"(?P<before>\s*(?:#![^\n]*\n|<\?php[^\n]*\n)?\s*)(?P<comment>/\*.*?\*/|(?:(?://|--|#)[^\n]*(?:\n|\Z))+)",
-    re.DOTALL,
+    r"(?P<before>\s*(?:#![^\n]*\n|<\?php[^\n]*\n)?\s*)(?P<comment>/\*.*?\*/|(?:(?://|--|#)[^\n]*(?:\n|\Z))+)", re.DOTALL
 )
 
 
@@ -404,8 +403,7 @@ def _standard_library(package: Package) -> dict[str, bytes]:
     running = f"{sys.version_info.major}.{sys.version_info.minor}"
     if running != package.version:
         warnings.warn(
-            f"Python code is of {running}, the shipped checkpoint saw that of {package.version}.",
-            stacklevel=2,
+            f"Python code is of {running}, the shipped checkpoint saw that of {package.version}.", stacklevel=2
         )
     files = Path(sysconfig.get_path("stdlib")).glob("*.py")
     return {file.name: file.read_bytes() for file in files if re.fullmatch(package.files, file.name)}

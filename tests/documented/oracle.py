@@ -49,11 +49,7 @@ def server() -> subprocess.Popen[bytes]:
 
 
 def ask(
-    model: Any,
-    calls: Calls,
-    gradients: bool = False,
-    patches: Sequence[str] | None = None,
-    folder: Path | None = None,
+    model: Any, calls: Calls, gradients: bool = False, patches: Sequence[str] | None = None, folder: Path | None = None
 ) -> dict[str, Any]:
     """The oracle's answer to `calls`, with the class, configuration, parameters and dtype of minibloom's `model`.
 

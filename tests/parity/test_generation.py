@@ -58,13 +58,7 @@ def test_greedy_gives_the_same_tokens_guessed_or_not(case, data):
         numpy.testing.assert_array_equal(got, expected.numpy())
 
 
-@given(
-    case=cases(),
-    data=st.data(),
-    temperature=st.floats(0.2, 5),
-    top_k=st.integers(0, 70),
-    top_p=st.floats(0.05, 1),
-)
+@given(case=cases(), data=st.data(), temperature=st.floats(0.2, 5), top_k=st.integers(0, 70), top_p=st.floats(0.05, 1))
 @draws
 def test_tokens_are_drawn_with_the_same_probabilities(case, data, temperature, top_k, top_p):
     model, (ids, mask) = case.model("float64"), prompts(case, data)
