@@ -217,12 +217,10 @@ class BloomConfig:
         default = BloomConfig().to_dict()
 
         def row(name: str, value: Any) -> list[object]:
-            if name not in default:
-                return [bold(code(name)), bold(repr(value)), "not a field of BLOOM's"]
-            changed = value != default[name]
-            return (
-                [bold(code(name)), bold(repr(value)), repr(default[name])] if changed else [code(name), repr(value), ""]
-            )
+            if name in default and value == default[name]:
+                return [code(name), repr(value), ""]
+            usual = repr(default[name]) if name in default else "not a field of BLOOM's"
+            return [bold(code(name)), bold(repr(value)), usual]
 
         return table(["field", "value", "default, if another"], (row(*item) for item in self.to_dict().items()), left=3)
 

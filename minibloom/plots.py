@@ -251,17 +251,12 @@ def attention(weights: Array, tokens: Sequence[str] | None = None, heads: int | 
         raise InputError(f"heads are {chosen}, expected numbers from 0 to {H - 1}.")
     past = T - S
     unseen = numpy.arange(T) > numpy.arange(past, T)[:, None]
+    queries = None if tokens is None else list(tokens)[past:]
     size = min(max(2.1, 0.3 + 0.1 * T), 4.6)  # inches: room for the labels
     fig, axes, places = _grid(len(chosen), size, 4 if size < 2.5 else 2)
     for head, ax in zip(chosen, places, strict=True):
-        image = heatmap(
-            ax,
-            numpy.where(unseen, numpy.nan, weights[head]),
-            None if tokens is None else list(tokens)[past:],
-            tokens,
-            lowest=0,
-            highest=1,
-        )
+        shown = numpy.where(unseen, numpy.nan, weights[head])
+        image = heatmap(ax, shown, queries, tokens, lowest=0, highest=1)
         if H > 1:
             ax.set_title(f"head {head}")
     fig.supylabel("the token that looks")
