@@ -156,6 +156,36 @@ def test_the_package_is_typed_and_all_it_names_is_there():
     assert all(hasattr(minibloom, name) for name in minibloom.__all__)
 
 
+def test_each_module_is_an_attribute_of_the_package_once_it_is_asked_for():
+    code = (
+        "import minibloom, sys; before = set(sys.modules)\n"
+        "for name in dir(minibloom): getattr(minibloom, name)\n"
+        "print(*{n for n in sys.modules if n.startswith('minibloom.')} - before)\n"
+        "assert minibloom.walk is minibloom.walk.__globals__['walk'] and minibloom.plots.attention"
+    )
+    environment = os.environ | tiny.ENVIRONMENT
+    ran = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    new = {*ran.stdout.split()}
+    assert {"minibloom.plots", "minibloom.parity", "minibloom.quantize", "minibloom.generation"} <= new
+    modules_here = {path.stem for path in PACKAGE.glob("*.py") if not path.stem.startswith("_")}
+    assert modules_here <= {*dir(minibloom)}
+
+
+def test_help_on_the_package_does_without_what_is_not_installed():
+    code = "import sys; sys.modules['matplotlib'] = None; import minibloom; help(minibloom); minibloom.plots"
+    environment = os.environ | tiny.ENVIRONMENT
+    ran = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert "BloomForCausalLM" in ran.stdout and "pip install" in ran.stderr.splitlines()[-1]
+
+
+def test_what_the_package_does_not_have_is_said_and_what_was_meant():
+    with pytest.raises(AttributeError, match=r"minibloom has no 'plot'. Did you mean 'plots'\?"):
+        minibloom.plot  # noqa: B018
+    with pytest.raises(ImportError, match="cannot import name 'BlomModel'"):
+        from minibloom import BlomModel  # noqa: F401
+    assert not hasattr(minibloom, "__main__")
+
+
 def test_what_an_error_says_to_install_is_what_an_extra_installs():
     """By names that an index has: it has no minibloom, which is installed from its repository."""
     project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
