@@ -40,7 +40,7 @@ from .memory import check_room, what_fits
 from .outputs import BaseModelOutputWithPast, ModelOutput
 from .precision import asked_precision, checked_dtype, checked_weights, small_weights_run
 from .threads import on_all_cores
-from .trace import Tape, Trace, check_trace, step_names
+from .trace import Tape, Trace, check_trace, step_names, steps_at
 
 RETIRED = {
     "position_ids": "BLOOM has no position embeddings; ALiBi takes positions from attention_mask.",
@@ -382,25 +382,30 @@ class PreTrainedModel:
         return out if _or(return_dict, self.config.return_dict) else out.to_tuple()
 
     @on_all_cores
-    def value_and_grad(self, *args: Any, trace: Trace | None = None, recompute: bool = False, **kwargs: Any) -> Any:
+    def value_and_grad(
+        self, *args: Any, trace: Trace | None = None, recompute: bool = False, at: Any = (), **kwargs: Any
+    ) -> Any:
         """The output of the same call, labels included, and the gradient of its loss by parameter name.
 
         trace: as in the call; of its edits only those of `alibi` are known here, with which a model can be trained that
             has other slopes, or none.
         recompute: keep only what goes into each block, and compute its inside again on the way back: less memory, more
-        time, the same numbers.
+            time, the same numbers.
+        at: steps, by name or pattern ("h.3", "*.context"), at which the gradient is wanted too: the loss by what flows
+            there, in the step's shape, under the step's name behind those of the parameters.
         """
         call = self._by_name(args, kwargs)
         missing = [name for name in self.labels if call.get(name) is None]
         if missing:
             raise InputError(f"value_and_grad needs {' and '.join(missing)}: the gradient is that of the loss.")
-        return self._differentiate(call, trace, recompute, self._head_backward)
+        return self._differentiate(call, trace, recompute, at, self._head_backward)
 
     def _differentiate(
         self,
         call: Mapping[str, Any],
         trace: Trace | None,
         recompute: bool,
+        at: Any,
         head_backward: Callable[[Tape, MutableMapping[str, Array]], Array],
     ) -> Any:
         """Forward with a tape, and back: through the head, whose rule is given, and through the stack."""
@@ -409,17 +414,18 @@ class PreTrainedModel:
         if self.weights != self.dtype or not isinstance(self.params, dict):
             kept = self.weights if isinstance(self.params, dict) else "they are in their files"
             raise InputError(f"this model keeps its weights as {kept}, for reading only. Train model.widened().")
+        steps = steps_at(at, self.step_names())
         with self._buffers.reused():
-            tape = Tape(trace, recompute)
+            tape = Tape(trace, recompute, steps)
             no_cache = {"use_cache": False} if "use_cache" in self._arguments() else {}
             out = self(**{**no_cache, **call, "trace": tape, "return_dict": True})
             tape.run.alibi = tape["alibi"]  # as it was edited
-            grads: dict[str, Array] = {}
+            grads: dict[str, Any] = dict.fromkeys(steps)  # places for what backward meets on its way
             d = head_backward(tape, grads)  # [B, S, E], the gradient at the hidden states
             params = self._params_read()
 
             def again(x: Array, layer: int) -> Mapping[str, Array]:
-                inside = Tape()
+                inside = Tape(at=steps)
                 block(x, params, layer, tape.run.again(layer, inside))
                 return ChainMap(inside, tape)  # type: ignore[arg-type]  # neither is written to
 
@@ -427,7 +433,7 @@ class PreTrainedModel:
         for name in self._unread():
             grads[name][:] = 0
         as_object = _or(call.get("return_dict"), self.config.return_dict)
-        return out if as_object else out.to_tuple(), {name: grads[name] for name in self.params}
+        return out if as_object else out.to_tuple(), {name: grads[name] for name in (*self.params, *steps)}
 
     def _head_backward(self, tape: Mapping[str, Array], grads: MutableMapping[str, Array]) -> Array:
         """The gradient of the loss at the hidden states `[B, S, E]`; that of the head's parameters, into `grads`."""

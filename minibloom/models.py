@@ -73,7 +73,13 @@ class BloomModel(PreTrainedModel):
 
     @on_all_cores
     def value_and_grad(  # type: ignore[override]
-        self, *args: Any, upstream: Any, trace: Trace | None = None, recompute: bool = False, **kwargs: Any
+        self,
+        *args: Any,
+        upstream: Any,
+        trace: Trace | None = None,
+        recompute: bool = False,
+        at: Any = (),
+        **kwargs: Any,
     ) -> Any:
         """The output of the same call, and the gradient by parameter name of a loss that is the caller's.
 
@@ -86,7 +92,7 @@ class BloomModel(PreTrainedModel):
                     d[:, -1], dweight, _ = linear_backward(dlogits, hidden[:, -1], weight)  # of minibloom.layers.linear
                     return d
 
-        recompute: as in the other models.
+        recompute, at: as in the other models.
         """
         call = self._by_name(args, kwargs)
         x = self._check_input(call.get("input_ids"), call.get("inputs_embeds"))
@@ -96,7 +102,7 @@ class BloomModel(PreTrainedModel):
         def start(tape: Mapping[str, Array], grads: MutableMapping[str, Array]) -> Array:
             return self._check_upstream(upstream(tape["ln_f"]), shape) if d is None else d
 
-        return self._differentiate(call, trace, recompute, start)
+        return self._differentiate(call, trace, recompute, at, start)
 
     def _check_upstream(self, upstream: Any, shape: tuple[int, ...]) -> Array:
         d = backends.asarray(upstream, self.xp, "upstream")

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import re
 import reprlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple, Protocol
 
@@ -106,6 +106,11 @@ HEADS: dict[str, dict[str, Step]] = {
 }
 SOMETIMES = ("input_ids", "dropout", "head_mask", "lm_head", ".grad", ".dhidden", ".dweight")  # not in every pass
 SHORT = 24  # steps that a notebook shows in one table
+NO_GRADIENT = ("input_ids", "attention_mask", "alibi", "dropout", "head_mask")  # steps that backward does not pass
+NOT_EDITED = (  # what has changed what flows, in a pass with gradients
+    "cannot be used with value_and_grad, but for edits of 'alibi': backward knows nothing of edits, and through ALiBi "
+    "it does not go."
+)
 UNUSED_BY_BACKWARD = (".query_key_value", ".scores", ".dense", ".dense_4h_to_h", *filter(None, HEADS))
 
 
@@ -118,6 +123,20 @@ def step_names(layers: int, head: str = "lm_head") -> list[str]:
     names = list(STEPS)
     before, after = names[: names.index(inside[0])], names[names.index(inside[-1]) + 1 :]
     return [*before, *(name.replace("*", str(i), 1) for i in range(layers) for name in inside), *after, *HEADS[head]]
+
+
+def steps_at(at: Any, names: Sequence[str]) -> list[str]:
+    """Those of the steps `names` that the pattern or patterns `at` match, and at which backward has a gradient."""
+    patterns = [at] if isinstance(at, str) else list(at) if isinstance(at, Iterable) else [at]
+    heads = {name for steps in HEADS.values() for name in steps}
+    known = [name for name in names if name not in heads and not name.endswith(NO_GRADIENT)]
+    for pattern in patterns:
+        if not isinstance(pattern, str) or not any(fnmatchcase(name, pattern) for name in known):
+            raise InputError(
+                f"at holds {reprlib.repr(pattern)}, expected steps from 'word_embeddings' to 'ln_f' that depend on "
+                f"what is before.{suggest(pattern, known)} The gradient at the logits a Trace has, as 'lm_head.grad'."
+            )
+    return [name for name in known if any(fnmatchcase(name, pattern) for pattern in patterns)]
 
 
 def step(name: str) -> Step:
@@ -270,18 +289,16 @@ class Tape(Trace):
     """The steps that backward reads: a trace that keeps those, and shows every step to the caller's trace first.
 
     With `recompute`, steps inside of blocks are not kept: backward computes each block again, from what went into it.
+    `at`: names of the steps whose gradients are asked for, which the pass then has to take.
     """
 
-    def __init__(self, seen_by: Trace | None = None, recompute: bool = False) -> None:
+    def __init__(self, seen_by: Trace | None = None, recompute: bool = False, at: Sequence[str] = ()) -> None:
         super().__init__()
         check_trace(seen_by)
-        self.seen_by, self.recompute = seen_by, recompute
+        self.seen_by, self.recompute, self.at = seen_by, recompute, frozenset(at)
         self.run: Any = None  # the pass that filled it, as one that nobody watches
-        if seen_by is not None and not seen_by.edits.keys() <= {"alibi"}:
-            raise InputError(
-                "a trace with edits cannot be used with value_and_grad, but for edits of 'alibi': backward knows "
-                "nothing of edits, and through ALiBi it does not go."
-            )
+        if not getattr(seen_by, "edits", {}).keys() <= {"alibi"}:  # a watch of one's own may have none
+            raise InputError(f"a trace with edits {NOT_EDITED}")
 
     def start(self, names: Sequence[str], sizes: Mapping[str, int]) -> None:
         self._steps.clear()
@@ -290,7 +307,10 @@ class Tape(Trace):
 
     def __call__(self, name: str, value: Array) -> Array:
         if self.seen_by is not None:
-            value = self.seen_by(name, value)
+            seen = self.seen_by(name, value)
+            if seen is not value and name != "alibi":
+                raise InputError(f"a trace that returns another array, as at {name!r}, {NOT_EDITED}")
+            value = seen
         inside = self.recompute and re.match(r"h\.\d+\.", name)
         if not inside and not name.endswith(UNUSED_BY_BACKWARD):
             self._steps[name] = value
@@ -303,7 +323,8 @@ class Tape(Trace):
 
     def wants(self, name: str) -> bool:
         """What the caller wants. Backward can do without: see `tiled_attention_backward`."""
-        return name.startswith("lm_head.d") or (self.seen_by is not None and self.seen_by.wants(name))
+        seen = self.seen_by is not None and self.seen_by.wants(name)
+        return seen or name in self.at or name.startswith("lm_head.d")
 
 
 def describe(name: str, value: Array) -> str:

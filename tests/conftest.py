@@ -61,7 +61,9 @@ ON_EVERY_BACKEND = """
 # First those that take differences of many passes, then those that look at NumPy's memory or name it, or replace parts.
 ON_THE_HOST_ALONE = """
     test_backward test_every_gradient_is_the_derivative_of_the_loss
-    test_every_gradient_of_a_bare_model_is_that_of_its_upstream test_keys_and_values_of_earlier_passes_are_constants
+    test_every_gradient_of_a_bare_model_is_that_of_its_upstream
+    test_the_gradient_at_every_step_is_the_derivative_of_the_loss_by_what_flows_there
+    test_keys_and_values_of_earlier_passes_are_constants
     test_adamw_is_torchs test_a_model_with_another_alibi_is_trained
 
     test_splitting_into_heads_is_undone_by_merging test_watching_changes_no_bit_and_what_was_seen_stays

@@ -207,6 +207,12 @@ def test_a_device_draws_dropout_itself_from_the_seed(device):
     assert (grads(1)["ln_f.weight"] != grads(2)["ln_f.weight"]).any()
 
 
+@pytest.mark.parametrize("recompute", [False, True])
+def test_gradients_at_steps_are_the_host_s(device, recompute):
+    host, there = (model.value_and_grad(IDS, labels=IDS, at="*", recompute=recompute)[1] for model in twins(device))
+    same(host, on_host(there))
+
+
 def test_what_was_seen_is_not_changed_later(device):
     copies = {}
 

@@ -22,8 +22,9 @@ from minibloom.layers.embedding import embedding
 from minibloom.layers.layer_norm import layer_norm
 from minibloom.layers.linear import linear, linear_backward
 from minibloom.losses import IGNORE, cross_entropy, shift
+from minibloom.trace import NO_GRADIENT
 
-from .gradients import assert_gradients, assert_linear
+from .gradients import assert_gradient, assert_gradients, assert_linear
 from .strategies import (
     HEADS_OF_176B,
     ArrayElsewhere,
@@ -481,6 +482,58 @@ def test_every_gradient_of_112_heads(tied):
     ids = numpy.array([[1, 2, 3, 1]])
     _, grads = model.value_and_grad(ids, labels=ids)
     assert_gradients(lambda: model(ids, labels=ids).loss, model.params, grads, few=0)
+
+
+@without_shrinking
+@given(st.data(), rates, rates, st.booleans())
+def test_the_gradient_at_every_step_is_the_derivative_of_the_loss_by_what_flows_there(data, hidden, attention, again):
+    """Held to differences of the loss itself: each step in turn is moved along a direction by an edit."""
+    model = data.draw(models(hidden_dropout=hidden, attention_dropout=attention))
+    call, counts = data.draw(training_calls(model.config))
+    call["labels"] = numpy.random.default_rng(0).integers(0, model.config.vocab_size, counts.shape)
+    call["labels"][~real(call["attention_mask"], counts.shape)] = IGNORE
+    call["labels"][:, 1:][~counts[:, :-1]] = IGNORE
+    out, grads = model.value_and_grad(**call, at="*", recompute=again)
+    assume(numpy.isfinite(out.loss))
+    plain, trace = model.value_and_grad(**call)[1], Trace()
+    assert list(grads)[: len(plain)] == list(plain)
+    for name, gradient in plain.items():
+        close(grads[name], gradient)  # on fast paths, which those who ask for probabilities have not, to rounding
+    model(**{**call, "labels": None}, trace=trace)
+    steps = {name: value for name, value in trace.items() if name in grads}
+    assert list(grads)[len(plain) :] == list(steps)
+    assert not [name for name in trace if name not in steps and not name.endswith((*NO_GRADIENT, "lm_head"))]
+    for name in data.draw(st.permutations([*steps]))[:4]:
+        moved = numpy.zeros_like(steps[name])
+
+        def loss(name=name, moved=moved):
+            return model(**call, trace=Trace("ln_f", edits={name: lambda x: x + moved})).loss
+
+        assert_gradient(loss, moved, grads[name], name, few=0)
+
+
+def test_at_takes_names_and_patterns_of_the_steps_that_backward_passes():
+    model = random_model(CONFIG, 0)
+    for at, expected in (
+        ("h.1", ["h.1"]),
+        (("ln_f", "h.0"), ["h.0", "ln_f"]),
+        (iter(["*.probs"]), [f"h.{i}.self_attention.probs" for i in (0, 1)]),
+        ((), []),
+    ):
+        assert list(model.value_and_grad(IDS, labels=IDS, at=at)[1])[len(model.params) :] == expected
+    _, grads = model.value_and_grad(IDS, labels=IDS, output_logits=False, recompute=True, at="h.0.mlp.gelu")
+    assert grads["h.0.mlp.gelu"].shape == (2, 4, 48)
+    bare, upstream = random_model(CONFIG, 0, kind=BloomModel), numpy.ones((2, 4, 12))
+    equal(bare.value_and_grad(IDS, upstream=upstream, at="ln_f")[1]["ln_f"], upstream)
+    for at, message in (
+        ("h.2", r"at holds 'h.2'.* Did you mean 'h.1'\?"),
+        (["h.1", "lm_head"], "at holds 'lm_head'.*as 'lm_head.grad'"),
+        ("alibi", "at holds 'alibi'"),
+        (3, "at holds 3"),
+        ([None], "at holds None"),
+    ):
+        with pytest.raises(InputError, match=message):
+            model.value_and_grad(IDS, labels=IDS, at=at)
 
 
 @without_shrinking

@@ -258,6 +258,36 @@ def test_backward_reads_everything_that_its_tape_keeps():
     assert set(tape) - read == {"ln_f", "lm_head.grad"} | tiles  # the head's own
 
 
+class Watching:
+    """The least that can watch a pass."""
+
+    def __init__(self, change=lambda x: x):
+        self.seen, self.change = [], change
+
+    def start(self, names, sizes):
+        self.names, self.sizes = names, sizes
+
+    def wants(self, name):
+        return False
+
+    def __call__(self, name, value):
+        self.seen.append(name)
+        return self.change(value)
+
+
+def test_a_watch_of_ones_own_sees_a_pass_with_gradients_and_may_not_change_it():
+    model, watch = BloomForCausalLM(CONFIG), Watching()
+    out, grads = model.value_and_grad(IDS, labels=IDS, trace=watch)
+    assert watch.names == model.step_names() and watch.sizes == model.axis_sizes(*numpy.shape(IDS))
+    assert watch.seen[0] == "input_ids" and watch.seen[-1] == "lm_head.grad"
+    expected, expected_grads = model.value_and_grad(IDS, labels=IDS)
+    same(out.loss, expected.loss)
+    same(grads["h.0.mlp.dense_h_to_4h.weight"], expected_grads["h.0.mlp.dense_h_to_4h.weight"])
+    for change in (lambda x: 2 * x, lambda x: None):
+        with pytest.raises(InputError, match=r"a trace that returns another array, as at 'input_ids', cannot be used"):
+            model.value_and_grad(IDS, labels=IDS, trace=Watching(change))
+
+
 # --- editing ---
 
 

@@ -32,7 +32,7 @@ from ..threads import matmul
 from . import tiled_attention as tiles
 from .dropout import dropout
 from .linear import linear, linear_backward, sliced_linear
-from .run import Run
+from .run import Run, keep
 from .scores import attention_scores
 from .softmax import softmax, softmax_backward
 from .tiled_attention import tiled_attention, tiled_attention_backward
@@ -120,7 +120,9 @@ def self_attention_backward(
     (B, H, S, D), T = q.shape, k.shape[2]
 
     context = tape[f"{name}.context"]
-    d, grads[f"{dense}.weight"], grads[f"{dense}.bias"] = linear_backward(dy, context, params[f"{dense}.weight"])
+    weight = params[f"{dense}.weight"]
+    d, grads[f"{dense}.weight"], grads[f"{dense}.bias"] = linear_backward(keep(grads, dense, dy), context, weight)
+    keep(grads, f"{name}.context", d)
     xp, shape = namespace(q), (B, T, 3 * H * D)
     dfused = empty(shape, q.dtype) if xp is numpy else xp.empty(shape, dtype=q.dtype)
     dfused[...] = 0
@@ -129,11 +131,12 @@ def self_attention_backward(
     if f"{name}.probs" in tape:
         dcontext = d.reshape(B, S, H, D).transpose(0, 2, 1, 3)  # [B, S, E] -> [B, H, S, D]
         dv[...] = matmul(tape[f"{name}.weights"].swapaxes(-1, -2), dcontext)
-        dprobs = matmul(dcontext, v.swapaxes(-1, -2))  # [B, H, S, T]
+        dprobs = keep(grads, f"{name}.weights", matmul(dcontext, v.swapaxes(-1, -2)))  # [B, H, S, T]
         for factors in ("dropout", "head_mask"):
             if f"{name}.{factors}" in tape:
                 dprobs *= tape[f"{name}.{factors}"]
-        dscores = softmax_backward(dprobs, tape[f"{name}.probs"])
+        dscores = softmax_backward(keep(grads, f"{name}.probs", dprobs), tape[f"{name}.probs"])
+        keep(grads, f"{name}.scores", dscores)
         dscores *= 1.0 / math.sqrt(D)
         dq[...] = matmul(dscores, k)
         dk[...] = matmul(dscores.swapaxes(-1, -2), q)
@@ -144,6 +147,9 @@ def self_attention_backward(
             d, context, q, k, v, tape["alibi"], tape["attention_mask"]
         )
 
+    for step, gradient in (("query", dq), ("key", dk), ("value", dv)):
+        keep(grads, f"{name}.{step}", gradient)
     dfused = dfused[:, T - S :]  # -> [B, S, 3E]: keys and values that came from a cache are constants
+    keep(grads, fused, dfused)
     dx, grads[f"{fused}.weight"], grads[f"{fused}.bias"] = linear_backward(dfused, x, params[f"{fused}.weight"])
     return dx

@@ -17,7 +17,7 @@ from .attention import self_attention, self_attention_backward
 from .dropout import dropout
 from .layer_norm import add_and_norm, layer_norm, layer_norm_backward
 from .mlp import mlp, mlp_backward
-from .run import Run
+from .run import Run, keep
 
 
 def block(x: Array, params: Mapping[str, Array], layer: int, run: Run) -> Array:
@@ -53,6 +53,7 @@ def block_backward(
         """The gradient at `x`, which went into a norm (its output received `dnormed`) and into a sum."""
         if config.apply_residual_connection_post_layernorm:  # the sum took the norm's output, not x
             dnormed, dresidual = dnormed + dresidual, 0.0
+        keep(grads, norm, dnormed)
         dx, grads[f"{norm}.weight"], grads[f"{norm}.bias"] = layer_norm_backward(
             dnormed, x, params[f"{norm}.weight"], config.layer_norm_epsilon
         )
@@ -65,6 +66,7 @@ def block_backward(
     m = tape[f"{name}.post_attention_layernorm"]
     dm = mlp_backward(through_dropout(dy, f"{name}.mlp.hidden_dropout"), m, params, layer, tape, grads)
     dmiddle = through_norm(dm, dy, tape[f"{name}.attention_residual"], f"{name}.post_attention_layernorm")
+    keep(grads, f"{name}.attention_residual", dmiddle)
 
     a = tape[f"{name}.input_layernorm"]
     dattended = through_dropout(dmiddle, f"{name}.self_attention.hidden_dropout")

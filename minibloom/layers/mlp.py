@@ -24,7 +24,7 @@ from ..backend import Array, namespace
 from ..cuda import gelu as kernels
 from ..threads import over_rows
 from .linear import linear, linear_backward, sliced_linear
-from .run import Run, Unwatched
+from .run import Run, Unwatched, keep
 
 C = 0.79788456  # √(2/π), with as many digits as the reference has
 A = 0.044715
@@ -97,7 +97,8 @@ def mlp_backward(
 ) -> Array:
     """Upstream `dy [B, S, E]` and the forward's `x` -> `dx [B, S, E]`; the weights' gradients go into `grads`."""
     up, down, act = (f"h.{layer}.mlp.{step}" for step in ("dense_h_to_4h", "dense_4h_to_h", "gelu"))
-    d, grads[f"{down}.weight"], grads[f"{down}.bias"] = linear_backward(dy, tape[act], params[f"{down}.weight"])
-    d = over_rows(gelu_backward, d, tape[up])
+    weight = params[f"{down}.weight"]
+    d, grads[f"{down}.weight"], grads[f"{down}.bias"] = linear_backward(keep(grads, down, dy), tape[act], weight)
+    d = keep(grads, up, over_rows(gelu_backward, keep(grads, act, d), tape[up]))
     dx, grads[f"{up}.weight"], grads[f"{up}.bias"] = linear_backward(d, x, params[f"{up}.weight"])
     return dx

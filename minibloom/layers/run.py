@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import MutableMapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Protocol
@@ -29,6 +30,13 @@ class Unwatched:
 
     def wants(self, name: str) -> bool:
         return False
+
+
+def keep(grads: MutableMapping[str, Array], step: str, d: Array) -> Array:
+    """`d`, the gradient that has come back to `step`: if `grads` has a place of that name, a copy is put there."""
+    if step in grads:
+        grads[step] = d.copy()
+    return d
 
 
 @dataclass

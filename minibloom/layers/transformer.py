@@ -15,7 +15,7 @@ from .block import block, block_backward
 from .embedding import embedding, embedding_backward
 from .layer_norm import layer_norm, layer_norm_backward
 from .one_token import one_token_blocks, suits_one_token
-from .run import Run
+from .run import Run, keep
 
 FIRST_NORM, LAST_NORM = "word_embeddings_layernorm", "ln_f"
 
@@ -56,6 +56,8 @@ def transformer_backward(
     from inside of blocks, `again(x, layer)` computes those of one block again from its input: memory for one block's
     steps instead of all blocks', at the price of a second forward pass. After each block, `forget(prefix)` is called:
     the steps whose names begin so are not needed any more.
+
+    Where `grads` has places under the names of steps, the gradients at these are put there too: see `run.keep`.
     """
     eps = config.layer_norm_epsilon
     inputs = [FIRST_NORM, *(f"h.{i}" for i in range(config.n_layer))]  # of block 0, 1, ... and of the last norm
@@ -64,14 +66,15 @@ def transformer_backward(
         dx, grads[f"{norm}.weight"], grads[f"{norm}.bias"] = layer_norm_backward(d, x, params[f"{norm}.weight"], eps)
         return dx
 
-    d = through_norm(d, tape[inputs[-1]], LAST_NORM)
+    d = through_norm(keep(grads, LAST_NORM, d), tape[inputs[-1]], LAST_NORM)
     for layer in reversed(range(config.n_layer)):
         x = tape[inputs[layer]]
         steps = tape if again is None else again(x, layer)
-        d = block_backward(d, x, params, layer, config, steps, grads)
+        d = block_backward(keep(grads, f"h.{layer}", d), x, params, layer, config, steps, grads)
         if forget is not None:
             forget(f"h.{layer}.")
-    d = through_norm(d, tape["word_embeddings"], FIRST_NORM)
+    d = through_norm(keep(grads, FIRST_NORM, d), tape["word_embeddings"], FIRST_NORM)
+    keep(grads, "word_embeddings", d)
     table = "word_embeddings.weight"
     if table not in grads:
         grads[table] = namespace(d).zeros_like(params[table])

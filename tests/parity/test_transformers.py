@@ -119,6 +119,38 @@ def test_loss_and_every_gradient_without_logits(dtype, data, recompute):
 
 @in_both_dtypes
 @settings(max_examples=20)
+@given(data=st.data(), recompute=st.booleans())
+def test_gradients_at_what_flows_between_modules(dtype, data, recompute):
+    """At what each module of the oracle returns, or takes: the names are those of its modules."""
+    case = drawn(data, dtype, shortest=2, slow_but_exact=False)
+    model, call = case.model(dtype), case.call(dtype)
+    oracle, kept = Oracle(model), {}
+
+    def keeping(name: str) -> Any:
+        def hook(module: Any, taken: Any, returned: Any) -> None:
+            kept[name] = returned[0] if isinstance(returned, tuple) else returned
+            kept[name].retain_grad()
+            if name.endswith("self_attention.dense"):
+                kept[name.replace("dense", "context")] = taken[0]
+                taken[0].retain_grad()
+
+        return hook
+
+    names = {name.replace("gelu_impl", "gelu"): module for name, module in oracle.module.transformer.named_modules()}
+    for name in model.step_names():
+        if name in names:
+            names[name].register_forward_hook(keeping(name))
+    with exactly(case, dtype):
+        expected, _ = oracle.value_and_grad(**call, use_cache=False)
+    tame(expected, dtype)
+    theirs = {name: x.grad.numpy() for name, x in kept.items()}
+    _, grads = model.value_and_grad(**call, at=list(theirs), recompute=recompute)
+    assert len(theirs) >= 1 + 9 * case.config.n_layer
+    assert_close({name: grads[name] for name in theirs}, theirs, TOLERANCE[dtype])
+
+
+@in_both_dtypes
+@settings(max_examples=20)
 @given(data=st.data())
 def test_model_without_a_head(dtype, data):
     """BloomModel: its output, and its gradients from a gradient that is given at the last hidden state."""
