@@ -18,8 +18,10 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import reprlib
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +33,9 @@ if TYPE_CHECKING:
 
 # The real pattern: `(`, `|` and `)` end a run too, though it hardly meant to; `[` and `]` do not.
 SPLIT = r" ?[^(\s|[.,!?…。，、।۔،])]+"
+# Runs by that pattern, and what lies between them, as Python writes it, where they are longer than any word.
+LONGEST = 1000  # characters
+LONG = re.compile(rf"[^\s(|).,!?…。，、।۔،]{{{LONGEST}}}|[\s(|).,!?…。，、।۔،]{{{LONGEST}}}")
 SPECIAL = ("<unk>", "<s>", "</s>", "<pad>")  # ids 0 to 3
 SURROGATE = "half of a surrogate pair is no character, and has no bytes in UTF-8."
 
@@ -62,7 +67,11 @@ def pipeline(model: Any) -> Tokenizer:
 
 
 def learn(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """Return a pipeline whose merges are learned from `texts`; the special tokens and the 256 bytes come first."""
+    """Return a pipeline whose merges are learned from `texts`; the special tokens and the 256 bytes come first.
+
+    Each merge reads every piece that it occurs in, whole. A text of millions of characters without a space would be one
+    piece, read thousands of times: so a piece is cut after each `LONGEST` characters, for learning alone.
+    """
     from tokenizers import models, pre_tokenizers, trainers
 
     vocab_size = whole(len(SPECIAL) + len(BYTE_OF)).check("vocab_size", vocab_size)
@@ -148,4 +157,5 @@ def _strings(texts: Iterable[str]) -> Iterator[str]:
     for text in texts if isinstance(texts, Iterable) and not isinstance(texts, str) else [None]:
         if not isinstance(text, str):
             raise InputError(f"texts: expected an iterable of strings, got {reprlib.repr(texts)}.")
-        yield text
+        cuts = [0, *(match.end() for match in LONG.finditer(text)), len(text)]
+        yield from (text[begin:end] for begin, end in pairwise(cuts))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 
-from minibloom import BloomTokenizerFast
-from minibloom.byte_pair import BYTE_OF, SPLIT
+from minibloom import BloomTokenizerFast, byte_pair
+from minibloom.byte_pair import BYTE_OF, LONGEST, SPLIT, _strings, learn
 
 from .texts import texts, trained
 
@@ -27,6 +28,28 @@ def test_the_256_symbols_are_those_of_the_tokenizers_library():
     assert set(BYTE_OF) == set(pre_tokenizers.ByteLevel.alphabet())
     assert sorted(BYTE_OF.values()) == list(range(256))
     assert BYTE_OF["Ġ"] == ord(" ") and BYTE_OF["Ċ"] == ord("\n")
+
+
+# --- Learning ---
+
+
+@pytest.mark.parametrize("long", ["x", "ab", "\n \t", ".", "人", " word. " + "z" * 5000])
+def test_a_text_without_a_space_is_learned_from_in_parts(tokenizer, monkeypatch, long):
+    """One piece of a million characters took minutes: each merge read all of it."""
+    text, learned_from = "An ordinary text, " * LONGEST + (long * (3 * LONGEST))[: 3 * LONGEST] + " end", []
+    monkeypatch.setattr(byte_pair, "_strings", lambda texts: keep(learned_from, _strings(texts)))
+    learned = learn([text], 270)
+    assert "".join(learned_from) == text and learned_from[0].startswith("An ordinary text, " * LONGEST)
+    split = tokenizer._backend.pre_tokenizer.pre_tokenize_str
+    longest = max(end - begin for part in learned_from for _, (begin, end) in split(part))
+    assert LONGEST <= longest <= LONGEST + 1  # with the space before it
+    assert learned.decode(learned.encode(text).ids) == text  # what is read is not cut
+
+
+def keep(kept: list[str], parts: Iterator[str]) -> Iterator[str]:
+    for part in parts:
+        kept.append(part)
+        yield part
 
 
 # --- What the real BLOOM does, as published ---
