@@ -11,6 +11,7 @@ are turned into such tuples, and `Cache.from_tuple` makes a growing one from the
 from __future__ import annotations
 
 import copy
+import reprlib
 from collections.abc import Iterator, Sequence
 from types import ModuleType
 from typing import Any
@@ -177,7 +178,7 @@ class Cache:
         held = self._held()
         if held is None:
             return
-        rows = asarray(rows, namespace(held), "rows")
+        rows = rows_of(held, rows)
         self._keys = [None if a is None else a[rows] for a in self._keys]
         self._values = [None if a is None else a[rows] for a in self._values]
         self._norms = [None if a is None else a[rows] for a in self._norms]
@@ -188,7 +189,7 @@ class Cache:
         held = self._held()
         if held is None:
             return
-        rows = asarray(rows, namespace(held), "rows")
+        rows = rows_of(held, rows)
         for buffers in (self._keys, self._values):
             for a in buffers:
                 if a is not None:
@@ -281,6 +282,17 @@ class StaticCache(Cache):
 
     def _room(self, buffer: Array | None, new: Array, end: int) -> Array:
         return buffer  # `check` has seen that it is large enough
+
+
+def rows_of(held: Array, rows: Any) -> Array:
+    """`rows` as an array that picks rows of the keys `held [B, H, T, D]`; on the host, an InputError if it cannot."""
+    rows = asarray(rows, namespace(held), "rows")
+    try:
+        held[rows, 0, 0, 0]  # a device looks at no index, so that nobody has to wait for it
+    except IndexError:
+        B = held.shape[0]
+        raise InputError(f"rows is {reprlib.repr(rows)}, expected whole numbers from 0 to {B - 1}.") from None
+    return rows
 
 
 # --- the layouts of tuples ---

@@ -9,8 +9,8 @@ position still hears of the L * (W - 1) before it.
 
 from __future__ import annotations
 
-from .backend import Array, asarray, namespace
-from .cache import Cache
+from .backend import Array, namespace
+from .cache import Cache, rows_of
 from .errors import InputError
 from .fields import whole
 
@@ -88,7 +88,7 @@ class WindowCache(Cache):
         held = self._held()
         if held is None:
             return
-        rows = asarray(rows, namespace(held), "rows")
+        rows = rows_of(held, rows)
         here = self._here  # what rows have in common may be dropped already
         for buffers in (self._keys, self._values):
             for a in buffers:

@@ -224,6 +224,19 @@ def test_selected_rows_go_on_as_their_originals_would(rows):
     numpy.testing.assert_allclose(got, expected[rows], atol=1e-12)
 
 
+@pytest.mark.parametrize("rows", [[2], [0, -3], [0.5], [[9]], ["a"]], ids=str)
+@pytest.mark.parametrize("window", [None, 3])
+def test_rows_that_there_are_not_are_said_and_nothing_is_changed(rows, window):
+    model = random_model(CONFIG, 0, kind=BloomModel)
+    cache = Cache(2) if window is None else WindowCache(2, window)
+    model(IDS, past_key_values=cache)
+    before = content(cache)
+    for change in (cache.select, cache.copy, lambda rows: cache.reorder(rows, 1)):
+        with pytest.raises(InputError, match="rows is .*, expected whole numbers from 0 to 1"):
+            change(rows)
+    assert_same(cache, before)
+
+
 @pytest.mark.parametrize("make", [lambda model: Cache(2), lambda model: model.init_cache(2, 6),
                                   lambda model: WindowCache(2, 3)])  # fmt: skip
 def test_a_copy_of_rows_is_a_copy_of_which_rows_are_selected(make):
