@@ -165,6 +165,7 @@ def read_tensor(
     array = xp.empty(entry.shape, dtype)
     flat, filled = array.reshape(-1), 0
     for block in blocks(entry, BLOCK if xp is numpy else DEVICE_BLOCK):
+        check_range(entry.name, block, dtype)
         flat[filled : filled + block.size] = xp.asarray(block)
         filled += block.size
     return array
@@ -309,7 +310,7 @@ def check_range(name: str, array: Array, dtype: str) -> None:
         return
     for block in host_blocks(array):
         if dtype == INT8:
-            lost = block[~numpy.isfinite(block)]
+            lost = block[~numpy.isfinite(_narrow(block, "float32"))]  # as its scales are
         elif block.dtype.itemsize <= itemsize(dtype):
             return
         else:
@@ -318,7 +319,7 @@ def check_range(name: str, array: Array, dtype: str) -> None:
             lost = block[numpy.isfinite(block) & ~numpy.isfinite(read_back)]
         if lost.size:
             why = "which int8 cannot hold" if dtype == INT8 else f"too large for {dtype}"
-            raise InputError(f"params[{name!r}] holds {lost[0]:g}, {why}: use float32.")
+            raise InputError(f"params[{name!r}] holds {lost[0]:g}, {why}: use {block.dtype}.")
 
 
 def itemsize(dtype: str) -> int:
@@ -351,7 +352,5 @@ def _int8_blocks(array: Array) -> Iterator[tuple[numpy.ndarray, numpy.ndarray]]:
 
 
 def _narrow(block: numpy.ndarray, dtype: str) -> numpy.ndarray:
-    if dtype == "bfloat16":
-        return to_bfloat16(block)
-    with numpy.errstate(over="ignore"):  # check_range has looked
-        return block.astype(f"<f{itemsize(dtype)}")
+    with numpy.errstate(over="ignore"):  # check_range looks
+        return to_bfloat16(block) if dtype == "bfloat16" else block.astype(f"<f{itemsize(dtype)}")

@@ -295,3 +295,20 @@ def test_reading_peaks_at_no_more_than_1_2_times_the_arrays(tmp_path: Path, code
 
 def test_an_entry_says_where_it_lies() -> None:
     assert str(TensorEntry("ln_f.bias", Path("a/b"), "F32", (1,), 0, 4)) == "a/b: tensor 'ln_f.bias'"
+
+
+@pytest.mark.parametrize("weights", [None, "float32", "bfloat16", "int8"])
+def test_numbers_that_are_too_large_for_what_is_computed_in_are_said_with_their_tensor(tmp_path, weights):
+    """In a file of float64. Infinity and NaN are read as they are, but for int8."""
+    numbers = numpy.zeros((2, BLOCK // 2 + 5))
+    write_tensors(tmp_path / "good.safetensors", {"good": (numpy.array([numpy.inf, 1e-300]), "float64")})
+    numpy.testing.assert_array_equal(
+        read_tensors(read_header(tmp_path / "good.safetensors"), weights=weights)["good"], [numpy.inf, 0]
+    )
+    numbers[1, -1] = -1e39
+    write_tensors(tmp_path / "x.safetensors", {"big": (numbers, "float64")})
+    entries = read_header(tmp_path / "x.safetensors")
+    why = "which int8 cannot hold" if weights == "int8" else f"too large for {weights or 'float32'}"
+    with pytest.raises(InputError, match=rf"params\['big'\] holds -1e\+39, {why}: use float64"):
+        read_tensors(entries, weights=weights)
+    numpy.testing.assert_array_equal(read_tensors(entries, "float64")["big"], numbers)
