@@ -360,10 +360,11 @@ def settle(asked: GenerationConfig, given: GenerationConfig, own: GenerationConf
     draft: whether there is a draft model.
     """
     called = asked.over(given)
-    for name, (_, error) in (own.refused | given.refused).items():
-        if getattr(called, name, None) is None:
-            raise InputError(error)
     full = called.over(own).complete()
+    for name, (_, error) in (own.refused | given.refused).items():
+        unread = name in FIELDS and _unread(name, full, draft)  # temperature, say, where nothing is drawn
+        if getattr(called, name, None) is None and not unread:
+            raise InputError(error)
     _check_together(asked, full, draft)
     _check_read(given, (full, given.complete()), draft)  # what makes sense alone may be more than this call needs
     return full

@@ -61,7 +61,7 @@ def test_a_file_of_transformers_is_read_and_a_models_own_goes_with_it(tmp_path):
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        ({"temperature": -1}, "temperature is -1, expected a number above 0"),
+        ({"repetition_penalty": -1}, "repetition_penalty is -1, expected a number above 0"),
         ({"dola_layers": "high"}, "dola_layers is 'high': minibloom does not do this"),
     ],
 )
@@ -79,8 +79,21 @@ def test_a_file_that_asks_for_the_impossible_is_named_when_something_is_generate
     ):
         with pytest.raises(InputError, match=f"a.generation_config.json: {says}"):
             call()
-    if "temperature" in values:
-        model.generate([[5]], do_sample=True, temperature=0.5, max_new_tokens=3)  # the call's own is what counts
+    if "repetition_penalty" in values:
+        model.generate([[5]], repetition_penalty=1.5, max_new_tokens=3)  # the call's own is what counts
+
+
+def test_what_a_file_sets_wrongly_harms_no_call_that_does_not_read_it(tmp_path):
+    """As many a published file has it: a temperature of 0 beside do_sample false, to say that nothing is drawn."""
+    folder = tiny.checkpoint(tmp_path / "a")
+    (folder / "generation_config.json").write_text(json.dumps({"do_sample": False, "temperature": 0.0}))
+    model, settings = BloomForCausalLM.from_pretrained(folder), {"max_new_tokens": 3}
+    expected = BloomForCausalLM.from_pretrained(tiny.checkpoint(tmp_path / "b")).generate([[5]], **settings)
+    for own in ({}, {"generation_config": GenerationConfig.from_pretrained(folder)}):
+        assert (model.generate([[5]], **settings, **own) == expected).all()
+        with pytest.raises(InputError, match=r"a.generation_config.json: temperature is 0.0, expected a number above"):
+            model.generate([[5]], do_sample=True, **settings, **own)
+    model.generate([[5]], do_sample=True, temperature=0.5, **settings)  # the call's own is what counts
 
 
 @pytest.mark.parametrize(
