@@ -142,6 +142,7 @@ class StreamedParams(Mapping[str, Array]):
     """
 
     def __init__(self, entries: Mapping[str, TensorEntry], hold_embedding: bool = True) -> None:
+        self._made_of = dict(entries), hold_embedding
         self._names = list(entries)
         self._blocks: dict[int, dict[str, TensorEntry]] = {}
         self._held: dict[str, Array] = {}
@@ -159,6 +160,9 @@ class StreamedParams(Mapping[str, Array]):
             sum(aligned(entry.end - entry.begin) for entry in block.values()) for block in self._blocks.values()
         )
         self._begin()
+
+    def __reduce__(self) -> Any:
+        return StreamedParams, self._made_of  # a copy reads the same files, by a thread of its own
 
     def _begin(self) -> None:
         """Start to read the first block, by a thread of this process."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import gc
 import json
 import math
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -182,6 +184,18 @@ def test_a_read_that_fails_is_said_with_its_file_and_the_next_call_reads_afresh(
                 with pytest.raises(InputError, match="model.safetensors cannot be read: Input/output error"):
                     model([[1, 2]])
         numpy.testing.assert_allclose(model([[1, 2]]).logits, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("hold_embedding", [True, False])
+def test_a_streamed_model_is_copied_and_pickled_and_reads_the_same_files(tmp_path, hold_embedding):
+    folder = save(tmp_path / "model", tiny.config(), "bfloat16")
+    model = BloomForCausalLM.from_pretrained(folder, stream=True, hold_embedding=hold_embedding)
+    logits, written = model([[1, 2]]).logits, pickle.dumps(model)
+    assert len(written) < sum(file.stat().st_size for file in folder.iterdir()) / 4  # places, and no numbers
+    for other in (copy.deepcopy(model), pickle.loads(written)):
+        assert other.params is not model.params and other.streamed_from == model.streamed_from
+        assert isinstance(other.params["word_embeddings.weight"], FileWeight) != hold_embedding
+        numpy.testing.assert_array_equal(other([[1, 2]]).logits, logits)
 
 
 def test_a_streamed_model_is_not_saved_into_the_files_that_it_reads(tmp_path):
