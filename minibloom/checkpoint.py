@@ -17,7 +17,7 @@ from typing import Any
 from .backend import Array
 from .config import BloomConfig, parameter_shapes
 from .errors import InputError, suggest
-from .files import fetch, make_folder, read_json, refuse_pickle, replacing
+from .files import fetch, folder_path, make_folder, read_json, refuse_pickle, replacing
 from .tensor_file import (
     CODES,
     FLOATS,
@@ -226,7 +226,7 @@ def read_config(folder: Path) -> BloomConfig:
 
 def check_free(folder: str | Path) -> None:
     """Raise an InputError if `folder` holds a checkpoint: one that is written there would take its place."""
-    held = sorted(path.name for path in Path(folder).expanduser().glob("*") if OURS.fullmatch(path.name))
+    held = sorted(path.name for path in folder_path(folder).glob("*") if OURS.fullmatch(path.name))
     if held:
         raise InputError(f"{folder} already holds a checkpoint ({held[-1]}): give another folder to write to.")
 

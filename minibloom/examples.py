@@ -33,7 +33,7 @@ class Examples(dict[str, Any]):
 
 def read_examples(path: str | Path) -> Examples:
     """Every example in the file `path`, by its place: an object a line, or with the ending .csv a row each."""
-    path = Path(path)
+    path = Path(path).expanduser()
     if path.is_dir():
         raise InputError(f"{path} is a folder, expected a file of labelled examples: JSON lines, or CSV.")
     text = read_text(path)

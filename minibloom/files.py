@@ -35,9 +35,16 @@ def replacing(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def folder_path(folder: str | Path) -> Path:
+    """`folder`, which is to be written into, as a path; a tilde is the home folder."""
+    if not os.fspath(folder):  # which as a path would be the current one
+        raise InputError("the folder to write into is '', expected its path: '.' is the current one.")
+    return Path(folder).expanduser()
+
+
 def make_folder(folder: str | Path) -> Path:
     """Make `folder` if it is not there, and return it: a folder that files can be written into."""
-    folder = Path(folder).expanduser()
+    folder = folder_path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):

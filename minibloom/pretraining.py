@@ -11,6 +11,7 @@ from pathlib import Path
 from . import backend as backends
 from .config import BloomConfig
 from .errors import InputError
+from .files import folder_path
 from .language_modeling import LanguageModeling, read_documents, tokenize
 from .models import BloomForCausalLM
 from .settings import TrainingSettings
@@ -41,7 +42,7 @@ def train_folder(
     if start_from is not None and shape:
         raise InputError(f"{', '.join(shape)} cannot be chosen with start_from: {start_from} has its own.")
     shape = SHAPE | shape
-    texts, out = Path(texts).expanduser(), Path(out).expanduser()
+    texts, out = Path(texts).expanduser(), folder_path(out)
     check_run(out, resume)
     backends.load(backend)  # or an error that says why not, before text is read
     split = (texts / "train").is_dir() and (texts / "validation").is_dir()

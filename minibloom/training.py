@@ -27,7 +27,7 @@ from typing import Any, Protocol
 from .backend import Array, number, to_numpy
 from .base import PreTrainedModel
 from .errors import InputError
-from .files import make_folder
+from .files import folder_path, make_folder
 from .optimizer import AdamW, clip_gradients, learning_rate
 from .settings import TrainingSettings
 from .tokenizer import BloomTokenizerFast
@@ -106,7 +106,7 @@ def train(
     steps and at the end: the record has figures `validation_...` then. With `resume`, the run in `folder` goes on to
     the same result as if it had not been stopped: bit for bit, on the same CPU with the same number of threads.
     """
-    folder, s = Path(folder).expanduser(), settings
+    folder, s = folder_path(folder), settings
     if not hasattr(task, "batches"):
         expected = "Batches([...]), LanguageModeling(documents), or what minibloom.tasks has"
         raise InputError(f"task is a {type(task).__name__}, expected a Task: {expected}.")

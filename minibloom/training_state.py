@@ -17,7 +17,7 @@ from .backend import to_numpy
 from .base import PreTrainedModel
 from .checkpoint import check_free
 from .errors import InputError
-from .files import replacing
+from .files import folder_path, replacing
 from .optimizer import AdamW
 from .settings import TrainingSettings
 from .tokenizer import BloomTokenizerFast
@@ -27,7 +27,7 @@ STATE = "training.safetensors"  # parameters, the optimiser's numbers and the se
 
 def check_run(folder: str | Path, resume: bool) -> None:
     """Raise an InputError if `folder` holds a run that is not to be resumed, or none that is, or another checkpoint."""
-    there = (Path(folder).expanduser() / STATE).exists()
+    there = (folder_path(folder) / STATE).exists()
     if there and not resume:
         raise InputError(f"{folder} already holds a training run. Resume it with --resume, or choose another folder.")
     if resume and not there:

@@ -180,3 +180,10 @@ def test_a_missing_field_is_named_with_the_nearest():
         answers_of("here", {"context": "Ana", "answer": 3})
     with pytest.raises(InputError, match=r"here is \[1, 2\], expected an object with a field 'answers'"):
         answers_of("here", [1, 2])
+
+
+def test_a_tilde_in_a_files_path_is_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    write(tmp_path, {"data.jsonl": b'{"a": 1}'})
+    assert read_examples("~/data.jsonl") == {f"{tmp_path / 'data.jsonl'}, line 1": {"a": 1}}

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from minibloom.checkpoint import check_free
 from minibloom.errors import InputError
 from minibloom.files import fetch, make_folder, read_json, replacing
+from minibloom.training_state import check_run
 
 # --- Putting files in place ---
 
@@ -44,6 +46,23 @@ def test_a_file_in_the_way_of_a_folder_is_named(tmp_path: Path) -> None:
     for folder in ("taken", "taken/below"):
         with pytest.raises(InputError, match=r"taken.* is no folder"):
             make_folder(tmp_path / folder)
+
+
+@pytest.mark.parametrize("given", ["", Path("~/new")])
+def test_no_name_is_no_folder_and_a_tilde_is_the_home_folder(given, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    if given:
+        assert make_folder(given) == tmp_path / "new" and (tmp_path / "new").is_dir()
+        return
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="the folder to write into is '', expected its path"):
+        make_folder(given)
+    for resume in (False, True):
+        with pytest.raises(InputError, match="the folder to write into is ''"):
+            check_run(given, resume)
+    with pytest.raises(InputError, match="the folder to write into is ''"):
+        check_free(given)
 
 
 def test_a_folder_that_nothing_can_be_written_into_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
