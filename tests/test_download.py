@@ -5,6 +5,7 @@ The hub is a small server on this machine (`hub.py`); who asks is the command li
 
 from __future__ import annotations
 
+import importlib.metadata
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from . import tiny
 from .hub import NOWHERE, PATIENCE, Failure, Hub, Stall, ask, cut, say, silence, start
 
 CHUNK = 10 * 2**20  # bytes; huggingface_hub writes down what it receives in pieces of this size
+OLD = importlib.metadata.version("huggingface_hub").startswith("0.")  # which keeps what came of a file, to go on from
 PROMPT = "the cat"
 CALM = {"eos_token_id": None, "initializer_range": 1.0}  # a model that never ends a text
 
@@ -134,7 +136,7 @@ def test_what_breaks_off_for_good_is_an_error_and_the_next_call_fetches_the_rest
     offline = ask(NOWHERE, tmp_path, generate("some/shards"))[0]
     assert_error(offline, "model-00002-of-00003.safetensors does not exist")
     assert_the_rest_follows(hub, folders, tmp_path)
-    assert not list(tmp_path.rglob("*.incomplete"))
+    assert OLD or not list(tmp_path.rglob("*.incomplete"))
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL])
