@@ -219,7 +219,7 @@ def _search(job: Job, hold: bool) -> list[tuple[float, Beam]]:
                 places = [
                     group.first_place + i for group, (a, b) in zip(live, spans, strict=True) for i in range(b - a)
                 ]
-                _keep(job, out, logits, scores, places, B * K)
+                _keep(job, out, logits, scores, None if history.length == job.ids.shape[1] else places, B * K)
             if not sources:
                 return _best(job, searches)
             same = all(len(group.running) == b - a for group, (a, b) in zip(live, spans, strict=True))
@@ -338,15 +338,23 @@ def _ending(
     return [[replace(c, ends=reasons.get(next(numbers), "")) for c in mine] for mine in candidates]
 
 
-def _keep(job: Job, out: Any, logits: Array, scores: Array, places: Sequence[int], count: int) -> None:
-    """Keep what is to be returned, each row at its beam's place among all `count`."""
+def _keep(job: Job, out: Any, logits: Array, scores: Array, places: Sequence[int] | None, count: int) -> None:
+    """Keep what is to be returned, each row at its beam's place among all `count`; of a prompt, at all of its beams'.
+
+    places: of the rows; None for those of the prompts, in their order.
+    """
     xp = job.xp
 
-    def placed(x: Array) -> Array:
-        full = xp.full((count, *x.shape[1:]), -math.inf, dtype=x.dtype)
+    def placed(x: Array, nothing: float = -math.inf) -> Array:
+        if places is None:
+            return xp.repeat(x, count // len(x), axis=0)
+        full = xp.full((count, *x.shape[1:]), nothing, dtype=x.dtype)
         full[xp.asarray(places)] = x
         return full
 
+    for name in ("attentions", "hidden_states"):
+        if (arrays := getattr(out, name, None)) is not None:
+            setattr(out, name, tuple(placed(a, math.nan) for a in arrays))
     job.keep(placed(logits), placed(scores), out)
 
 

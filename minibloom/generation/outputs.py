@@ -39,9 +39,9 @@ class GenerateBeamDecoderOnlyOutput(ModelOutput):
     sequences: ids `[B * N, S + new]`.
     sequences_scores: `[B * N]`, sums of log-probabilities over length to the power of the length penalty.
     scores, logits: for each step `[B * K, V]`, processed log-probabilities, and what the model said. A beam that a
-        prompt does not have at a step has -inf.
+        prompt does not have at a step has -inf. In the first step, all beams are the prompt.
     beam_indices: `[B * N, new]`, the row of `scores` that each token was chosen from, -1 behind the end.
-    attentions, hidden_states: for each pass, the model's tuple; a row is a beam that was then followed.
+    attentions, hidden_states: for each pass, the model's tuple, with the same B * K rows; NaN where there is no beam.
     past_key_values: the cache of the beams that were followed last.
     """
 

@@ -472,6 +472,30 @@ def test_outputs_hold_each_step(data, model):
     assert list(out) == ["sequences", "scores", "logits", "attentions", "hidden_states", "past_key_values"]
 
 
+@given(data=st.data(), model=models(vocab_size=11), groups=st.sampled_from([1, 2]))
+@draws
+def test_beam_indices_say_where_each_step_of_a_beam_stands(data, model, groups):
+    ids, K = data.draw(token_ids(model.config)), 4
+    out = model.generate(
+        ids, max_new_tokens=5, num_beams=K, num_return_sequences=2, eos_token_id=[0, 1, 2],
+        return_dict_in_generate=True, output_logits=True, output_attentions=True, output_hidden_states=True,
+        **({"num_beam_groups": 2, "diversity_penalty": 1.0} if groups == 2 else {}),
+    )  # fmt: skip
+    (B, S), full = ids.shape, model(out.sequences, output_hidden_states=True, output_attentions=True)
+    for step, (logits, states, probs) in enumerate(zip(out.logits, out.hidden_states, out.attentions, strict=True)):
+        assert len(logits) == len(states[-1]) == len(probs[-1]) == B * K
+        if step == 0:  # each beam is the prompt
+            numpy.testing.assert_allclose(states[1], full.hidden_states[1][::2, :S].repeat(K, axis=0), atol=1e-9)
+            numpy.testing.assert_allclose(logits, full.logits[::2, S - 1].repeat(K, axis=0), atol=1e-9)
+        for row, places in enumerate(out.beam_indices[:, step : step + 1].tolist()):
+            if places not in ([], [-1]):  # its end, or that of all
+                at = S - 1 + step
+                numpy.testing.assert_allclose(logits[places[0]], full.logits[row, at], atol=1e-9)
+                numpy.testing.assert_allclose(states[-1][places[0], -1], full.hidden_states[-1][row, at], atol=1e-9)
+                expected = full.attentions[-1][row, :, at, : at + 1]
+                numpy.testing.assert_allclose(probs[-1][places[0], :, -1], expected, atol=1e-9)
+
+
 def test_a_callback_sees_every_step():
     steps: list[Any] = []
     out = MODEL.generate(IDS, max_new_tokens=4, callback=steps.append, **FREE)

@@ -117,15 +117,23 @@ def test_beam_search_gives_the_same_tokens_scores_and_places(case, data):
         "early_stopping": data.draw(st.sampled_from([True, False, "never"])),
         "num_return_sequences": data.draw(st.integers(1, beams)),
         "repetition_penalty": data.draw(st.sampled_from([1.0, 1.3])),
-        "return_dict_in_generate": True,
-        "output_scores": True,
+        **dict.fromkeys(
+            ("return_dict_in_generate", "output_scores", "output_attentions", "output_hidden_states"), True
+        ),
     }
     expected = theirs(model, ids, mask, do_sample=False, eos_token_id=ends or None, **asked)
     got = model.generate(ids, attention_mask=mask, eos_token_id=ends, pad_token_id=PAD, **asked)
     numpy.testing.assert_array_equal(got.sequences, expected.sequences.numpy())
     numpy.testing.assert_array_equal(got.beam_indices, expected.beam_indices.numpy())
     numpy.testing.assert_allclose(got.sequences_scores, expected.sequences_scores.numpy(), rtol=1e-4, atol=1e-5)
-    without = {name: value for name, value in asked.items() if name not in ("return_dict_in_generate", "output_scores")}
+    for name in ("attentions", "hidden_states"):
+        for ours, oracles in zip(got[name], expected[name], strict=True):
+            assert [x.shape for x in ours] == [x.shape for x in oracles]
+            last, of_oracle = ours[-1][..., -1, :], oracles[-1].numpy()[..., -1, :]  # of what each beam ends in
+            there = ~numpy.isnan(last)  # a prompt's search may be over before that of others
+            numpy.testing.assert_allclose(last[there], of_oracle[there], rtol=1e-6, atol=1e-9)
+            assert there.all() or ours is not got[name][0]
+    without = {name: value for name, value in asked.items() if value is not True or name == "early_stopping"}
     alone = model.generate(ids, attention_mask=mask, eos_token_id=ends, pad_token_id=PAD, **without)
     numpy.testing.assert_array_equal(alone, got.sequences)  # where prompts leave the batch when they are done
 
@@ -232,6 +240,22 @@ def test_settings_in_an_object_of_transformers_are_settings_here(asked):
     with torch.no_grad(), float64_kept(), slopes_of_minibloom():
         expected = module.generate(torch.tensor([[5, 4]]), generation_config=settings)
     numpy.testing.assert_array_equal(model.generate([[5, 4]], generation_config=settings), expected)
+
+
+@pytest.mark.parametrize(
+    "own", [{"eos_token_id": 7}, {"suppress_tokens": [7]}, {"repetition_penalty": 9.0}, {"bad_words_ids": [[7]]}]
+)
+def test_none_takes_back_what_the_models_own_file_says(own):
+    model = random_model(BloomConfig(vocab_size=11, hidden_size=16, n_layer=2, n_head=2), 1)  # writes many a 7
+    model.generation_config, module = GenerationConfig(**own), Oracle(model).module
+    module.generation_config = transformers.GenerationConfig(**own, pad_token_id=PAD)
+    found, ends = [], {} if "eos_token_id" in own else {"eos_token_id": []}  # what a config says, a file says there
+    for asked in ({}, dict.fromkeys(own)):
+        with torch.no_grad(), float64_kept(), slopes_of_minibloom():
+            expected = module.generate(torch.tensor([[3, 2]]), max_new_tokens=6, **asked).tolist()
+        found.append(model.generate([[3, 2]], max_new_tokens=6, **ends | asked).tolist())
+        assert found[-1] == expected
+    assert found[0] != found[1]
 
 
 @given(
