@@ -26,7 +26,7 @@ def generate(model: BloomForCausalLM, input_ids: Any = None, attention_mask: Any
         `tokenizer` B texts, of any lengths, which are padded here. `inputs` is another name for it.
     Settings are those that `help(minibloom.generation.GenerationConfig)` lists, and mean what they do in transformers;
     what is not set comes from `generation_config` (or a dictionary of settings), else from the model's own file, else
-    it has its default.
+    it has its default. None in the call takes back what those say.
     Further arguments:
 
     past_key_values: what the model has read of the prompts already: a cache, or a `PromptCache`. Greedy decoding,

@@ -85,13 +85,18 @@ def prepare(
 def _settings(
     model: BloomForCausalLM, asked: dict[str, Any], generation_config: Any, tokenizer: Any, draft: bool
 ) -> GenerationConfig:
-    """All settings, each from the call, else from its `generation_config`, else from the model's own file."""
+    """All settings, each from the call, else from its `generation_config`, else from the model's own file.
+
+    None in the call takes back what these two say: the setting has its default, and without eos_token_id nothing ends.
+    """
     for name in asked:
         if name not in FIELDS:
             arguments = [*inspect.signature(prepare).parameters][2:-1]  # without model, prompts and **settings
             raise unknown_setting(name, [*FIELDS, *arguments])
-    called, given = GenerationConfig(**asked), GenerationConfig.of(generation_config)
-    own = GenerationConfig.of(getattr(model, "generation_config", None))
+    given, own = map(GenerationConfig.of, (generation_config, getattr(model, "generation_config", None)))
+    if taken_back := [name for name, value in asked.items() if value is None]:
+        given, own = given.without(taken_back), own.without(taken_back)
+    called = GenerationConfig(**asked | ({"eos_token_id": []} if "eos_token_id" in taken_back else {}))
     full = settle(called, given, own, draft)
     _check_ids_known(full, called.over(given), model.config.vocab_size, tokenizer)
     return full

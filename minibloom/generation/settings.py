@@ -129,7 +129,7 @@ class GenerationConfig:
         0, FROM_0, "no stop token before so many new tokens; a stop string ends it all the same"
     )
     min_length: int = _setting(0, FROM_0, "the same, counted with the prompt and its padding")
-    eos_token_id: list[int] = _setting(None, IDS, "what ends a row; an empty list: nothing does")
+    eos_token_id: list[int] = _setting(None, IDS, "what ends a row; an empty list, or None in a call: nothing does")
     stop_strings: list[str] = _setting(
         None,
         Rule("a string that is not empty and has bytes in UTF-8, or a list of them", _strings),
@@ -305,6 +305,12 @@ class GenerationConfig:
                 together.pop(ours, None)
                 together.pop(other, None)
         return GenerationConfig(**together | self.to_dict())
+
+    def without(self, names: Sequence[str]) -> GenerationConfig:
+        """A copy in which these are not set."""
+        left = GenerationConfig(**{name: value for name, value in self.to_dict().items() if name not in names})
+        left.refused.update((name, why) for name, why in self.refused.items() if name not in names)
+        return left
 
     def complete(self) -> GenerationConfig:
         """A copy in which every setting has its value: what is not set has its default."""

@@ -138,6 +138,22 @@ def test_a_generation_config_goes_before_the_models_own_file_and_after_the_call(
     assert prepare(model, [[5, 6]]).length == 8
 
 
+def test_none_in_a_call_takes_back_what_others_say():
+    model = BloomForCausalLM(tiny.config(eos_token_id=7))
+    own = GenerationConfig(max_new_tokens=9, suppress_tokens=[5], eos_token_id=[26], num_beams=2)
+    own.refused["early_stopping"] = 1, "early_stopping is 1"
+    model.generation_config = own
+    given = GenerationConfig(bad_words_ids=[[4]], eos_token_id=[25])
+    with pytest.raises(InputError, match="early_stopping is 1"):
+        prepare(model, [[5, 6]])
+    names = ("max_new_tokens", "suppress_tokens", "eos_token_id", "num_beams", "bad_words_ids", "early_stopping")
+    job = prepare(model, [[5, 6]], generation_config=given, **dict.fromkeys(names))
+    assert (job.length, job.ends, job.processors) == (22, [], []) and job.settings.num_beams == 1
+    assert own.num_beams == 2 and own.refused and given.eos_token_id == [25]  # nobody's own is changed
+    model.generation_config = GenerationConfig()
+    assert prepare(model, [[5]]).ends == [7] and prepare(model, [[5]], eos_token_id=None).ends == []
+
+
 @pytest.mark.parametrize("given", [5, "a", [("top_k", 5)], GenerationConfig])
 def test_what_is_no_generation_config_is_said(given):
     with pytest.raises(InputError, match="generation_config is .*, expected a GenerationConfig or a dictionary"):

@@ -56,6 +56,16 @@ contrastive_search_chooses_what_is_ruled_out
 a_pad_token_of_0_is_none_to_beams
     transformers: beam search fills rows that have ended with `pad_token_id or eos_token_id`, and 0 is no token to `or`.
     Right: with the pad token, whatever its id, as greedy decoding does. minibloom: right.
+without_an_eos_token_beams_are_filled_with_minus_1
+    transformers: where no token ends a row, a beam that a criterion or a string ended, and one that there is not, is
+    filled with -1, which no tokenizer decodes. Right: with the pad token. minibloom: right.
+of_too_few_beams_one_comes_twice
+    transformers: where the settings leave fewer continuations than beams, a returned one may be another once more, with
+    a score of -1e9. Right: what there is not is filled, with a score of -inf. minibloom: right.
+without_an_eos_token_a_row_that_has_ended_goes_on
+    transformers: where no token ends a row, greedy decoding and sampling write on behind the place where a criterion or
+    a string ended one, until all rows have ended: what a row gets depends on the batch beside it. Right: as if alone,
+    and filled, as where there is such a token. minibloom: right.
 of_equal_tokens_top_p_keeps_some
     transformers: sorts, and of tokens that are alike keeps those that sorting puts last. Right: nothing tells them
     apart, so all or none; `top_k` of transformers itself does so. minibloom: right, all.
@@ -378,6 +388,44 @@ def test_a_pad_token_of_0_is_none_to_beams():
     assert got[0].tolist() == got[1].tolist() and 3 in got[0]
     assert expected[0].tolist() == numpy.where(got[0] == 3, 7, got[0]).tolist()
     assert expected[1].tolist() == numpy.where(got[0] == 3, 0, got[0]).tolist()
+
+
+def test_without_an_eos_token_beams_are_filled_with_minus_1():
+    model = random_model(BloomConfig(vocab_size=11, hidden_size=16, n_layer=2, n_head=2), 4, "float32")
+
+    def first_at_once(ids: Any, scores: Any, **_: Any) -> Any:
+        return ids[:, 0] == 1
+
+    ways = [  # one of two prompts has ended long before the other; and there are three tokens for four beams
+        ([[1, 2], [3, 4]], {"num_beams": 3, "max_new_tokens": 5, "stopping_criteria": [first_at_once]}),
+        ([[1, 2]], {"num_beams": 4, "num_return_sequences": 4, "max_new_tokens": 1, "suppress_tokens": [*range(8)]}),
+    ]  # fmt: skip
+    for ids, asked in ways:
+        theirs, got = continued_by_both(model, ids, pad_token_id=3, eos_token_id=None, **asked)
+        assert (theirs == -1).any()
+        assert got.tolist() == numpy.where(theirs == -1, 3, theirs).tolist()
+
+
+def test_of_too_few_beams_one_comes_twice():
+    model = random_model(BloomConfig(vocab_size=11, hidden_size=16, n_layer=2, n_head=2), 1, "float32")
+    asked = {"num_beams": 3, "num_return_sequences": 2, "max_new_tokens": 4, "pad_token_id": 3, "eos_token_id": 7}
+    asked |= {"forced_bos_token_id": 7, "return_dict_in_generate": True, "output_scores": True}  # it ends at once
+    theirs = Oracle(model).module.generate(torch.tensor([[4]]), attention_mask=torch.ones(1, 1).long(), **asked)
+    got = model.generate([[4]], **asked)
+    assert theirs.sequences.tolist() == [[4, 7], [4, 7]] and got.sequences.tolist() == [[4, 7], [4, 3]]
+    assert theirs.sequences_scores.tolist() == [0, -1e9] and got.sequences_scores.tolist() == [0, -numpy.inf]
+
+
+def test_without_an_eos_token_a_row_that_has_ended_goes_on():
+    model = random_model(BloomConfig(vocab_size=11, hidden_size=16, n_layer=2, n_head=2), 4, "float32")
+    asked = {"max_new_tokens": 4, "pad_token_id": 3, "stopping_criteria": [lambda x, *_, **__: x[:, -1] == 0]}
+    ids = [[1, 2], [3, 4]]  # the second ends with its first token
+    theirs, got = continued_by_both(model, ids, eos_token_id=None, **asked)
+    assert theirs[1, 2] == 0 and 3 not in theirs[1, 3:]
+    assert got.tolist() == [theirs[0].tolist(), [3, 4, 0, 3, 3, 3]]
+    assert continued_by_both(model, ids[1:], eos_token_id=None, **asked)[0].tolist() == [[3, 4, 0]]
+    theirs, got = continued_by_both(model, ids, eos_token_id=7, **asked)  # one that never comes
+    assert got.tolist() == theirs.tolist() == [got[0].tolist(), [3, 4, 0, 3, 3, 3]]
 
 
 def continued_by_both(model: Any, ids: list[list[int]], mask: Any = None, **asked: Any) -> tuple[Any, Any]:
