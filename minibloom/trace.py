@@ -281,7 +281,7 @@ class Trace(Mapping[str, Array]):
 
 def check_trace(trace: Any) -> None:
     """Raise an InputError if `trace` is neither None nor a `Trace`, or what can watch a pass as one does."""
-    if trace is not None and (isinstance(trace, type) or not hasattr(trace, "start")):
+    if trace is not None and (isinstance(trace, type) or not callable(getattr(trace, "start", None))):
         raise InputError(f"trace is {trace!r}, expected a Trace: Trace() keeps all steps, Trace('*.probs') some.")
 
 

@@ -51,8 +51,9 @@ def prepare(
     **settings: Any,
 ) -> Job:
     """The job that `generate` is asked to do; an InputError names what cannot be done."""
+    check_tokenizer(tokenizer, "__call__", "__len__")
     s = _settings(model, settings, generation_config, tokenizer, assistant_model is not None)
-    check_seed(seed, s.do_sample)
+    seed = check_seed(seed, s.do_sample)
     ends, pad = _ends_and_padding(s, model.config)
     if settings.get("exponential_decay_length_penalty") is not None and not ends:
         raise InputError("exponential_decay_length_penalty is set, but nothing ends a row: give eos_token_id too.")
@@ -170,11 +171,18 @@ def _filters(s: GenerationConfig, ends: Sequence[int]) -> list[Filter]:
     return filters(s, keep=max(2, 1 + len(ends)) if s.num_beams > 1 else 1)
 
 
+def check_tokenizer(tokenizer: Any, *methods: str) -> None:
+    """Raise an InputError if there is one that cannot do what is needed. Those of others can cut text, and no more."""
+    if tokenizer is not None and (isinstance(tokenizer, type) or not all(hasattr(tokenizer, name) for name in methods)):
+        raise InputError(f"tokenizer is a {type(tokenizer).__name__}, expected a BloomTokenizerFast of minibloom.")
+
+
 def _stop_strings(s: GenerationConfig, tokenizer: Any) -> StopStrings | None:
     if s.stop_strings is None:
         return None
     if tokenizer is None:
         raise InputError("stop_strings is set but tokenizer is not: give the tokenizer that says what ids mean.")
+    check_tokenizer(tokenizer, "_bytes")
     return StopStrings(tokenizer, s.stop_strings)
 
 
@@ -222,7 +230,7 @@ def _go_on_from(job: Job, past: Any, tokenizer: Any) -> None:
     model, ids = job.model, job.ids
     c, (B, S) = model.config, ids.shape
     given = past
-    if hasattr(given, "start"):  # a `PromptCache`
+    if callable(getattr(given, "start", None)):  # a `PromptCache`
         given, job.as_read = given.start(ids, job.mask, model, tokenizer)
     cache = given if isinstance(given, Cache) else Cache.from_tuple(given, B, c.n_head, c.head_dim)
     if cache.seen >= S:

@@ -195,7 +195,7 @@ def processors(
     begins = s.forced_bos_token_id is not None and prompt == 1
     if begins:
         steps.append(forced_at(1, [s.forced_bos_token_id]))
-    if s.forced_eos_token_id is not None:
+    if s.forced_eos_token_id:
         steps.append(forced_at(length - 1, s.forced_eos_token_id))
     if s.remove_invalid_values:
         steps.append(only_numbers)

@@ -43,19 +43,21 @@ def _number(expected: str, allowed: Callable[[float], bool]) -> Rule:
 
 def _ids(value: Any) -> list[int]:
     one = whole(0).convert
+    if isinstance(value, str | bytes | Mapping):  # which have items, too, but are no list
+        raise ValueError
     return [one(item) for item in (value if hasattr(value, "__iter__") else [value])]
 
 
 def _words(value: Any) -> list[list[int]]:
     words = [_ids(list(word)) for word in value]
-    if not words or not all(words):
+    if isinstance(value, Mapping) or not words or not all(words):
         raise ValueError
     return words
 
 
 def _alternatives(value: Any) -> list[Any]:
     """Each word as the list of the ways in which it may be written: a word given alone has one."""
-    nested = [word if hasattr(next(iter(word)), "__iter__") else [word] for word in value]
+    nested = [word if hasattr(next(iter(word), None), "__iter__") else [word] for word in value]
     if not nested:
         raise ValueError
     return [_words(ways) for ways in nested]
@@ -485,8 +487,8 @@ def _seed(value: Any) -> int | numpy.random.Generator:
 SEED = optional(Rule("a whole number from 0 to 2**128, or a NumPy generator", _seed))
 
 
-def check_seed(seed: Any, do_sample: bool) -> None:
-    """Raise an InputError if the draws cannot begin from `seed`."""
-    SEED.check("seed", seed)
+def check_seed(seed: Any, do_sample: bool) -> Any:
+    """`seed` as NumPy takes it; an InputError if the draws cannot begin from it."""
     if seed is not None and not do_sample:
-        raise InputError(f"seed is {seed} but do_sample is False: greedy decoding draws nothing.")
+        raise InputError(f"seed is {SEED.check('seed', seed)} but do_sample is False: greedy decoding draws nothing.")
+    return SEED.check("seed", seed)

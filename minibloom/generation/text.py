@@ -11,7 +11,7 @@ from ..errors import InputError
 from .beams import search
 from .generate import generate_ids, shown
 from .job import Job
-from .prepare import prepare
+from .prepare import check_tokenizer, prepare
 
 if TYPE_CHECKING:
     from ..models import BloomForCausalLM
@@ -44,7 +44,8 @@ def stream_text(model: BloomForCausalLM, tokenizer: BloomTokenizerFast, prompt: 
     """
     if not isinstance(prompt, str):
         raise InputError(f"the prompt is a {type(prompt).__name__}, expected one text.")
-    ids = generate_ids(model, prompt, tokenizer=tokenizer, **settings)  # checks first, the tokenizer too
+    check_tokenizer(tokenizer, "stream")
+    ids = generate_ids(model, prompt, tokenizer=tokenizer, **settings)  # checks first, whether there is one too
     return tokenizer.stream().pieces(ids)
 
 
@@ -63,6 +64,7 @@ def generate_text(
     """
     if callback is not None and not callable(callback):
         raise InputError(f"callback is {callback!r}, expected a function.")
+    check_tokenizer(tokenizer, "stream")
     job = prepare(model, prompts, tokenizer=tokenizer, **settings)
     job.wants_log_probs = True
     beams = job.settings.num_beams

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from minibloom import BloomConfig, BloomForCausalLM
+from minibloom import BloomConfig, BloomForCausalLM, BloomTokenizerFast
 from minibloom.cache import Cache
 from minibloom.errors import InputError
 from minibloom.generation import (
@@ -20,6 +20,7 @@ from minibloom.generation import (
     draw,
     generate,
     generate_steps,
+    generate_text,
     keep_top_k,
     keep_top_p,
     perplexity,
@@ -365,6 +366,33 @@ def test_a_prompt_that_cannot_be_used_is_named_at_the_call(ids, mask, message):
 def test_a_stream_of_text_needs_a_tokenizer():
     with pytest.raises(InputError, match="the prompt is text but tokenizer is not set"):
         stream_text(BloomForCausalLM(tiny.config()), None, "the")
+
+
+@pytest.mark.parametrize("given", ["bigscience/bloom", 5, BloomTokenizerFast])
+def test_what_is_no_tokenizer_is_said(given):
+    with pytest.raises(InputError, match="tokenizer is a (str|int|type), expected a BloomTokenizerFast of minibloom"):
+        BloomForCausalLM(tiny.config()).generate([[5]], tokenizer=given)
+
+
+def test_a_tokenizer_of_others_cuts_text_and_no_more(tokenizer):
+    class Other:
+        def __call__(self, texts: list[str]) -> Any:
+            return tokenizer(texts)
+
+        def __len__(self) -> int:
+            return len(tokenizer)
+
+    model, asked = BloomForCausalLM(tiny.config()), {"max_new_tokens": 2}
+    assert model.generate("the", tokenizer=Other(), **asked).tolist() == model.generate(
+        "the", tokenizer=tokenizer, **asked
+    ).tolist()  # fmt: skip
+    for refused in (
+        lambda: model.generate("the", tokenizer=Other(), stop_strings="a"),
+        lambda: stream_text(model, Other(), "the"),
+        lambda: generate_text(model, Other(), "the"),
+    ):
+        with pytest.raises(InputError, match="tokenizer is a Other, expected a BloomTokenizerFast of minibloom"):
+            refused()
 
 
 @pytest.mark.parametrize("prompt", ["", None, 5, []])

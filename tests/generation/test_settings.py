@@ -138,6 +138,13 @@ def test_a_generation_config_goes_before_the_models_own_file_and_after_the_call(
     assert prepare(model, [[5, 6]]).length == 8
 
 
+def test_no_id_is_forced_by_an_empty_list_and_a_seed_may_be_numpys():
+    model, asked = BloomForCausalLM(tiny.config()), {"max_new_tokens": 4, "eos_token_id": []}
+    assert (model.generate([[5]], forced_eos_token_id=[], **asked) == model.generate([[5]], **asked)).all()
+    drawn = [model.generate([[5]], do_sample=True, seed=seed, **asked).tolist() for seed in (3, numpy.array(3))]
+    assert drawn[0] == drawn[1]
+
+
 def test_none_in_a_call_takes_back_what_others_say():
     model = BloomForCausalLM(tiny.config(eos_token_id=7))
     own = GenerationConfig(max_new_tokens=9, suppress_tokens=[5], eos_token_id=[26], num_beams=2)
@@ -248,6 +255,10 @@ TOGETHER = [
     ({"do_sample": True, "seed": 2**128 + 1}, r"seed is 3402.*, expected a whole number from 0 to 2\*\*128"),
     ({"bad_words_ids": []}, "bad_words_ids is"),
     ({"bad_words_ids": [[]]}, "bad_words_ids is"),
+    ({"bad_words_ids": {(1,): 2.0}}, "bad_words_ids is"),
+    ({"suppress_tokens": b"x"}, "suppress_tokens is b'x', expected a token id or a list of them"),
+    ({"eos_token_id": ""}, "eos_token_id is '', expected a token id or a list of them"),
+    ({"num_beams": 2, "force_words_ids": [[]]}, r"force_words_ids is \[\[\]\], expected"),
     ({"sequence_bias": {(1,): float("nan")}}, "sequence_bias is"),
     ({"early_stopping": "soon"}, "early_stopping is 'soon', expected True, False or 'never'"),
     ({"max_time": 0}, "max_time is 0"),
