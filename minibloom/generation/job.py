@@ -87,17 +87,17 @@ class Job:
         ids = self.ids if self.mask is None else self.xp.where(self.mask == 0, -1, self.ids)
         return History(ids, self.first + self.xp.arange(len(ids)))
 
-    def process(self, ids: Array, logits: Array, prompts: Array | None = None) -> Array:
+    def process(self, ids: Array, logits: Array, prompts: Array) -> Array:
         """`logits [B, V]` after all processors; ids `[B, T]` are what is there, prompts `[B]` whose continuations."""
         if not self.processors:
             return logits
         for process in self.processors:
             of_prompts = isinstance(process, Allowed | Guidance)
             logits = process(ids, logits, prompts) if of_prompts else process(ids, logits)
-        if len(self.processors) == 1 and self.settings.suppress_tokens and self.xp is not numpy:
-            return logits  # `prepare` has seen that tokens are left, and to look makes the host wait for the device
+        if len(self.processors) == 1 and self.settings.suppress_tokens:
+            return logits  # `prepare` has seen that tokens are left, and to look makes the host wait for a device
         likeliest = logits.max(-1)
-        if self.settings.num_beams > 1 and prompts is not None:  # of one prompt's beams, some may have no way on
+        if self.settings.num_beams > 1:  # of one prompt's beams, some may have no way on
             likeliest = self.xp.where(prompts[:, None] == prompts, likeliest, -numpy.inf).max(-1)
         if not backends.number((likeliest > -numpy.inf).all()):
             if backends.number((likeliest != likeliest).any()):
@@ -105,7 +105,7 @@ class Job:
             raise InputError("the settings leave no token to choose at this place: every one is ruled out.")
         return logits
 
-    def scored(self, ids: Array, logits: Array, prompts: Array | None = None) -> Array:
+    def scored(self, ids: Array, logits: Array, prompts: Array) -> Array:
         """The logits `[B, V]` that a token is chosen from, after processors and filters."""
         return spread(*filtered(self.process(ids, logits, prompts), self.filters), logits.shape[-1])
 

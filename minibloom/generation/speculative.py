@@ -67,9 +67,11 @@ class Draft:
         if self.kept is not None and self.kept.draft is not None and self.kept.draft[0] is job.draft:
             _, cache, read = self.kept.draft
             text = to_numpy(job.history().ids[0]).tolist()
-            same = next((i for i, (a, b) in enumerate(zip(read, text, strict=False)) if a != b), len(read))
-            cache.crop(min(same, len(text) - 1, cache.length))
-            self.reader.cache, self.reader.read = cache, cache.length
+            pairs = enumerate(zip(read, text, strict=False))
+            same = next((i for i, (a, b) in pairs if a != b), min(len(read), len(text)))
+            cache.crop(same)
+            self.kept.draft = job.draft, cache, read[:same]  # so also where Ctrl-C comes before more is noted
+            self.reader.cache, self.reader.read = cache, same
 
     def __call__(self, history: History, count: int) -> tuple[list[int], list[Array]]:
         """At most `count` tokens, and for draws the probabilities `[1, V]` that each was drawn with."""
@@ -164,7 +166,7 @@ def _row(job: Job) -> Iterator[Array]:
             guess_size = guess_size + 2 if kept == len(guesses) else max(1, guess_size - 1)
         count = min(guess_size, job.length - history.length - 1)  # the model's own token comes on top
         if draft is None:
-            guesses = lookup(to_numpy(history.ids[0]).tolist(), count) if count else []
+            guesses = lookup(to_numpy(history.ids[0]).tolist(), count)
         else:
             guesses, probs = draft(history, count) if count else ([], [])
         feed = xp.concatenate([chosen, xp.asarray(guesses, dtype="int64")])[None]

@@ -327,6 +327,8 @@ BAD_SETTINGS = [
     ({"suppress_tokens": 1.5}, "suppress_tokens is 1.5"),
     ({"suppress_tokens": range(384)}, "suppress_tokens leaves no token"),
     ({"temprature": 1.0}, "generate has no setting 'temprature'.* Did you mean 'temperature'"),
+    ({"calback": print}, "generate has no setting 'calback'.* Did you mean 'callback'"),
+    ({"trace": {}}, r"trace is {}, expected a Trace"),
     ({"dola_layers": "high"}, "generate has no setting 'dola_layers': transformers has it"),
 ]
 
@@ -353,7 +355,7 @@ def test_a_setting_that_cannot_be_used_is_named_at_the_call(tokenizer, settings,
         ([[384]], None, "input_ids holds 384"),
         ([[1, 2]], [[1]], r"attention_mask has shape \[1, 1\], expected \[1, 2\]"),
         ([[1, 2]], [[1, 2]], "attention_mask holds other numbers"),
-        ([[1, 2]], [[1, 0]], "pad prompts on the left"),
+        ([[1, 2], [3, 4]], [[1, 0], [1, 1]], "pad prompts on the left"),
         ([[1, 2], [1, 2]], [[1], [1, 1]], "attention_mask has rows of different lengths"),
     ],
 )
@@ -397,7 +399,7 @@ def test_a_tokenizer_of_others_cuts_text_and_no_more(tokenizer):
 
 @pytest.mark.parametrize("prompt", ["", None, 5, []])
 def test_an_empty_prompt_is_refused_at_the_call(tokenizer, prompt):
-    with pytest.raises(InputError):
+    with pytest.raises(InputError, match="the prompt is empty" if prompt == "" else None):
         stream_text(BloomForCausalLM(tiny.config()), tokenizer, prompt)
 
 

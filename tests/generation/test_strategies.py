@@ -75,6 +75,34 @@ def test_scores_of_beams_are_sums_of_what_was_kept_of_each_step(data, model, bea
         assert sum(steps) / len(steps) == pytest.approx(score, rel=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("early", "penalty", "score", "over"),
+    [
+        (True, 1.0, -2.5, True), (False, 1.0, -2.5, False), (False, 1.0, -4.5, True), (False, 0.0, -3.5, False),
+        ("never", 1.0, -4.5, False), ("never", -1.0, -4.5, True), ("never", 0.0, -4.5, True),
+    ],
+)  # fmt: skip
+def test_a_search_is_over_when_no_beam_is_likely_to_beat_the_worst_that_is_finished(early, penalty, score, over):
+    """Two are finished then, with scores of -1 and of -4, of one token and of two; the best that goes on has two."""
+    asked = {"num_beams": 2, "early_stopping": early, "length_penalty": penalty, "max_new_tokens": 9}
+    group = beams.Group(prepare(MODEL, IDS, **asked), 2, 0, hold=False)
+    ends = beams.Candidate(-1.0, 0, 0, "stop token")
+    assert group.advance([ends, beams.Candidate(-2.0, 0, 1), beams.Candidate(-3.0, 0, 2)], None) == [0, 0]
+    steps = [beams.Candidate(-4.0, 0, 0, "stop token"), beams.Candidate(score, 0, 1), beams.Candidate(-5.0, 1, 2)]
+    assert group.advance(sorted(steps, key=lambda c: -c.score), None) == ([] if over else [0, 1])
+
+
+def test_a_second_search_for_words_holds_on_to_the_likeliest_beam_that_has_them():
+    group = beams.Group(prepare(MODEL, IDS, num_beams=3, force_words_ids=[[5]]), 3, 0, hold=True)
+    lacks, words = group.running[0], group.running[0].words
+    whole = [beams.Beam(score, (5,), words=words.after(5)) for score in (-9.0, -7.0, -8.0)]
+    group.running = [*whole, lacks]
+    going = [beams.Candidate(-1.0, 3, token) for token in (1, 2, 3)]
+    scores = numpy.full((4, 11), -10.0)
+    scores[1, 6], scores[3, 5] = -1, -math.inf  # and the word cannot be written again
+    assert group._with_words(going, scores)[-1] == beams.Candidate(-8.0, 1, 6)
+
+
 def test_no_beam_ends_before_its_forced_words_are_there():
     model = random_model(MODEL.config, 2)
     found = model.generate(IDS, num_beams=2, num_return_sequences=2, force_words_ids=[[7, 8]], max_new_tokens=6,
@@ -254,6 +282,56 @@ def test_a_pass_over_guesses_that_fails_leaves_none_of_them_in_the_cache():
     assert cache.seen == caught.value.sequences.shape[1] - 1
 
 
+class Noting(BloomForCausalLM):
+    """Notes how many positions each of its passes has read, and stops like Ctrl-C after `last` of them."""
+
+    def __init__(self, last: int = 99) -> None:
+        super().__init__(MODEL.config, dtype="float64")
+        self.params, self.last, self.sizes = MODEL.params, last, []
+
+    def __call__(self, ids: Any = None, **more: Any) -> Any:
+        out = super().__call__(ids, **more)
+        self.sizes.append(numpy.shape(ids)[1])
+        if len(self.sizes) == self.last:
+            raise KeyboardInterrupt
+        return out
+
+
+@pytest.mark.parametrize("drawn", [{}, {"do_sample": True, "seed": 0, "top_k": 0}])
+def test_guesses_that_are_all_kept_grow_by_two_and_those_that_fail_shrink_by_one(drawn):
+    """A draft that is the model itself is never wrong, of draws neither; one that thinks the contrary always is."""
+    contrary, asked = copy.copy(MODEL), {"num_assistant_tokens": 3, "assistant_confidence_threshold": 0.0, **drawn}
+    asked["num_assistant_tokens_schedule"] = "heuristic"
+    contrary.params = MODEL.params | {n: -MODEL.params[n] for n in ("ln_f.weight", "ln_f.bias")}
+    for draft, expected in ((MODEL, [3, 4, 6, 8]), (contrary, [3, 4, 3, 2, 2, 1])):
+        if draft is MODEL or not drawn:
+            model = Noting()
+            new = 19 if draft is MODEL else 6
+            model.generate(IDS, assistant_model=draft, max_new_tokens=new, **asked, **FREE)
+            assert model.sizes == expected
+
+
+def test_what_a_draft_has_read_is_noted_also_where_ctrl_c_comes_before_it_reads_on():
+    cache, draft = Cache(2), Noting()
+    asked = {"past_key_values": cache, "assistant_model": draft, "max_new_tokens": 4, **FREE}
+    MODEL.generate([[1]], **asked | {"max_new_tokens": 2})  # nothing to guess, nothing to note
+    MODEL.generate([[1, 2, 3, 4, 5]], **asked)
+    cache.crop(1)
+    draft.last = len(draft.sizes) + 1
+    with pytest.raises(KeyboardInterrupt):
+        MODEL.generate([[1, 9, 8]], **asked)
+    _, kept, read = cache.draft
+    expected = MODEL([read]).past_key_values
+    numpy.testing.assert_allclose(kept[0][0][:, :, : len(read)], expected[0][0], rtol=1e-12)
+
+
+def test_a_pass_over_candidates_that_fails_leaves_the_cache_of_what_was_chosen():
+    cache = Cache(2)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        Noting(last=4).generate(IDS, past_key_values=cache, penalty_alpha=0.5, top_k=3, **FREE)
+    assert cache.seen == cache.states.shape[1] == caught.value.sequences.shape[1] - 1 == 4
+
+
 def test_rows_that_guess_each_have_a_cache_of_their_own_and_the_callers_stays():
     prompts = [[1, 2, 1, 2, 3], [4, 4, 4, 5, 4]]
     plain = MODEL.generate(prompts, max_new_tokens=6, **FREE)
@@ -337,6 +415,13 @@ def test_what_is_drawn_is_distributed_as_it_should_be(way):
     else:
         rows = [model.generate([ids], seed=seed, **common)[0, 5:].tolist() for seed in range(runs)]
     assert_drawn_by(exact(model, ids, count, **drawing), rows)
+
+
+@pytest.mark.parametrize("way", [{}, {"prompt_lookup_num_tokens": 2}])
+def test_no_draw_depends_on_other_rows(way):
+    asked = {"do_sample": True, "seed": 0, "temperature": 2.0, "max_new_tokens": 12, **FREE, **way}
+    first, second = (MODEL.generate([[1, 2, 1], other], **asked)[0].tolist() for other in ([3, 4, 3], [5, 6, 7]))
+    assert first == second
 
 
 def test_on_text_that_repeats_itself_lookup_needs_half_the_passes_at_most():
@@ -454,22 +539,29 @@ def test_a_function_of_allowed_tokens_is_asked_by_the_number_of_the_row_or_of_th
 # --- What a run returns ---
 
 
-@given(data=st.data(), model=models())
+@given(data=st.data(), model=models(), N=st.integers(1, 2))
 @draws
-def test_outputs_hold_each_step(data, model):
+def test_outputs_hold_each_step(data, model, N):
     ids = data.draw(token_ids(model.config))
+    several = {} if N == 1 else {"num_return_sequences": N, "do_sample": True, "top_k": 1}
     out = model.generate(
         ids, max_new_tokens=3, return_dict_in_generate=True, output_scores=True, output_logits=True,
-        output_attentions=True, output_hidden_states=True, repetition_penalty=2.0, **FREE,
+        output_attentions=True, output_hidden_states=True, repetition_penalty=2.0, **several, **FREE,
     )  # fmt: skip
     S = ids.shape[1]
     full = model(out.sequences[:, :-1], output_hidden_states=True, output_attentions=True)
     numpy.testing.assert_allclose(numpy.stack(out.logits, 1), full.logits[:, S - 1 :], atol=1e-9)
     assert all((s.argmax(-1) == out.sequences[:, S + i]).all() for i, s in enumerate(out.scores))
+    left = sum(numpy.isfinite(s).sum() for s in out.scores)  # by the filters of drawing too
+    assert left == 3 * len(out.sequences) * (model.config.vocab_size if N == 1 else 1)
     assert len(out.hidden_states) == len(out.attentions) == 3
+    numpy.testing.assert_allclose(out.hidden_states[0][-1], full.hidden_states[-1][:, :S], atol=1e-9)
     numpy.testing.assert_allclose(out.hidden_states[2][-1][:, 0], full.hidden_states[-1][:, -1], atol=1e-9)
+    numpy.testing.assert_allclose(out.attentions[0][-1], full.attentions[-1][:, :, :S, :S], atol=1e-9)
     assert out.past_key_values.length == S + 2
     assert list(out) == ["sequences", "scores", "logits", "attentions", "hidden_states", "past_key_values"]
+    less = model.generate(ids, max_new_tokens=2, return_dict_in_generate=True)
+    assert list(less) == ["sequences", "past_key_values"]
 
 
 @given(data=st.data(), model=models(vocab_size=11), groups=st.sampled_from([1, 2]))
@@ -528,7 +620,8 @@ def test_what_fails_midway_hands_back_what_was_there(way, error):
 def test_a_criterion_of_ones_own_and_a_time_end_rows():
     out = MODEL.generate([[1], [2]], stopping_criteria=lambda ids, scores: ids[:, 0] == 1, max_new_tokens=3, **FREE)
     assert out.shape == (2, 4) and (out[0, 2:] == 0).all()
-    assert MODEL.generate(IDS, max_time=1e-9, **FREE).shape == (1, 4)
+    for K in (1, 2):
+        assert MODEL.generate(IDS, max_time=1e-9, num_beams=K, **FREE).shape == (1, 4)
 
 
 @pytest.mark.parametrize("way", [{}, {"num_beams": 2}, {"penalty_alpha": 0.5, "top_k": 2}])

@@ -24,9 +24,13 @@ TOKENIZER = tiny.tokenizer()
 MODEL = random_model(tiny.config(), 0)
 draws = settings(max_examples=15)
 letters = st.text(st.sampled_from("the catsod é猫😀"), min_size=1, max_size=12)
+words = st.lists(st.sampled_from(["the", " cat", " sat", "é", "猫"]), min_size=1, max_size=5).map("".join)
 
 
-@given(text=letters, string=st.text(st.sampled_from("the cé猫😀"), min_size=1, max_size=3), seed=seeds)
+@given(
+    text=letters | words, seed=seeds,
+    string=st.text(st.sampled_from("the cé猫😀"), min_size=1, max_size=3) | st.sampled_from(["the", " cat", " sat"]),
+)  # fmt: skip
 def test_a_string_is_found_however_tokens_cut_it(text, string, seed):
     data, rng = text.encode(), numpy.random.default_rng(seed)
     by_bytes = {TOKENIZER._bytes(i, False): i for i in range(len(TOKENIZER))}
@@ -40,7 +44,7 @@ def test_a_string_is_found_however_tokens_cut_it(text, string, seed):
     for i, token in enumerate(ids):
         after = before + TOKENIZER._bytes(token, False)
         ends = [e for e in range(1, len(after) + 1) if after[:e].endswith(string.encode())]
-        assert stop.hit([-1, -1, *ids[: i + 1]]) == any(e > len(before) for e in ends)
+        assert stop.hit([-1, len(TOKENIZER), *ids[: i + 1]]) == any(e > len(before) for e in ends)
         before = after
 
 
@@ -66,6 +70,10 @@ def test_a_stop_string_may_begin_in_the_prompt():
     model = tiny.Scripted(tiny.config(), [TOKENIZER("cat sat")["input_ids"] * 3])
     (one,) = generate_text(model, TOKENIZER, "the ", stop_strings="e c", max_new_tokens=5)
     assert one.text.startswith("c") and len(one.ids) == 1
+    others = [i for i in range(len(TOKENIZER)) if not TOKENIZER.decode([i]).strip().isascii()]
+    asked = {"stop_strings": list("abcdefghijklmnopqrstuvwxyz"), "suppress_tokens": others, "max_new_tokens": 9}
+    (beam,) = generate_text(MODEL, TOKENIZER, "the", num_beams=2, **asked)
+    assert beam.finish_reason == "stop string"
 
 
 def test_a_batch_of_texts_is_continued_each_as_if_alone_and_says_why_it_ended():
@@ -88,8 +96,9 @@ def test_a_batch_of_texts_is_continued_each_as_if_alone_and_says_why_it_ended():
         assert cut.finish_reason == one.finish_reason  # of a stop token in the last place too
     assert {one.finish_reason for one in together} == {"stop token", "length"}
     kept = generate_text(MODEL, TOKENIZER, prompts, past_key_values=(cache := Cache(2)), **common)
-    for one, alike in zip(together, kept, strict=True):
-        assert (one.ids, one.finish_reason) == (alike.ids, alike.finish_reason)
+    guessed = generate_text(MODEL, TOKENIZER, prompts, prompt_lookup_num_tokens=2, **common)
+    for one, *others in zip(together, kept, guessed, strict=True):
+        assert all((one.ids, one.finish_reason) == (alike.ids, alike.finish_reason) for alike in others)
     assert cache.batch_size == 3  # a caller's keeps the rows that have ended
     beams = generate_text(MODEL, TOKENIZER, prompts, num_beams=2, num_return_sequences=2, max_new_tokens=3)
     assert len(beams) == 6 and [one.prompt for one in beams] == [p for p in prompts for _ in range(2)]

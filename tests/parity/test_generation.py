@@ -222,7 +222,7 @@ def test_processed_logits_are_the_oracles_within_1e_6(seed, B, S, new, ends, con
 def _scores(job: Any, ids: numpy.ndarray, logits: numpy.ndarray) -> numpy.ndarray | None:
     """What minibloom makes of the logits; None where it says that nothing is left."""
     try:
-        return job.scored(ids, logits)
+        return job.scored(ids, logits, numpy.arange(len(ids)))
     except InputError:
         return None
 
