@@ -380,6 +380,9 @@ def test_a_cache_of_another_library_is_an_error_before_any_work_is_done():
     with pytest.raises(InputError, match="past_key_values is an array of elsewhere, the model computes with numpy"):
         model(IDS, past_key_values=cache, trace=trace)
     assert cache.length == 0 and not trace
+    c = model.config
+    with pytest.raises(InputError, match="past_key_values is an array of numpy, the model computes with elsewhere"):
+        model.init_cache(2, 9).check(c.n_layer, c.n_head, c.head_dim, model.dtype, 2, 1, ELSEWHERE)
     past = filled(model).to_tuple()
     mixed = (past[0], (past[1][0], past[1][1].view(OnDevice)))
     with pytest.raises(InputError, match="arrays of different libraries meet in one call: numpy, numpy, numpy, else"):

@@ -443,7 +443,7 @@ def test_on_text_that_repeats_itself_lookup_needs_half_the_passes_at_most():
 
     out = collect(job)[0].tolist()
     assert out == ([1, 2, 3, 4, 5] * 10)[:46]
-    assert job.result.passes <= 8  # not 40: about one for each 7 tokens
+    assert 5 < job.result.passes <= 8  # not 40: about one for each 7 tokens
 
 
 def test_lookup_copies_what_followed_last_time_and_goes_round():

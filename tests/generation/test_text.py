@@ -330,6 +330,7 @@ def test_padding_may_stand_anywhere_in_a_text_that_is_scored():
         assert numpy.isfinite(scores[1]).nonzero()[0].tolist() == places
         numpy.testing.assert_allclose(scores[1, places], expected[1, 2:])
         numpy.testing.assert_allclose(scores[0], expected[0])
+    assert token_log_probs(random_model(tiny.config(), 0, "float32"), rows).dtype == "float32"  # as the model
 
 
 def test_a_model_that_gives_no_numbers_is_no_text_of_one_token():
