@@ -38,8 +38,8 @@ def alibi_bias(mask: Array, heads: int, dtype: str) -> Array:
     """The bias `[B, H, 1, T]` on the scores of `T` keys, of which `mask [B, T]` says 1 = token, 0 = padding.
 
     Positions count tokens only: a padded row gets the bias it would get alone; padding gets 0. The product
-    is taken in float32 and rounded to `dtype` after, as in the reference: taken in bfloat16 it would lose
-    positions above 256.
+    is taken in float32 and rounded to `dtype` after, as in the reference: in bfloat16, positions above 256 would be
+    rounded before it is taken.
     """
     xp = namespace(mask)
     positions = (mask.cumsum(-1) - 1) * mask  # [B, T]

@@ -1,7 +1,7 @@
 """Self-attention with ALiBi.
 
     q, k, v = split(x W_qkvᵀ + b)                       the fused projection, interleaved per head: [H, 3, D]
-    scores  = q kᵀ / √D + alibi, hidden keys at -max    causal and padding mask
+    scores  = q kᵀ / √D + alibi                         the lowest number where the causal or padding mask hides a key
     probs   = softmax(scores)                           each query's weights over the keys, sum 1
     weights = probs * factors                           dropout and head mask; without them, probs
     out     = merge(weights v) W_denseᵀ + b             the heads side by side again
@@ -113,7 +113,10 @@ def self_attention_backward(
     tape: Mapping[str, Array],
     grads: MutableMapping[str, Array],
 ) -> Array:
-    """Upstream `dy [B, S, E]` and the forward's `x` -> `dx [B, S, E]`; the weights' gradients go into `grads`."""
+    """Upstream `dy [B, S, E]` and the forward's `x` -> `dx [B, S, E]`; the weights' gradients go into `grads`.
+
+    tape: the steps of the forward pass, by name, as `run.watch` saw them.
+    """
     name = f"h.{layer}.self_attention"
     dense, fused = f"{name}.dense", f"{name}.query_key_value"
     q, k, v = tape[f"{name}.query"], tape[f"{name}.key"], tape[f"{name}.value"]

@@ -2,11 +2,12 @@
 
     n = (x - mean(x)) / sqrt(var(x) + eps)        y = n * weight + bias         over the last axis, E wide
 
-Backward. Let g = dy * weight be the gradient that arrives at n. n depends on x directly, through the mean
-and through the variance:
+Backward. Let g = dy * weight be the gradient that arrives at n. x_j moves n_j directly, and every n_i through the mean
+and through the variance: n_i grows with x_j at the rate
 
-    mean:      every x_j moves every n_i by -1/E      -> subtract the mean of g
-    variance:  every x_j moves every n_i by -n_i n_j/E -> subtract n times the mean of g * n
+    ([i = j] - 1/E - n_i n_j/E) / sqrt(var + eps)
+
+Summed over i, each times g_i, as the chain rule says, the three terms become three:
 
     dx = (g - mean(g) - n * mean(g * n)) / sqrt(var + eps)
     dweight = Σ dy * n        dbias = Σ dy            over all positions

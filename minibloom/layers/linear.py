@@ -1,7 +1,8 @@
 """The linear layer: y = x Wᵀ + b.
 
-Backward. With y[n, o] = Σ_i x[n, i] W[o, i] + b[o], the chain rule gives sums over the index that the
-forward pass did not sum over:
+Backward. In all of these files `dx` is the gradient of the loss by x, an array of x's shape, and a backward goes from
+the `dy` that arrives ("upstream") to `dx`. With y[n, o] = Σ_i x[n, i] W[o, i] + b[o], the chain rule gives sums over
+the index that the forward pass did not sum over:
 
     dx[n, i] = Σ_o dy[n, o] W[o, i]      dW[o, i] = Σ_n dy[n, o] x[n, i]      db[o] = Σ_n dy[n, o]
 """

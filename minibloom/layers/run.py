@@ -47,7 +47,7 @@ class Run:
     new: int  # S
     mask: Array  # [B or 1, T]: 1 = token, 0 = padding
     alibi: Array  # [B, H, 1, T], the bias on the scores
-    padded: bool | None = None  # may there be padding? None: `mask` is asked, which waits for a device
+    padded: bool | None = None  # may there be padding? None: `mask` is read, for which a GPU must have finished
     cache: Any = None  # a Cache, or None: keys and values are not kept
     window: int | None = None  # positions that a query sees, its own included; None: all
     head_mask: Array | None = None  # [L, H], factors on the attention of each head

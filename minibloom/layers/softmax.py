@@ -2,9 +2,9 @@
 
 The largest entry is subtracted first. It cancels in the fraction, and no exp can overflow.
 
-Backward. dp_i/dx_j = p_i (δ_ij - p_j), so
+Backward. p_i grows with x_j at the rate p_i ([i = j] - p_j), so
 
-    dx_j = Σ_i dp_i p_i (δ_ij - p_j) = p_j (dp_j - Σ_i dp_i p_i)
+    dx_j = Σ_i dp_i p_i ([i = j] - p_j) = p_j (dp_j - Σ_i dp_i p_i)
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The whole stack: ids to hidden states, and back as gradients.
 
-x = LayerNorm(E[ids])             BLOOM's own: this norm kept the training of 176 billion parameters stable
+x = LayerNorm(E[ids])             BLOOM's own: this norm was put in to keep training stable
 x = block_0(x) ... block_{L-1}(x)
 hidden = LayerNorm_f(x)
 """
