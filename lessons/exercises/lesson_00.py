@@ -23,6 +23,8 @@ def probabilities(answer):
         large = answer(np.array([1000.0, 999.0, -1000.0]))
     assert np.isfinite(large).all(), "logits of 1000 give inf or NaN, as exp(1000) overflows. What may be subtracted?"
     same(large, [1 / (1 + np.exp(-1)), 1 / (1 + np.exp(1)), 0], "probabilities of logits [1000, 999, -1000]")
+    with np.errstate(all="ignore"):
+        same(answer(np.array([3000.0, 0, 0])), [1, 0, 0], "where one logit is far above the mean, the probabilities")
     rows = np.array([[0.0, 1.0], [5000.0, 5001.0]])
     same(answer(rows), [[0.26894142, 0.73105858]] * 2, "rows that differ by a constant")
 

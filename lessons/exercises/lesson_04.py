@@ -100,8 +100,9 @@ def masked_softmax(answer):
         same(given[place][seen], np.exp(z) / np.exp(z).sum(), "the weights of what is seen")
     high = np.where(np.broadcast_to(visible, scores.shape), scores, np.float32(1e4))
     same(run(high, visible, "hidden scores of 10,000"), given, "hidden scores of 10,000: the weights")
-    shifted = run(scores + np.float32(500), visible, "scores of about 500")
-    same(shifted, given, "scores that are all 500 larger: the weights", within=1e-3)
+    for shift, what in ((500, "scores of about 500"), (-500, "scores of about -500")):
+        shifted = run(scores + np.float32(shift), visible, what)
+        same(shifted, given, f"{what}: the weights", within=1e-3)
     visible[0, 0, 1] = False
     assert (run(scores, visible, "a query that sees nothing")[0, :, 1] == 0).all(), (
         "a query that sees nothing has weights"

@@ -60,7 +60,7 @@ def block_parameters(answer: Any) -> None:
 
 
 @check.exercise
-def quantise_rows(answer: Any) -> None:
+def quantize_rows(answer: Any) -> None:
     rng = numpy.random.default_rng(15)
     W = rng.normal(0, 1, (6, 50)).astype("float32")
     W[2] *= 1000

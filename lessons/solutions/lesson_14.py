@@ -24,7 +24,7 @@ def block_parameters(E):
     return 12 * E * E + 13 * E
 
 
-def quantise_rows(W):
+def quantize_rows(W):
     """`W [O, I]` float32 -> codes `[O, I]` int8 from -127 to 127, and scales `[O]` float32."""
     scales = (np.abs(W).max(1) / 127).astype("float32")
     scales = np.where(scales > 0, scales, np.float32(1))
