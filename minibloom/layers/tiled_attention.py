@@ -212,9 +212,9 @@ def _first_token(mask: Array) -> int:
 
 
 def _seen(tokens: Array, place: int, count: int, keys: slice) -> Array | None:
-    """Which of the last so many of the keys each of `count` queries, from `place` on, may see, `[count, so many]` bool.
+    """Which keys each of `count` queries, from `place` on, may see: `[count, N]` bool, of the last N of `keys`.
 
-    All others are seen; None: all are.
+    Those before are seen by all of the queries. None: all keys are.
     """
     xp, mask = namespace(tokens), tokens[keys]
     padded = not bool(mask.all())
