@@ -288,7 +288,7 @@ def rows_of(held: Array, rows: Any) -> Array:
     """`rows` as an array that picks rows of the keys `held [B, H, T, D]`; on the host, an InputError if it cannot."""
     rows = asarray(rows, namespace(held), "rows")
     try:
-        held[rows, 0, 0, 0]  # a device looks at no index, so that nobody has to wait for it
+        held[:, :0][rows]  # of no heads: nothing is copied; a device looks at no index, as nobody is to wait for it
     except IndexError:
         B = held.shape[0]
         raise InputError(f"rows is {reprlib.repr(rows)}, expected whole numbers from 0 to {B - 1}.") from None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from minibloom.cuda import layer_norm as kernels
@@ -24,12 +24,20 @@ def inputs(leading: list[int], E: int, seed: int) -> tuple[numpy.ndarray, ...]:
     return x + normal(seed, 1, dtype="float32") * 10, *others
 
 
+def size(exact: numpy.ndarray, x: numpy.ndarray, eps: float) -> float:
+    """What rounding is measured by: a mean is off by roundings of x, which may be far larger than its spread."""
+    return abs(exact).max() * max(1.0, (abs(x) / numpy.sqrt(x.var(-1, keepdims=True) + eps)).max())
+
+
 @examples
 @given(rows, widths, seeds, st.sampled_from([1e-5, 1e-2]))
 def test_layer_norm_alone_and_of_a_sum(leading, E, seed, eps):
     x, update, weight, bias, _ = inputs(leading, E, seed)
-    got = kernels.layer_norm(*map(there, (x, weight, bias)), eps)
-    assert_as_near(got, plain.layer_norm(x, weight, bias, eps), plain.layer_norm(*map(wide, (x, weight, bias)), eps))
+    got, exact = (
+        kernels.layer_norm(*map(there, (x, weight, bias)), eps),
+        plain.layer_norm(*map(wide, (x, weight, bias)), eps),
+    )
+    assert_as_near(got, plain.layer_norm(x, weight, bias, eps), exact, size(exact, x, eps))
     total, y = kernels.add_and_norm(*map(there, (x, update, weight, bias)), eps)
     assert (total.get() == x + update).all()
     again = kernels.layer_norm(total, *map(there, (weight, bias)), eps)
@@ -38,6 +46,7 @@ def test_layer_norm_alone_and_of_a_sum(leading, E, seed, eps):
 
 @examples
 @given(rows, widths, seeds, st.integers(1, 4))
+@example([4], 7, 2082925, 1)  # x about 20 for a spread of 1, and a sum in the plain order that is exact by luck
 def test_backward(leading, E, seed, height):
     x, _, weight, _, dy = inputs(leading, E, seed)
     given_, before = (dy, x, weight), kernels.HEIGHT
@@ -48,7 +57,7 @@ def test_backward(leading, E, seed, height):
         kernels.HEIGHT = before
     exact = plain.layer_norm_backward(*map(wide, given_), 1e-3)
     for one, of_32, of_64 in zip(got, plain.layer_norm_backward(*given_, 1e-3), exact, strict=True):
-        assert_as_near(one, of_32, of_64)
+        assert_as_near(one, of_32, of_64, size(of_64, x, 1e-3))
 
 
 def test_the_layer_takes_them_for_float32_on_a_device_alone():
