@@ -68,10 +68,12 @@ class Scripted:
         cache = past_key_values
         if cache is None:
             cache = Cache(1)
-            cache._keys = [numpy.arange(len(ids))]  # which rows there are, some of which may leave
+            cache._keys = [
+                numpy.arange(len(ids)).reshape(-1, 1, 1, 1)
+            ]  # [B, H, T, D]: which rows there are, some of which may leave
         step, cache.length = cache.length, cache.length + 1
         logits = numpy.zeros((len(ids), 1, self.config.vocab_size))
-        logits[numpy.arange(len(ids)), 0, self.rows[cache._keys[0], step]] = 1
+        logits[numpy.arange(len(ids)), 0, self.rows[cache._keys[0].ravel(), step]] = 1
         if self.favourite is not None:
             logits[:, 0, self.favourite] = 2
         self.shapes.append(numpy.shape(ids))
