@@ -279,5 +279,5 @@ def matmul(a: Array, b: Array, own: bool = False) -> Array:
 
 def parts(length: int, count: int, multiple: int = 16) -> list[slice]:
     """`length` cut into `count` slices, at multiples of `multiple`, as the kernels of BLAS like them."""
-    step = -(-length // count // multiple) * multiple
+    step = max(1, -(-length // count // multiple)) * multiple
     return [slice(start, min(start + step, length)) for start in range(0, length, step)]

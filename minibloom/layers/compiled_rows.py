@@ -130,6 +130,8 @@ def compiled(dtype: str) -> Any:
         import numba
     except ImportError:
         return None
+    if numba.config.DISABLE_JIT:  # by its environment variable: the loops would run in Python
+        return None
     loop, bits, _ = LOOPS[dtype]
     x, stored = (numba.types.Array(numba.from_dtype(numpy.dtype(d)), 2, "C", readonly=True) for d in ("f4", bits))
     signature = numba.void(x, stored, numba.float32[:, :])
@@ -141,5 +143,5 @@ def compiled(dtype: str) -> Any:
     )
     try:
         return compile(cache=True)(loop)
-    except RuntimeError:  # there is no folder to keep it in
+    except Exception:  # there is no folder to keep it in, the disk is full, or what was kept is damaged
         return compile()(loop)

@@ -120,9 +120,19 @@ def test_what_suits_it():
     assert not suits_compiled_rows(x, weight)  # memory is short
 
 
-def test_without_numba_small_weights_are_widened_in_blocks(monkeypatch):
+@pytest.mark.parametrize("kind", LOOPS)
+def test_a_weight_without_rows_has_a_product(kind):
+    for N in range(1, 20):
+        assert linear(normal(0, N, 512, dtype="float32"), kept(kind, numpy.zeros((0, 512), "float32"))).shape == (N, 0)
+
+
+@pytest.mark.parametrize("installed", [False, True])
+def test_without_numba_or_its_compiler_small_weights_are_widened_in_blocks(monkeypatch, installed):
     x, weight = normal(0, 1, 512, dtype="float32"), small("bfloat16", normal(1, 8, 512, dtype="float32"))
-    monkeypatch.setitem(sys.modules, "numba", None)  # importing it is an ImportError
+    if installed:
+        monkeypatch.setattr(numba.config, "DISABLE_JIT", 1)  # what it then gives is the loop in Python
+    else:
+        monkeypatch.setitem(sys.modules, "numba", None)  # importing it is an ImportError
     compiled.cache_clear()
     try:
         assert not suits_compiled_rows(x, weight)
@@ -131,13 +141,16 @@ def test_without_numba_small_weights_are_widened_in_blocks(monkeypatch):
         compiled.cache_clear()
 
 
-def test_where_nothing_can_be_kept_it_is_compiled_each_time(monkeypatch):
+@pytest.mark.parametrize(
+    "error", [RuntimeError("no locator available"), OSError(28, "No space left on device"), EOFError("a cut file")]
+)
+def test_where_nothing_can_be_kept_it_is_compiled_each_time(monkeypatch, error):
     njit, kept = numba.njit, []
 
     def nowhere(*signature, cache=False, **options):
         kept.append(cache)
         if cache:
-            raise RuntimeError("cannot cache function: no locator available")
+            raise error
         return njit(*signature, **options)
 
     monkeypatch.setattr(numba, "njit", nowhere)
