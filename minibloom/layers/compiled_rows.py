@@ -130,7 +130,7 @@ def compiled(dtype: str) -> Any:
         import numba
     except ImportError:
         return None
-    if numba.config.DISABLE_JIT:  # by its environment variable: the loops would run in Python
+    if getattr(numba.config, "DISABLE_JIT", False):  # by its environment variable: the loops would run in Python
         return None
     loop, bits, _ = LOOPS[dtype]
     x, stored = (numba.types.Array(numba.from_dtype(numpy.dtype(d)), 2, "C", readonly=True) for d in ("f4", bits))
