@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from unittest import mock
 
 import numpy
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from minibloom import optimizer as module
 from minibloom.optimizer import AdamW, clip_gradients, learning_rate
 from minibloom.settings import TrainingSettings
 
@@ -37,14 +39,16 @@ def textbook_adamw(p: float, grads: list[float], rate: float, beta1: float, beta
 SHAPES = {"matrix": (2, 3), "vector": (4,)}
 
 
+@pytest.mark.parametrize("piece", [1, 3, 2**15])  # numbers at a time: a row, all that are there
 @given(seed=st.integers(0, 2**31), steps=st.integers(1, 5), rate=rates, beta1=betas, beta2=betas, decay=rates)
 @few
-def test_adamw_is_the_textbooks_and_decays_matrices_alone(seed, steps, rate, beta1, beta2, decay):
+def test_adamw_is_the_textbooks_and_decays_matrices_alone(piece, seed, steps, rate, beta1, beta2, decay):
     params = {name: normal(seed, *shape) for name, shape in SHAPES.items()}
     start, grads = {name: p.copy() for name, p in params.items()}, gradients(seed, SHAPES, steps)
     optimizer = AdamW(params, beta1, beta2)
-    for each in grads:
-        optimizer.step(params, each, rate, decay)
+    with mock.patch.object(module, "PIECE", piece):
+        for each in grads:
+            optimizer.step(params, each, rate, decay)
     for name, p in params.items():
         for i in numpy.ndindex(p.shape):
             own_decay = decay if name == "matrix" else 0.0

@@ -104,7 +104,7 @@ def test_it_is_a_mapping_like_the_dictionary_it_stands_in_for(tmp_path, stored):
         ours = ours.widen() if hasattr(ours, "widen") else ours
         numpy.testing.assert_array_equal(ours, theirs)
     for name in ("ln_g.weight", "h.3.mlp.dense_h_to_4h.bias", "h.0.nothing", "h.x.y", "h"):
-        with pytest.raises(KeyError):
+        with pytest.raises(KeyError, match=name):
             streamed[name]
 
 
@@ -129,10 +129,27 @@ def test_two_blocks_at_most_are_in_memory_and_a_held_array_stays_as_it_is(tmp_pa
         model([[1, 2, 3]])
     assert order[:18] == [0, 1, 2, 3, 4, 5] * 3 and len(order) <= 19  # none twice, and none in vain
     assert max(alive) <= 1  # when the reading of a block begins, one other is there at most
+    model.params._ahead[1].result()  # block 0, read before it is asked for
     name = "h.0.mlp.dense_h_to_4h.bias"
     kept, before = model.params[name], model.params[name].copy()
+    model.params._ahead[1].result()
+    assert order[18:] == [0, 1]  # nor is it read again
     model([[1, 2, 3]])
     numpy.testing.assert_array_equal(kept, before)
+
+
+@pytest.mark.parametrize("memory", [10**4, 10**9])
+def test_the_system_keeps_no_copy_of_a_block_where_the_files_do_not_fit_into_memory(tmp_path, monkeypatch, memory):
+    forgotten, entries = set(), find_params(save(tmp_path, tiny.config(n_layer=3), "bfloat16"))[1]
+    monkeypatch.setattr("minibloom.streaming.physical_memory", lambda: memory)
+    monkeypatch.setattr(os, "POSIX_FADV_DONTNEED", "not needed", raising=False)
+    monkeypatch.setattr(os, "posix_fadvise", lambda _, *what: forgotten.add(what), raising=False)
+    streamed = StreamedParams(entries)
+    for layer in range(3):
+        assert streamed[f"h.{layer}.mlp.dense_h_to_4h.bias"].size
+    streamed._ahead[1].result()
+    blocks = {(e.begin, e.end - e.begin, "not needed") for name, e in entries.items() if name.startswith("h.")}
+    assert forgotten == (blocks if memory == 10**4 else set())
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a system that forks")

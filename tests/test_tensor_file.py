@@ -24,6 +24,7 @@ from minibloom.tensor_file import (
     read_header,
     read_tensors,
     same_values,
+    stored_bytes,
     to_bfloat16,
     write_tensors,
 )
@@ -94,6 +95,13 @@ def test_the_safetensors_package_reads_what_is_written_and_the_other_way_round(
     assert read.keys() == given.keys()
     for name, (array, dtype) in given.items():
         numpy.testing.assert_array_equal(read[name], rounded(array, dtype))
+
+
+@pytest.mark.parametrize("dtype", [*FLOATS.values(), "int8"])
+def test_how_many_bytes_a_tensor_will_take_is_known_before_it_is_written(tmp_path: Path, dtype: str) -> None:
+    matrix = numpy.ones((3, 5), "float32")
+    write_tensors(tmp_path / "x", {"x": (matrix, dtype)})
+    assert stored_bytes(matrix, dtype) == sum(e.end - e.begin for e in read_header(tmp_path / "x").values())
 
 
 # --- bfloat16 ---

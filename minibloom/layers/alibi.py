@@ -27,7 +27,7 @@ def alibi_slopes(heads: int, xp: ModuleType) -> Array:
 
     def powers(base: float, exponents: Array) -> Array:
         # The base is rounded to float32 and its powers once more: these are the figures BLOOM was trained with.
-        return (float(numpy.float32(base)) ** exponents.astype("float64")).astype("float32")
+        return (float(numpy.float32(base)) ** exponents).astype("float32")
 
     first = powers(2 ** (-8 / power), xp.arange(1, power + 1))
     between = powers(2 ** (-4 / power), xp.arange(1, 2 * (heads - power), 2))

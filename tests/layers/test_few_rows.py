@@ -10,7 +10,7 @@ from threadpoolctl import threadpool_limits
 from minibloom.layers import few_rows as module
 from minibloom.layers.few_rows import HEIGHT, MOST, SHORT, few_rows, suits_few_rows
 from minibloom.layers.linear import linear
-from minibloom.threads import shared_out
+from minibloom.threads import each, shared_out
 
 from ..strategies import assert_product, normal, seeds, some
 
@@ -18,7 +18,7 @@ from ..strategies import assert_product, normal, seeds, some
 @some
 @given(
     st.integers(2, MOST), st.integers(1, 5), st.integers(1, 2 * SHORT), st.sampled_from(["float32", "float64"]),
-    st.integers(1, 3), st.sampled_from([module.UNCOPIED, 10**5]), seeds,
+    st.integers(1, 3), st.sampled_from([module.UNCOPIED, 10**5, 1]), seeds,
 )  # fmt: skip
 def test_it_is_the_plain_product(N, blocks, width, dtype, threads, uncopied, seed):
     x, weight = normal(seed, N, width).astype(dtype), normal(seed + 1, HEIGHT * blocks, width).astype(dtype)
@@ -28,6 +28,16 @@ def test_it_is_the_plain_product(N, blocks, width, dtype, threads, uncopied, see
         y = few_rows(x, weight)
     assert y.dtype == x.dtype and y.flags.c_contiguous
     assert_product(y, x, weight)
+
+
+@pytest.mark.parametrize(("small", "shares"), [(0, 3), (1, 0)])
+def test_only_a_large_weight_is_for_all_threads(small, shares, monkeypatch):
+    x, weight, shared = normal(0, 2, 256), normal(1, 6 * HEIGHT, 256), []
+    monkeypatch.setattr(module, "SMALL_WEIGHT", weight.size + small)
+    monkeypatch.setattr(module, "each", lambda task, items: shared.extend(items) or each(task, shared))
+    with threadpool_limits(3, "blas"), shared_out():
+        assert_product(few_rows(x, weight), x, weight)
+    assert len(shared) == shares
 
 
 @pytest.mark.parametrize(

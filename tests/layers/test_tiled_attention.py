@@ -19,6 +19,7 @@ from minibloom.layers.run import visible
 from minibloom.layers.scores import attention_scores
 from minibloom.layers.softmax import softmax, softmax_backward
 from minibloom.threads import shared_out
+from minibloom.window_cache import WindowCache
 
 from ..strategies import padding_of, random_model, some
 
@@ -167,6 +168,19 @@ def test_a_long_pass_gives_the_same_logits_and_gradients_watched_and_not():
     assert numpy.abs(fast.logits - out.logits).max() < 1e-5 * numpy.abs(out.logits).max()
     for name, gradient in grads.items():
         assert numpy.abs(fast_grads[name] - gradient).max() < 1e-5 * numpy.abs(gradient).max(), name
+
+
+@pytest.mark.parametrize("asked", [{"train": True, "seed": 1}, {"head_mask": [[0.5, 0, 1, 2]] * 2}, {"window": 5}])
+def test_what_changes_weights_takes_the_plain_path(asked):
+    """Tiles know of no dropout, no head mask and no window, and who sees probabilities has none either."""
+    config = BloomConfig(vocab_size=50, hidden_size=32, n_layer=2, n_head=4, attention_dropout=0.5)
+    model, ids = random_model(config, 0), numpy.arange(70)[None] % 50
+    logits, seen = [], Trace("*.probs")
+    for trace in (None, seen):
+        cache = {"past_key_values": WindowCache(2, asked["window"])} if "window" in asked else asked
+        logits.append(model(ids, trace=trace, **cache).logits)
+    numpy.testing.assert_array_equal(*logits)
+    assert seen and numpy.abs(logits[0] - model(ids).logits).max() > 0.01
 
 
 @some
