@@ -288,10 +288,13 @@ def rows_of(held: Array, rows: Any) -> Array:
     """`rows` as an array that picks rows of the keys `held [B, H, T, D]`; on the host, an InputError if it cannot."""
     rows = asarray(rows, namespace(held), "rows")
     try:
-        held[:, :0][rows]  # of no heads: nothing is copied; a device looks at no index, as nobody is to wait for it
+        # Of no heads, so nothing is copied. A device looks at no index, so that nobody has to wait for it.
+        one_each = held[:, :0][rows].ndim == held.ndim
     except IndexError:
+        one_each = False
+    if not one_each:
         B = held.shape[0]
-        raise InputError(f"rows is {reprlib.repr(rows)}, expected whole numbers from 0 to {B - 1}.") from None
+        raise InputError(f"rows is {reprlib.repr(rows)}, expected a list of whole numbers from 0 to {B - 1}.")
     return rows
 
 

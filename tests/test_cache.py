@@ -224,7 +224,7 @@ def test_selected_rows_go_on_as_their_originals_would(rows):
     numpy.testing.assert_allclose(got, expected[rows], atol=1e-12)
 
 
-@pytest.mark.parametrize("rows", [[2], [0, -3], [0.5], [[9]], ["a"]], ids=str)
+@pytest.mark.parametrize("rows", [[2], [0, -3], [0.5], [[9]], [[0, 1]], 0, ["a"]], ids=str)
 @pytest.mark.parametrize("window", [None, 3])
 def test_rows_that_there_are_not_are_said_and_nothing_is_changed(rows, window):
     model = random_model(CONFIG, 0, kind=BloomModel)
@@ -232,7 +232,7 @@ def test_rows_that_there_are_not_are_said_and_nothing_is_changed(rows, window):
     model(IDS, past_key_values=cache)
     before = content(cache)
     for change in (cache.select, cache.copy, lambda rows: cache.reorder(rows, 1)):
-        with pytest.raises(InputError, match="rows is .*, expected whole numbers from 0 to 1"):
+        with pytest.raises(InputError, match="rows is .*, expected a list of whole numbers from 0 to 1"):
             change(rows)
     assert_same(cache, before)
 
