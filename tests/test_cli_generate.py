@@ -23,6 +23,7 @@ from minibloom.generation import Session, generate_text
 from minibloom.generation.beams import Group
 
 from . import tiny
+from .runs import stderr_until
 
 
 @pytest.fixture(scope="module")
@@ -375,15 +376,23 @@ def test_what_cannot_be_done_is_one_line(model, capsys, monkeypatch, arguments, 
     assert status == 2 and shown.out == "" and shown.err.count("\n") == 1 and says in shown.err
 
 
-def test_ctrl_c_keeps_what_was_generated(model):
+# `minibloom ...` with a dot on standard error for each piece of text: no clock tells when it has begun to write.
+WITH_DOTS = """
+import functools, sys
+from minibloom import cli, cli_generate
+def dot(*_): print(".", end="", file=sys.stderr, flush=True)
+cli_generate.generate_text = functools.partial(cli_generate.generate_text, callback=dot)
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+def test_ctrl_c_keeps_what_was_generated(model, monkeypatch):
+    monkeypatch.setattr(tiny, "COMMAND", [sys.executable, "-c", WITH_DOTS])
     process = tiny.start("generate", "--model", model, "the cat", "--json", "--max-new-tokens", 10**6)
-    assert process.stdout and process.stderr
-    try:
-        process.wait(timeout=4)  # it has begun by then, and is far from the end
-    except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGINT)
+    stderr_until(process, b"..")
+    process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=100)
-    assert process.returncode == 130 and err.strip() == b""
+    assert process.returncode == 130 and err.strip(b".\n") == b""
     line = json.loads(out)
     assert line["finish_reason"] is None and len(line["ids"]) > 1 and line["prompt"] == "the cat"
 
