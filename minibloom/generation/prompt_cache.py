@@ -51,8 +51,8 @@ class PromptCache:
         and ids and mask in the order in which they go on from it.
 
         A prompt of one row serves a batch. Rows that are padded on the left are then read as prompt, padding, rest:
-        keys do not know their positions, and where nobody sees it, padding may stand anywhere. With a tokenizer, it is
-        enough that a text begins with this text, which may end within a token of it.
+        keys do not know their positions, and where nobody sees it, padding may stand anywhere. With a tokenizer of
+        minibloom, it is enough that a text begins with this text, which may end within a token of it.
         """
         if model is not self.model and fingerprint(model) != fingerprint(self.model):
             raise InputError("past_key_values holds a prompt that another model has read. Read it again.")
@@ -130,10 +130,12 @@ def _common(prompt: numpy.ndarray, tokens: numpy.ndarray, tokenizer: Any) -> int
     length = min(len(prompt), len(tokens) - 1)
     if not (other := numpy.flatnonzero(prompt[:length] != tokens[:length])).size:
         return length
-    if tokenizer is not None and _text(tokenizer, tokens).startswith(_text(tokenizer, prompt)):
+    ours = hasattr(tokenizer, "_bytes")
+    if ours and _text(tokenizer, tokens).startswith(_text(tokenizer, prompt)):
         return int(other[0])
+    more = "" if ours or tokenizer is None else " Whether texts do, a BloomTokenizerFast of minibloom can tell."
     raise InputError(
-        f"past_key_values holds a prompt that input_ids do not begin with: they differ, from token {other[0]} on."
+        f"past_key_values holds a prompt that input_ids do not begin with: they differ, from token {other[0]} on.{more}"
     )
 
 

@@ -424,6 +424,22 @@ def test_a_prompt_may_end_within_a_token_of_a_text_that_begins_with_it():
             call()
 
 
+def test_a_prompt_and_a_tokenizer_of_others_whose_ids_agree_or_differ():
+    class Other:  # what one of transformers can do for `generate`
+        def __call__(self, texts):
+            return TOKENIZER(texts)
+
+        def __len__(self):
+            return len(TOKENIZER)
+
+    prompt = PromptCache(MODEL, "the cat", tokenizer=Other())
+    asked = {"tokenizer": Other(), "max_new_tokens": 4}
+    got = MODEL.generate("the cat sat", past_key_values=prompt, **asked)
+    numpy.testing.assert_array_equal(got, MODEL.generate("the cat sat", **asked))
+    with pytest.raises(InputError, match="they differ, from token .* a BloomTokenizerFast of minibloom can tell"):
+        MODEL.generate("the dog sat", past_key_values=prompt, **asked)
+
+
 @given(st.data())
 def test_a_damaged_prompt_is_the_same_length_of_ids_or_an_input_error(tmp_path_factory, data):
     path = tmp_path_factory.getbasetemp() / "damaged.safetensors"
