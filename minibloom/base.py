@@ -27,7 +27,7 @@ from .buffers import Buffers
 from .cache import Cache, StaticCache
 from .config import BloomConfig, parameter_shapes
 from .cuda.attention import can_tile
-from .display import Html, blocks, code, details, paragraph, table, together
+from .display import Html, by_block, code, details, paragraph, table, together
 from .errors import InputError, suggest
 from .files import SHIPPED
 from .layers.alibi import alibi_bias
@@ -288,7 +288,7 @@ class PreTrainedModel:
             details(f"{block}: {count(names)} parameters", parameters(names), block == "h.0")
             if block
             else parameters(names)
-            for block, names in blocks(shapes)
+            for block, names in by_block(shapes)
         ]
         return together(paragraph(type(self).__name__), table([], facts, left=2), *parts)
 

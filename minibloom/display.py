@@ -116,7 +116,7 @@ def _cell(content: object) -> str:
     return content if isinstance(content, Html) else escape(str(content))
 
 
-def blocks(names: Iterable[str]) -> list[tuple[str, list[str]]]:
+def by_block(names: Iterable[str]) -> list[tuple[str, list[str]]]:
     """Names of steps or parameters, in order, by the block that they belong to ("h.0"), or "" outside of blocks."""
     groups: list[tuple[str, list[str]]] = []
     for name in names:

@@ -126,7 +126,7 @@ def trimmed(row: Encoding, sample: tuple[Any, ...]) -> list[tuple[int, int]]:
     return spans
 
 
-def library(return_tensors: str | None, given: Any = None) -> Any:
+def asked_library(return_tensors: str | None, given: Any = None) -> Any:
     """Return the array library that a call asks for, or else that of the arrays it was `given`; None for lists."""
     optional(choice(*LIBRARIES)).check("return_tensors", return_tensors)
     if return_tensors:

@@ -32,7 +32,7 @@ def signature(defaults: Mapping[str, Any]) -> inspect.Signature:
     return inspect.Signature([inspect.Parameter(name, keyword, default=value) for name, value in defaults.items()])
 
 
-def listed(meanings: Mapping[str, tuple[str, Any]]) -> str:
+def described(meanings: Mapping[str, tuple[str, Any]]) -> str:
     """Names, each with what it means and its default unless that is None, a line each: the end of a docstring."""
     lines = (
         f"\n    {name}: {meaning}" + ("" if default is None else f"; by default {default}")

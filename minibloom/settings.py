@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .errors import InputError
-from .fields import listed
+from .fields import described
 
 LOWEST = {"seed": 0, "warmup_steps": 0, "context_length": 2}  # a single token has no next one to predict
 MOST = sys.float_info.max  # a whole number beyond it cannot be reckoned with
@@ -63,7 +63,7 @@ class TrainingSettings:
             raise InputError(f"final_rate is {self.final_rate!r}, expected a number of at most 1.")
 
 
-TrainingSettings.__doc__ = f"{TrainingSettings.__doc__}\n" + listed(
+TrainingSettings.__doc__ = f"{TrainingSettings.__doc__}\n" + described(
     {field.name: (field.metadata["help"], field.default) for field in dataclasses.fields(TrainingSettings)}
 )
 

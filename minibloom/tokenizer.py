@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .byte_pair import BYTE_OF, SPECIAL, SPLIT, SURROGATE, byte_step, learn, read, switch
-from .encoding import BatchEncoding, library, result, trimmed
+from .encoding import BatchEncoding, asked_library, result, trimmed
 from .errors import InputError, suggest
 from .fields import choice, optional, whole
 from .files import fetch, make_folder, read_json, replacing
@@ -237,7 +237,7 @@ class BloomTokenizerFast(Vocabulary):
           either, as no warnings are given.
         """
         _refuse_unknown("tokenizer(...)", unknown, type(self).__call__.__kwdefaults__ or ())
-        xp = library(return_tensors)
+        xp = asked_library(return_tensors)
         if is_split_into_words and not self.add_prefix_space:
             raise InputError("is_split_into_words=True needs a tokenizer made with add_prefix_space=True.")
         samples, batched = _samples(text, text_pair, is_split_into_words)
@@ -309,7 +309,7 @@ class BloomTokenizerFast(Vocabulary):
         """
         strategy, side, multiple = self._padding(padding, padding_side, pad_to_multiple_of)
         columns = _columns(encoded_inputs)
-        xp = library(return_tensors, columns["input_ids"])
+        xp = asked_library(return_tensors, columns["input_ids"])
         columns = {name: listed(column) for name, column in columns.items()}
         ids = columns["input_ids"]
         batched = isinstance(ids, list) and bool(ids) and isinstance(listed(ids[0]), list)

@@ -27,7 +27,7 @@ from .backend import Array
 from .display import (
     STATISTICS,
     Html,
-    blocks,
+    by_block,
     code,
     details,
     kind,
@@ -258,7 +258,7 @@ class Trace(Mapping[str, Array]):
 
     def _repr_html_(self) -> str:
         """What a notebook shows: a table, and of a long trace one for each block, to be opened."""
-        groups = blocks(self)
+        groups = by_block(self)
         if not self:
             return paragraph(repr(self))
         if len(self) <= SHORT:

@@ -139,6 +139,16 @@ def test_a_module_imports_only_from_floors_below(path):
         assert FLOOR[other] < FLOOR[own] or (own, other) in UPWARD, f"{own} imports {other}, which stands above it"
 
 
+def test_a_name_of_the_lower_floors_names_one_thing():
+    """A reader who meets `blocks` need not look which one it is. (A kernel has the name of what it computes.)"""
+    found: dict[str, str] = {}
+    for path in PACKAGE.glob("*.py"):
+        if FLOOR.get(path.stem, len(FLOORS)) < FLOOR["checkpoint"]:
+            for node in ast.parse(path.read_text(encoding="utf-8")).body:
+                if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+                    assert found.setdefault(node.name, path.stem) == path.stem, node.name
+
+
 @pytest.mark.parametrize("folder", ["cuda", "layers", "generation"])
 def test_no_file_of_a_folder_imports_one_that_imports_it(folder):
     graph = {

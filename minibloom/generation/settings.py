@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 import numpy
 
 from ..errors import InputError, suggest
-from ..fields import FLAG, STRINGS, TOKEN_ID, Rule, choice, listed, optional, signature, whole
+from ..fields import FLAG, STRINGS, TOKEN_ID, Rule, choice, described, optional, signature, whole
 from ..files import fetch, make_folder, read_json, replacing
 
 # ruff: noqa: RUF009 (a call as a field's default: `_setting` makes the dataclass field itself)
@@ -331,7 +331,7 @@ class GenerationConfig:
 LENGTHS = (("max_new_tokens", "max_length"), ("min_new_tokens", "min_length"))
 FIELDS = {field.name: field for field in dataclasses.fields(GenerationConfig)}
 GenerationConfig.__signature__ = signature(dict.fromkeys(FIELDS))  # type: ignore[attr-defined]
-GenerationConfig.__doc__ = f"{GenerationConfig.__doc__}" + listed(
+GenerationConfig.__doc__ = f"{GenerationConfig.__doc__}" + described(
     {name: (field.metadata["help"], field.metadata["default"]) for name, field in FIELDS.items()}
 )
 REMARKS = ("_from_model_config", "transformers_version", "_commit_hash")  # that transformers leaves in its files
