@@ -228,6 +228,8 @@ class PreTrainedModel:
     @property
     def xp(self) -> ModuleType:
         """The array library of the parameters, as a module."""
+        if "ln_f.weight" not in self.params:
+            self.check_params()  # which says that it is missing
         return backends.namespace(self.params["ln_f.weight"])
 
     @property
@@ -409,6 +411,7 @@ class PreTrainedModel:
         head_backward: Callable[[Tape, MutableMapping[str, Array]], Array],
     ) -> Any:
         """Forward with a tape, and back: through the head, whose rule is given, and through the stack."""
+        self.check_params()
         if recompute and call.get("past_key_values") is not None:
             raise InputError("recompute cannot be used with past_key_values: the cache would be extended twice.")
         if self.weights != self.dtype or not isinstance(self.params, dict):
@@ -488,8 +491,26 @@ class PreTrainedModel:
             raise InputError(f"expected input_ids or inputs_embeds, got {given}.")
         return self.check_ids(input_ids) if inputs_embeds is None else self._check_embeds(inputs_embeds)
 
+    def check_params(self) -> None:
+        """Raise an InputError unless every parameter has the shape that config tells of.
+
+        Those that are streamed are not read for that: they were held to config when they were found in their files.
+        """
+        if not isinstance(self.params, dict):
+            return
+        for name, expected in self.shapes(self.config).items():
+            shape = getattr(self.params.get(name), "shape", None)
+            if shape != expected:
+                kind = type(self.params.get(name)).__name__
+                given = f"has shape {list(shape)}" if shape is not None else f"is a {kind}"
+                raise InputError(
+                    f"params[{name!r}] {given if name in self.params else 'is missing'}, expected an array of shape "
+                    f"{list(expected)}, as model.config tells of. Put one there, or change the config to what you have."
+                )
+
     def check_ids(self, input_ids: Any) -> Array:
-        """`input_ids` as an integer array `[B, S]`; an InputError says what is wrong with it."""
+        """`input_ids` as an integer array `[B, S]`; an InputError says what is wrong with it, or with `params`."""
+        self.check_params()
         if isinstance(input_ids, str):
             raise InputError(
                 "input_ids is text, expected ids: encoding = tokenizer([text], return_tensors='np') has them."
@@ -525,6 +546,7 @@ class PreTrainedModel:
         return mask.astype("int64"), moved.astype("int64")
 
     def _check_embeds(self, inputs_embeds: Any) -> Array:
+        self.check_params()
         embeds, E = backends.asarray(inputs_embeds, self.xp, "inputs_embeds"), self.config.hidden_size
         if embeds.ndim != 3 or embeds.shape[2] != E or embeds.size == 0:
             raise InputError(f"inputs_embeds has shape {list(embeds.shape)}, expected [batch, length, {E}].")

@@ -73,6 +73,8 @@ ON_THE_HOST_ALONE = """
     test_bad_places_of_an_answer test_any_split_into_passes_equals_one_pass_with_older_keys_masked
     test_what_was_seen_is_not_changed_later test_backward_reads_everything_that_its_tape_keeps
     test_the_command_makes_the_same_file_again
+    test_a_parameter_that_config_does_not_tell_of_is_said_before_any_work
+    test_parameters_are_looked_at_once_a_call_and_not_at_each_token
 """
 EXAMPLES = 4  # that Hypothesis draws for a device, where a call takes longer: their formulas are the host's
 BACKENDS = ("numpy", "standin", pytest.param("cupy", marks=pytest.mark.gpu))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import pickle
+import re
 import warnings
 from itertools import pairwise
 from typing import Any
@@ -858,6 +859,42 @@ def test_other_rows_in_the_embedding_are_another_vocabulary():
     model.config = model.config.replace(vocab_size=15)
     close(model(IDS).logits[..., :13], before)
     assert model([[13, 14]]).logits.shape == (1, 2, 15)
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "says"),
+    [
+        ("h.1.mlp.dense_h_to_4h.weight", numpy.ones((12, 48)), "has shape [12, 48]"),
+        ("h.0.self_attention.dense.bias", numpy.ones((1, 12)), "has shape [1, 12]"),
+        ("word_embeddings.weight", numpy.ones((15, 12)), "has shape [15, 12]"),
+        ("ln_f.bias", [0.0] * 12, "is a list"),
+        *((name, None, "is missing") for name in ("word_embeddings.weight", "h.1.input_layernorm.bias", "ln_f.weight")),
+    ],
+)
+def test_a_parameter_that_config_does_not_tell_of_is_said_before_any_work(name, given, says, monkeypatch):
+    model, draft = random_model(CONFIG, 0), random_model(CONFIG, 1)
+    says = f"params[{name!r}] {says}, expected an array of shape {list(model.params[name].shape)}"
+    model.params[name] = given
+    if given is None:
+        del model.params[name]
+    monkeypatch.setattr("minibloom.base.transformer", None)
+    calls = [
+        (model, [IDS], {}),
+        (model, [], {"inputs_embeds": numpy.ones((1, 2, 12))}),
+        (model.value_and_grad, [IDS], {"labels": IDS}),
+        (model.generate, [IDS], {}),
+        (draft.generate, [IDS[:1]], {"assistant_model": model}),
+    ]
+    for call, arguments, options in calls:
+        with pytest.raises(InputError, match=re.escape(says)):
+            call(*arguments, **options)
+
+
+def test_parameters_are_looked_at_once_a_call_and_not_at_each_token(monkeypatch):
+    model, looks = random_model(CONFIG, 0), []
+    monkeypatch.setattr(model, "shapes", lambda config: looks.append(1) or type(model).shapes(config), raising=False)
+    model.generate(IDS, max_new_tokens=9, eos_token_id=[])
+    assert len(looks) == 1
 
 
 def test_a_precision_by_its_numpy_names():

@@ -64,6 +64,9 @@ class Scripted:
 
     check_ids = BloomForCausalLM.check_ids
 
+    def check_params(self) -> None:
+        """It has none."""
+
     def __call__(self, ids: Any, past_key_values: Any, **_: Any) -> CausalLMOutputWithPast:
         cache = past_key_values
         if cache is None:

@@ -215,6 +215,10 @@ def _guide(job: Job, negative: Any, mask: Any, draft: Any) -> None:
 def _check_draft(model: BloomForCausalLM, draft: Any) -> Any:
     if not hasattr(draft, "head_matrix"):
         raise InputError(f"assistant_model is a {type(draft).__name__}, expected a BloomForCausalLM.")
+    try:
+        draft.check_params()
+    except InputError as error:
+        raise InputError(f"assistant_model: {error}") from None
     if draft.config.vocab_size != model.config.vocab_size:
         raise InputError(
             f"assistant_model has a vocabulary of {draft.config.vocab_size}, the model one of "
