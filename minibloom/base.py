@@ -402,6 +402,10 @@ class PreTrainedModel:
             raise InputError(f"value_and_grad needs {' and '.join(missing)}: the gradient is that of the loss.")
         return self._differentiate(call, trace, recompute, at, self._head_backward)
 
+    def count_labels(self, batch: Mapping[str, Any]) -> int:
+        """How many numbers the loss of a call with these arguments is the mean of."""
+        return sum(int((backends.to_numpy(batch[name]) != IGNORE).sum()) for name in self.labels)
+
     def _differentiate(
         self,
         call: Mapping[str, Any],

@@ -123,6 +123,9 @@ class BloomForCausalLM(PreTrainedModel):
     def head_shapes(cls, config: BloomConfig) -> dict[str, tuple[int, ...]]:
         return {} if config.tie_word_embeddings else {"lm_head.weight": (config.vocab_size, config.hidden_size)}
 
+    def count_labels(self, batch: Mapping[str, Any]) -> int:
+        return super().count_labels({"labels": shift(backends.to_numpy(batch["labels"]).astype("int64"))})
+
     @property
     def head_matrix(self) -> str:
         """Name of the matrix that turns hidden states into logits: the embedding's own, unless config unties them."""
@@ -318,6 +321,10 @@ class BloomForSequenceClassification(PreTrainedModel):
         )
         return d
 
+    def count_labels(self, batch: Mapping[str, Any]) -> int:
+        problem, labels = self._check_targets(batch["labels"], len(batch["labels"]))
+        return super().count_labels({"labels": labels}) if problem == "single_label_classification" else labels.size
+
     def _last_token(self, x: Array, embedded: bool) -> Array:
         """The place `[B]` of each row's last token; 0 in a row that is all padding."""
         (B, S), pad = x.shape[:2], self.config.pad_token_id
@@ -475,6 +482,12 @@ class BloomForQuestionAnswering(PreTrainedModel):
             tape["qa_outputs.grad"], tape["ln_f"], self.params["qa_outputs.weight"]
         )
         return d
+
+    def count_labels(self, batch: Mapping[str, Any]) -> int:
+        starts, ends = (batch[name] for name in self.labels)
+        x = batch["input_ids"] if batch.get("input_ids") is not None else batch["inputs_embeds"]
+        spans = self._check_spans(starts, ends, *backends.to_numpy(x).shape[:2]) or []  # start and end of each: two
+        return super().count_labels(dict(zip(self.labels, spans, strict=True)))
 
     def _check_spans(self, starts: Any, ends: Any, B: int, S: int) -> list[Array] | None:
         """Both places `[B]` of each answer, those past the sequence as -100; None without."""

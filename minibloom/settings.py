@@ -27,7 +27,7 @@ class TrainingSettings:
     steps: int = _setting(2000, "updates of the parameters")
     batch_size: int = _setting(4, "rows in one forward and backward pass")
     whole_documents: bool = _setting(False, "begin each row at a document's start, not where the last one ended")
-    accumulation: int = _setting(1, "passes whose gradients are averaged into one step")
+    accumulation: int = _setting(1, "passes that make one step together, as if they were one batch")
     recompute: bool = _setting(False, "compute the inside of each block twice instead of keeping it: less memory")
     context_length: int = _setting(256, "tokens in a row")
     learning_rate: float = _setting(2e-3, "learning rate at its peak; to fine-tune a model of the hub, about 2e-5")

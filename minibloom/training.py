@@ -158,23 +158,31 @@ def train(
 def gradients(
     model: PreTrainedModel, source: Iterator[Mapping[str, Array]], s: TrainingSettings, step: int
 ) -> tuple[float, dict[str, Array], int]:
-    """The loss of step number `step` and its gradients, both the mean of its passes; and the tokens that were read."""
-    loss, tokens, grads = 0.0, 0, dict[str, Array]()
+    """The loss of step number `step` and its gradients, as of all its passes in one; and the tokens that were read.
+
+    Each pass gives a mean. The mean of all is that of these, each weighted by how many labels it is a mean of.
+    """
+    loss, labels, tokens, grads = 0.0, 0, 0, dict[str, Array]()
     for part in range(s.accumulation):
         batch = next(source)
         out, new = model.value_and_grad(
             **batch, train=True, seed=[s.seed, 3, step, part], recompute=s.recompute, return_dict=True
         )
         tokens += to_numpy(batch["input_ids"]).size if "input_ids" in batch else 0
-        loss += number(out.loss) / s.accumulation
-        for name, total in grads.items():
-            total += new[name]
+        if s.accumulation == 1:
+            return number(out.loss), new, tokens
+        count = model.count_labels(batch)
+        labels += count
+        loss += count * number(out.loss) if count else 0.0  # the mean of nothing is NaN
+        for name, gradient in new.items():
+            gradient *= count
+            if name in grads:
+                grads[name] += gradient
         grads = grads or new
-        del out, new  # before the next pass
-    if s.accumulation > 1:
-        for total in grads.values():
-            total /= s.accumulation
-    return loss, grads, tokens
+        del out, new, gradient  # before the next pass
+    for gradient in grads.values():
+        gradient /= max(1, labels)
+    return loss / labels if labels else math.nan, grads, tokens
 
 
 # --- stopping, showing ---

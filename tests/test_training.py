@@ -14,11 +14,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minibloom import BloomConfig, BloomForCausalLM, BloomForTokenClassification, BloomModel, BloomTokenizerFast
+from minibloom import (
+    BloomConfig,
+    BloomForCausalLM,
+    BloomForQuestionAnswering,
+    BloomForSequenceClassification,
+    BloomForTokenClassification,
+    BloomModel,
+    BloomTokenizerFast,
+)
 from minibloom.errors import InputError
 from minibloom.language_modeling import LanguageModeling, tokenize
 from minibloom.settings import TrainingSettings
-from minibloom.training import Batches, train
+from minibloom.training import Batches, gradients, train
 from minibloom.training_state import STATE
 
 from . import tiny
@@ -56,6 +64,46 @@ def test_two_half_batches_are_one_whole_batch(tmp_path):
         numpy.testing.assert_allclose(a.params[name], b.params[name], rtol=0, atol=1e-8, err_msg=name)
     for x, y in zip(first, second, strict=True):
         assert x == pytest.approx(y, rel=1e-8)
+
+
+IGNORED = -100
+KEPT = numpy.array([[1, 1, 1, 1, 1, 1], [1, 1, 0, 1, 1, 0], [1, 0, 0, 0, 0, 0], [0, 0, 1, 1, 0, 0], *[[0] * 6] * 2])
+PLACES = numpy.array([0, 5, 6, 2, 9, 7])  # those from 6 on lie past the sequence
+MANY = {"num_labels": 3, "problem_type": "multi_label_classification"}
+ROW_LABELS = numpy.array([0, 2, IGNORED, 1, IGNORED, IGNORED])
+
+
+@pytest.mark.parametrize("cuts", [[2, 4], [1, 2], [4], [1, 2, 3, 4, 5]])
+@pytest.mark.parametrize(
+    ("kind", "labels", "changes"),
+    [
+        (BloomForCausalLM, lambda ids: {"labels": numpy.where(KEPT, ids, IGNORED)}, {}),
+        (BloomForCausalLM, lambda ids: {"labels": ids.astype("uint8")}, {}),
+        (BloomForTokenClassification, lambda ids: {"labels": numpy.where(KEPT, ids % 3, IGNORED)}, {"num_labels": 3}),
+        (BloomForSequenceClassification, lambda ids: {"labels": ROW_LABELS}, {"num_labels": 3}),
+        (BloomForSequenceClassification, lambda ids: {"labels": 1.0 * ROW_LABELS}, {"num_labels": 1}),  # a number
+        (BloomForSequenceClassification, lambda ids: {"labels": ids[:, :3] % 2}, MANY),
+        (BloomForQuestionAnswering, lambda ids: {"start_positions": PLACES, "end_positions": PLACES}, {}),
+    ],
+)
+def test_parts_with_unequal_labels_are_one_batch(kind, labels, changes, cuts):
+    config = BloomConfig(vocab_size=60, hidden_size=8, n_layer=2, n_head=2, pad_token_id=0, **changes)
+    model, ids = kind(config, dtype="float64"), numpy.random.default_rng(0).integers(1, 60, (6, 6))
+    whole = {"input_ids": ids, **labels(ids)}
+    columns = {name: numpy.split(column, cuts) for name, column in whole.items()}
+    parts = [dict(zip(columns, part, strict=True)) for part in zip(*columns.values(), strict=True)]
+    s = dataclasses.replace(SMALL, accumulation=len(parts))
+    loss, grads, tokens = gradients(model, iter(parts), s, 0)
+    out, expected = model.value_and_grad(**whole)
+    assert loss == pytest.approx(float(out.loss), rel=1e-12) and tokens == ids.size
+    for name, gradient in expected.items():
+        numpy.testing.assert_allclose(grads[name], gradient, rtol=0, atol=1e-14 * (1 + abs(gradient).max()))
+
+
+def test_parts_without_any_label_have_no_mean():
+    model, nothing = small_model(), {"input_ids": [[1, 2]], "labels": [[5, IGNORED]]}  # which nothing stands before
+    loss, grads, _ = gradients(model, iter([nothing] * 2), dataclasses.replace(SMALL, accumulation=2), 0)
+    assert math.isnan(loss) and not any(gradient.any() for gradient in grads.values())
 
 
 def test_a_model_whose_calls_return_tuples_is_trained_and_measured_alike(tmp_path):
