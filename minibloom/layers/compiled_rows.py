@@ -36,18 +36,8 @@ WIDE = 512  # numbers in a row of the weight, at the least: a small model genera
 uint32, float32 = numpy.uint32, numpy.float32
 
 
-def float32_rows(x: Array, weight: Array, y: Array) -> None:
-    """`x [N, I]`, `weight [O, I]` float32 -> x Wᵀ, into `y [N, O]`."""
-    for o in range(weight.shape[0]):
-        for n in range(x.shape[0]):
-            total = float32(0)
-            for i in range(x.shape[1]):
-                total += x[n, i] * weight[o, i]
-            y[n, o] = total
-
-
-def int8_rows(x: Array, stored: Array, y: Array) -> None:
-    """`x [N, I]` float32, `stored [O, I]` int8 -> x Wᵀ without the scale, into `y [N, O]`."""
+def number_rows(x: Array, stored: Array, y: Array) -> None:
+    """`x [N, I]` float32, `stored [O, I]` float32 or int8 -> x Wᵀ, of int8 without the scale, into `y [N, O]`."""
     for o in range(stored.shape[0]):
         for n in range(x.shape[0]):
             total = float32(0)
@@ -85,8 +75,8 @@ def float16_rows(x: Array, stored: Array, y: Array) -> None:
 
 
 LOOPS: dict[str, tuple[Any, str, range]] = {  # dtype: its loop, the bits that it takes, for how many rows of x
-    "float32": (float32_rows, "f4", range(2, 5)),
-    "int8": (int8_rows, "i1", range(1, 13)),
+    "float32": (number_rows, "f4", range(2, 5)),
+    "int8": (number_rows, "i1", range(1, 13)),
     "bfloat16": (bfloat16_rows, "u2", range(1, 13)),
     "float16": (float16_rows, "u2", range(1, 13)),
 }
@@ -120,6 +110,7 @@ def compiled_rows(x: Array, weight: Array | SmallWeight) -> Array:
 
 
 def _stored(weight: Array | SmallWeight) -> Array:
+    """`[O, I]`, the numbers of `weight` as they are in memory."""
     return weight.stored if isinstance(weight, SmallWeight) else weight
 
 
