@@ -56,6 +56,8 @@ def test_a_numpy_without_a_library_that_tells(monkeypatch):
 def test_whether_loops_are_compiled(monkeypatch, tmp_path):
     numba = pytest.importorskip("numba", reason="Numba is optional")
     assert machine.describe_numba().startswith(f"Numba {numba.__version__} compiles")
+    monkeypatch.setattr(numba.config, "DISABLE_JIT", 1)
+    assert "told to compile nothing" in machine.describe_numba()
     monkeypatch.delitem(sys.modules, "numba")
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "numba.py").write_text("raise ImportError('Numba needs NumPy 2.4 or less')")
