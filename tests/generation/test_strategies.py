@@ -576,6 +576,8 @@ def test_beam_indices_say_where_each_step_of_a_beam_stands(data, model, groups):
     (B, S), full = ids.shape, model(out.sequences, output_hidden_states=True, output_attentions=True)
     for step, (logits, states, probs) in enumerate(zip(out.logits, out.hidden_states, out.attentions, strict=True)):
         assert len(logits) == len(states[-1]) == len(probs[-1]) == B * K
+        nobody = numpy.isnan(states[-1]).all((1, 2))  # the places of a prompt whose search is over
+        numpy.testing.assert_array_equal(numpy.isneginf(logits).all(1), nobody)
         if step == 0:  # each beam is the prompt
             numpy.testing.assert_allclose(states[1], full.hidden_states[1][::2, :S].repeat(K, axis=0), atol=1e-9)
             numpy.testing.assert_allclose(logits, full.logits[::2, S - 1].repeat(K, axis=0), atol=1e-9)
