@@ -126,8 +126,10 @@ class Minibloom(Peer):
 
     def __init__(self, config: dict[str, Any], threads: int, backend: str) -> None:
         from .config import BloomConfig
+        from .layers.compiled_steps import machine_code
         from .models import BloomForCausalLM
 
+        machine_code()  # what a library consists of is in memory before its work is measured: Numba, as torch
         self.model = BloomForCausalLM(BloomConfig(**config), backend=backend)
         self.gpu = None if backend == "numpy" else self.model.xp
 

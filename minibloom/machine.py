@@ -34,16 +34,16 @@ def describe_blas() -> str:
 
 
 def describe_numba() -> str:
-    """Whether there is a Numba that compiles the loops of `layers/compiled_rows.py`, in one line."""
+    """Whether there is a Numba that compiles loops (`compiled.py`), in one line."""
     try:
         import numba
     except ImportError as error:
         absent = isinstance(error, ModuleNotFoundError) and error.name == "numba"
         why = "is not installed" if absent else f"does not run here ({error})"
-        return f"Numba {why}; with it (pip install numba) weights in int8 and 16 bits decode two to three times as fast"
+        return f"Numba {why}; with it (pip install numba) int8 and 16 bits decode two to three times as fast, and more"
     if getattr(numba.config, "DISABLE_JIT", False):
         return f"Numba {numba.__version__} is told to compile nothing, by NUMBA_DISABLE_JIT in the environment"
-    return f"Numba {numba.__version__} compiles products with weights in int8 and 16 bits"
+    return f"Numba {numba.__version__} compiles products with small weights, and what lies between large ones"
 
 
 def cpu_flags(path: Path = Path("/proc/cpuinfo")) -> set[str]:

@@ -24,6 +24,7 @@ from minibloom import buffers, chunked_loss, losses, models, threads
 from minibloom.layers import (
     attention,
     compiled_rows,
+    compiled_steps,
     few_rows,
     linear,
     one_row,
@@ -44,15 +45,18 @@ SIZES: dict[ModuleType, dict[str, int]] = {
     one_token: {"LEAST": 0, "SMALL_WEIGHT": 2**10},
     few_rows: {"LEAST": 0, "SMALL_WEIGHT": 2**10, "HEIGHT": 4, "APART": 2, "SHORT": 48},
     compiled_rows: {"WIDE": 20, "SMALL_WEIGHT": 2**10},
+    compiled_steps: {"MANY": 2**9},
     row_blocks: {"SMALL_WEIGHT": 2**10, "BLOCK": 2**9, "MANY": 8, "HEIGHT": 4},
     chunked_loss: {"FEWEST": 3, "NUMBERS": 1},
     linear: {"ROWS": 16},
 }
 COMPILED = ("compiled_rows",) if find_spec("numba") else ()
+STEPS = ("layer_norm", "layer_norm_backward", "gelu", "gelu_backward", "weigh", "weigh_backward")
 PATHS: dict[Any, tuple[str, ...]] = {  # what each of them calls, in the module that looks it up
     attention: ("tiled_attention", "tiled_attention_backward"),
     tiled_attention: ("_far", "each", "drop_subnormals"),
     one_token: ("drop_subnormals",),
+    compiled_steps: STEPS if COMPILED else (),
     transformer: ("one_token_blocks",),
     linear: (*COMPILED, "one_row", "few_rows", "blocked_linear", "each"),
     one_row: ("blas_on_all_cores", "each"),

@@ -36,7 +36,7 @@ FLOORS = [
     ["errors", "version"],
     ["backend", "fields"],
     ["display", "memory", "buffers"],
-    ["files", "threads", "machine"],
+    ["files", "threads", "machine", "compiled"],
     ["config"],
     ["byte_pair", "encoding"],
     ["vocabulary"],

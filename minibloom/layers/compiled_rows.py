@@ -3,10 +3,7 @@
 NumPy multiplies no numbers of two dtypes without a widened copy, so with it a small weight costs what widening costs
 (`row_blocks.py`). A loop widens each number in a register, right where it is multiplied: the weight is read once, as it
 is stored, and nothing is written but the result. And BLAS, which is made for many rows, copies a float32 weight around
-before it multiplies it with 2 to 4; a loop does not. The loops below are what they look like, and Python can run them;
-Numba makes machine code of them, for the processor's own vectors, with sums in as many parts as these are wide. That
-takes half a second for each dtype, once: it keeps what it made beside this file, or in the user's cache. Numba is
-optional, as it follows new versions of Python and NumPy some months late. Nothing else of a pass is compiled.
+before it multiplies it with 2 to 4; a loop does not. What compiles the loops is `compiled.py`.
 
 Measured on 2 cores of an AMD EPYC (Zen 3), shared and noisy, medians: a token of bloom-560m's shape in ms, and products
 with a weight of 3072 x 1024 in us, without Numba and with it:
@@ -29,6 +26,7 @@ from typing import Any
 import numpy
 
 from ..backend import Array
+from ..compiled import SUMS, compiled
 from ..threads import SMALL_WEIGHT, each, parts, threads
 from .small_weights import SmallWeight
 
@@ -95,14 +93,14 @@ def suits_compiled_rows(x: Array, weight: Array | SmallWeight) -> bool:
         and stored.shape[1] >= WIDE
         and stored.flags.c_contiguous
         and stored.flags.aligned
-        and compiled(dtype) is not None
+        and ready(dtype) is not None
     )
 
 
 def compiled_rows(x: Array, weight: Array | SmallWeight) -> Array:
     """`x [N, I]`, `weight [O, I]` -> `x Wᵀ [N, O]` without a scale, each core a part of the weight's rows."""
     dtype = str(weight.dtype)
-    loop, stored = compiled(dtype), _stored(weight).view(LOOPS[dtype][1])
+    loop, stored = ready(dtype), _stored(weight).view(LOOPS[dtype][1])
     x, y = numpy.ascontiguousarray(x), numpy.empty((len(x), len(stored)), x.dtype)
     count = threads() if stored.size >= SMALL_WEIGHT else 1
     each(lambda rows: loop(x, stored[rows], y[:, rows]), parts(len(stored), count))
@@ -115,24 +113,7 @@ def _stored(weight: Array | SmallWeight) -> Array:
 
 
 @functools.cache
-def compiled(dtype: str) -> Any:
+def ready(dtype: str) -> Any:
     """The loop of `LOOPS` for weights of `dtype`, compiled; None without a Numba for this Python and NumPy."""
-    try:
-        import numba
-    except ImportError:
-        return None
-    if getattr(numba.config, "DISABLE_JIT", False):  # by its environment variable: the loops would run in Python
-        return None
     loop, bits, _ = LOOPS[dtype]
-    x, stored = (numba.types.Array(numba.from_dtype(numpy.dtype(d)), 2, "C", readonly=True) for d in ("f4", bits))
-    signature = numba.void(x, stored, numba.float32[:, :])
-    compile = functools.partial(
-        numba.njit,
-        signature,
-        nogil=True,  # other threads go on meanwhile
-        fastmath={"reassoc", "contract"},  # sums in parts, and product and sum by one instruction
-    )
-    try:
-        return compile(cache=True)(loop)
-    except Exception:  # there is no folder to keep it in, the disk is full, or what was kept is damaged
-        return compile()(loop)
+    return compiled(loop, (("f4", 2, "C"), (bits, 2, "C")), (("f4", 2, "A"),), fastmath=SUMS)

@@ -18,6 +18,8 @@ from __future__ import annotations
 from ..backend import Array, namespace
 from ..cuda import layer_norm as kernels
 from ..threads import over_rows, over_rows_with_sums
+from . import compiled_steps
+from .compiled_steps import suits_compiled_steps
 from .run import Run
 
 
@@ -35,6 +37,8 @@ def layer_norm(x: Array, weight: Array, bias: Array, eps: float) -> Array:
     """`x [..., E]`, `weight [E]`, `bias [E]` -> `[..., E]`."""
     if kernels.suits_norm(x, weight, bias):
         return kernels.layer_norm(x, weight, bias, eps)
+    if suits_compiled_steps(4 * x.size, x, weight, bias):  # the MLP has four times as many numbers a token
+        return compiled_steps.layer_norm(x, weight, bias, eps)
 
     def of_rows(x: Array) -> Array:
         y, _ = normalise(x, eps)
@@ -60,6 +64,8 @@ def layer_norm_backward(dy: Array, x: Array, weight: Array, eps: float) -> tuple
     """Upstream `dy [..., E]` and the forward's `x`, `weight` -> `dx [..., E]`, `dweight [E]`, `dbias [E]`."""
     if kernels.suits_norm(dy, x, weight):
         return kernels.layer_norm_backward(dy, x, weight, eps)
+    if suits_compiled_steps(4 * x.size, dy, x, weight):
+        return compiled_steps.layer_norm_backward(dy, x, weight, eps)
     width = x.shape[-1]
 
     def of_rows(dy: Array, x: Array) -> tuple[Array, Array, Array]:

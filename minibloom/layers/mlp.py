@@ -23,6 +23,8 @@ import numpy
 from ..backend import Array, namespace
 from ..cuda import gelu as kernels
 from ..threads import over_rows
+from . import compiled_steps
+from .compiled_steps import suits_compiled_steps
 from .linear import linear, linear_backward, sliced_linear
 from .run import Run, Unwatched, keep
 
@@ -84,7 +86,8 @@ def up_and_gelu(x: Array, weight: Array, bias: Array, step: str, run: Run) -> Ar
         act = kernels.bias_gelu(up, bias, keep=type(run.watch) is not Unwatched)
         run.watch(step, up)
         return act
-    return over_rows(gelu, run.watch(step, linear(x, weight, bias)))
+    up = run.watch(step, linear(x, weight, bias))
+    return compiled_steps.gelu(up) if suits_compiled_steps(up.size, up) else over_rows(gelu, up)
 
 
 def mlp_backward(
@@ -99,6 +102,9 @@ def mlp_backward(
     up, down, act = (f"h.{layer}.mlp.{step}" for step in ("dense_h_to_4h", "dense_4h_to_h", "gelu"))
     weight = params[f"{down}.weight"]
     d, grads[f"{down}.weight"], grads[f"{down}.bias"] = linear_backward(keep(grads, down, dy), tape[act], weight)
-    d = keep(grads, up, over_rows(gelu_backward, keep(grads, act, d), tape[up]))
+    d = keep(grads, act, d)
+    fast = suits_compiled_steps(d.size, d, tape[up])
+    d = compiled_steps.gelu_backward(d, tape[up]) if fast else over_rows(gelu_backward, d, tape[up])
+    d = keep(grads, up, d)
     dx, grads[f"{up}.weight"], grads[f"{up}.bias"] = linear_backward(d, x, params[f"{up}.weight"])
     return dx

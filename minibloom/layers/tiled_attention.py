@@ -49,11 +49,16 @@ from types import ModuleType
 from ..backend import Array, namespace
 from ..buffers import empty
 from ..threads import each, threads
+from . import compiled_steps
+from .compiled_steps import suits_compiled_steps
 from .subnormals import drop_subnormals, steep_heads
 
 QUERIES, KEYS = 128, 512  # in a tile: its scores stay in the cache, and its products are large enough to be fast
 TILE = 2**18  # scores at once, of several heads where each has few: threads meet at Python's lock less often
 LARGE = 2**16  # scores in a pass, from which on tiles are faster than the plain path, whose arrays then leave the cache
+
+
+Weigh = Callable[[Array, Array, Array | None, Array], tuple[Array, Array]]
 
 
 def tiled_attention(
@@ -70,6 +75,7 @@ def tiled_attention(
     together = width >= T  # the keys of a head are one tile
     height = QUERIES if together else 2 * QUERIES  # a head that goes by itself has larger tiles
     norms = None if together or key_norms is None else key_norms()
+    weigh = compiled_steps.weigh if suits_compiled_steps(B * H * S * T, q, k, v, alibi) else _weigh
 
     def heads(b: int, group: slice) -> None:
         tokens = mask[b % len(mask)]
@@ -83,7 +89,7 @@ def tiled_attention(
             far = _far(sizes[:, None], bias)
         for row in range(0, S, height):
             queries = q[b, group, row : row + height] * (1.0 / math.sqrt(D))
-            context = _one_block(queries, new + row, keys, values, bias, tokens, width, far)
+            context = _one_block(queries, new + row, keys, values, bias, tokens, width, far, weigh)
             out[b, row : row + height, group] = context.swapaxes(0, 1)  # [G, N, D] -> [N, G, D]
         blind = min(S, -new)  # queries of padding before any token see nothing: equal weights on all keys, as plain
         if blind > 0:
@@ -112,11 +118,20 @@ def _far(norms: Array, alibi: Array) -> tuple[Array, Array, Array]:
 
 
 def _one_block(
-    q: Array, place: int, k: Array, v: Array, alibi: Array, tokens: Array, width: int, far: tuple[Array, ...] | None
+    q: Array,
+    place: int,
+    k: Array,
+    v: Array,
+    alibi: Array,
+    tokens: Array,
+    width: int,
+    far: tuple[Array, ...] | None,
+    weigh: Weigh,
 ) -> Array:
     """Queries `q [G, N, D]` of G heads, divided by √D already, the first at `place`, in tiles of `width` keys.
 
-    `k, v [G, T, D]`, `alibi [G, 1, T]`, `tokens [T]`; far: see `_far`, or None where nothing is to be skipped.
+    `k, v [G, T, D]`, `alibi [G, 1, T]`, `tokens [T]`; far: see `_far`, or None where nothing is to be skipped; weigh:
+    `_weigh`, or what stands for it.
     """
     xp, (G, N, _) = namespace(q), q.shape
     numbers = xp.finfo(q.dtype)
@@ -127,12 +142,11 @@ def _one_block(
     end = place + N
     while end > 0:
         part = slice(max(0, end - width), end)
-        scores = _scores(q, k[:, part], alibi[..., part], _seen(tokens, place, N, part))
-        new_top = xp.maximum(top, scores.max(-1, keepdims=True))
-        weights = _exp(scores, new_top, alibi[..., part])
+        weights = q @ k[:, part].swapaxes(-1, -2)  # [G, N, D] @ [G, D, keys] -> [G, N, keys], the scores at first
+        new_top, sums = weigh(weights, alibi[..., part], _seen(tokens, place, N, part), top)
         shrink = xp.exp(top - new_top)
         total *= shrink
-        total += _sums(weights)
+        total += sums
         out *= shrink
         out += weights @ v[:, part]  # [G, N, keys] @ [G, keys, D] -> [G, N, D]
         top, end = new_top, part.start
@@ -144,31 +158,28 @@ def _one_block(
     return out
 
 
-def _scores(q: Array, k: Array, alibi: Array, seen: Array | None) -> Array:
-    """`q [G, N, D]`, divided by √D already, `k [G, keys, D]`, `alibi [G, 1, keys]`; seen: see `_seen`.
+def _weigh(scores: Array, alibi: Array, seen: Array | None, top: Array) -> tuple[Array, Array]:
+    """q·k / √D `scores [G, N, keys]` -> in place, exp(scores + alibi - new top); the new top and their sum.
 
-    Returns `[G, N, keys]`, what `attention_scores` gives.
+    `alibi [G, 1, keys]`; seen: see `_seen`; `top [G, N, 1]` is the largest score so far, as the two that are returned.
     """
-    scores = q @ k.swapaxes(-1, -2)  # [G, N, D] @ [G, D, keys] -> [G, N, keys]
+    xp = namespace(scores)
     scores += alibi
     if seen is not None:
-        xp = namespace(q)
-        xp.copyto(scores[..., -seen.shape[1] :], xp.finfo(q.dtype).min, where=~seen)
-    return scores
-
-
-def _exp(scores: Array, top: Array, alibi: Array) -> Array:
-    """exp(scores - top), in place: `scores [G, N, keys]`, `top [G, N, 1]`, `alibi [G, 1, keys]`."""
+        xp.copyto(scores[..., -seen.shape[1] :], xp.finfo(scores.dtype).min, where=~seen)
+    top = xp.maximum(top, scores.max(-1, keepdims=True))
     scores -= top
-    weights = namespace(scores).exp(scores, out=scores)
+    weights = xp.exp(scores, out=scores)
     for head in steep_heads(alibi):
         drop_subnormals(weights[head])
-    return weights
+    # Their sum by BLAS, for `sum` begins each row anew.
+    return top, (weights @ xp.ones(weights.shape[-1], weights.dtype))[..., None]
 
 
-def _sums(weights: Array) -> Array:
-    """The sum of each row of `weights [G, N, keys]`, `[G, N, 1]`: by BLAS, for `sum` begins each row anew."""
-    return (weights @ namespace(weights).ones(weights.shape[-1], weights.dtype))[..., None]
+def _weigh_backward(dscores: Array, weights: Array, total: Array) -> None:
+    """Upstream `dscores [G, N, keys]` -> W (d - Σ W d / t), in place, of `weights` alike and `total [G, N, 1]`."""
+    dscores -= namespace(weights).vecdot(weights, dscores)[..., None] / total
+    dscores *= weights
 
 
 def tiled_attention_backward(
@@ -181,6 +192,9 @@ def tiled_attention_backward(
     xp, (B, H, S, D), T = namespace(q), q.shape, k.shape[2]
     d = dcontext.reshape(B, S, H, D).swapaxes(1, 2)  # [B, S, E] -> [B, H, S, D]
     scale = 1.0 / math.sqrt(D)
+    fast = suits_compiled_steps(B * H * S * T, q, k, v, alibi)
+    weigh = compiled_steps.weigh if fast else _weigh
+    weigh_backward = compiled_steps.weigh_backward if fast else _weigh_backward
 
     def heads(b: int, group: slice) -> None:
         tokens = mask[b % len(mask)]
@@ -192,14 +206,13 @@ def tiled_attention_backward(
             seen = _seen(tokens, T - S + row, rows.stop - row, there)
             queries, keys, values = q[b, group, rows] * scale, k[b, group, there], v[b, group, there]
             bias = alibi[b % len(alibi), group, :, there]
-            scores = _scores(queries, keys, bias, seen)
-            weights = _exp(scores, scores.max(-1, keepdims=True), bias)  # [G, N, keys]
-            total = _sums(weights)  # [G, N, 1]
+            weights = queries @ keys.swapaxes(-1, -2)  # [G, N, keys], the scores at first
+            lowest = xp.full((*weights.shape[:-1], 1), xp.finfo(q.dtype).min, dtype=q.dtype)
+            _, total = weigh(weights, bias, seen, lowest)  # [G, N, 1]
             dcontext = d[b, group, rows] / total
             dv[b, group, there] += weights.swapaxes(-1, -2) @ dcontext
             dscores = dcontext @ values.swapaxes(-1, -2)  # [G, N, keys]
-            dscores -= xp.vecdot(weights, dscores)[..., None] / total
-            dscores *= weights
+            weigh_backward(dscores, weights, total)
             dq[b, group, rows] += dscores @ keys * scale
             dk[b, group, there] += dscores.swapaxes(-1, -2) @ queries
 

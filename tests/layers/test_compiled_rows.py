@@ -14,7 +14,7 @@ from threadpoolctl import threadpool_limits
 from minibloom.layers import compiled_rows as module
 from minibloom.layers import linear as layer
 from minibloom.layers import row_blocks
-from minibloom.layers.compiled_rows import LOOPS, compiled, compiled_rows, suits_compiled_rows
+from minibloom.layers.compiled_rows import LOOPS, compiled_rows, ready, suits_compiled_rows
 from minibloom.layers.linear import linear
 from minibloom.threads import shared_out
 
@@ -133,12 +133,12 @@ def test_without_numba_or_its_compiler_small_weights_are_widened_in_blocks(monke
         monkeypatch.setattr(numba.config, "DISABLE_JIT", 1)  # what it then gives is the loop in Python
     else:
         monkeypatch.setitem(sys.modules, "numba", None)  # importing it is an ImportError
-    compiled.cache_clear()
+    ready.cache_clear()
     try:
         assert not suits_compiled_rows(x, weight)
         assert_product(linear(x, weight), x, weight.widen())
     finally:
-        compiled.cache_clear()
+        ready.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -154,10 +154,10 @@ def test_where_nothing_can_be_kept_it_is_compiled_each_time(monkeypatch, error):
         return njit(*signature, **options)
 
     monkeypatch.setattr(numba, "njit", nowhere)
-    compiled.cache_clear()
+    ready.cache_clear()
     try:
         x, weight = normal(0, 1, 512, dtype="float32"), small("int8", normal(1, 8, 512, dtype="float32"))
         assert_product(linear(x, weight), x, weight.widen())
         assert kept == [True, False]
     finally:
-        compiled.cache_clear()
+        ready.cache_clear()

@@ -1,0 +1,64 @@
+"""Loops over numbers in Python, compiled by Numba where that is installed: what several fast paths share.
+
+NumPy computes a formula step by step, each step over a whole array and in a call of its own. A loop does all steps to a
+number while that is in a register, and other threads go on meanwhile, without Python's lock. The loops are what they
+look like, and Python can run them, slowly; Numba makes machine code of them, for the processor's own vectors. That
+takes half a second or so for each, once: it keeps what it made beside the file, or in the user's cache. To import
+Numba takes a quarter of a second to half a second, so what is computed soon without it does not ask for it. Numba is
+optional, as it follows new versions of Python and NumPy some months late.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from types import FunctionType
+from typing import Any
+
+import numpy
+
+EXACT, SUMS = frozenset({"contract"}), frozenset({"contract", "reassoc"})  # see `compiled`
+NONE: Mapping[Any, Any] = {}
+Kind = tuple[str, int, str]  # of an array: dtype, number of axes, and C (in one piece) or A (any)
+
+
+def compiled(
+    loop: Callable[..., None],
+    read: tuple[Kind, ...],
+    written: tuple[Kind, ...],
+    parts: Mapping[Callable[..., Any], frozenset[str]] = NONE,
+    fastmath: frozenset[str] = EXACT,
+) -> Any:
+    """`loop` as machine code; None without a Numba for this Python and NumPy.
+
+    read, written: its arguments, first the arrays that it only reads, then those that it writes. parts: functions
+    that it calls, each with a `fastmath` of its own. That says what may be done to formulas: `EXACT`, no more than
+    product and sum by one instruction; `SUMS`, also a sum in as many parts as vectors are wide.
+    """
+    try:
+        import numba
+    except (ImportError, OSError, MemoryError):  # it is not installed, or there is no room for it
+        return None
+    if getattr(numba.config, "DISABLE_JIT", False):  # by its environment variable: the loops would run in Python
+        return None
+
+    def array(kind: Kind, readonly: bool) -> Any:
+        of: Any = numba.types.Array
+        dtype, axes, layout = kind
+        return of(numba.from_dtype(numpy.dtype(dtype)), axes, layout, readonly=readonly)
+
+    signature = numba.void(*(array(kind, True) for kind in read), *(array(kind, False) for kind in written))
+    if parts:  # the loop is to find them compiled where it looks for them
+        known = {part.__name__: numba.njit(fastmath=set(flags))(part) for part, flags in parts.items()}
+        loop = FunctionType(loop.__code__, {**loop.__globals__, **known}, loop.__name__)
+    compile = functools.partial(
+        numba.njit,
+        signature,
+        nogil=True,  # other threads go on meanwhile
+        fastmath=set(fastmath),
+        error_model="numpy",  # a division by zero is inf, as everywhere
+    )
+    try:
+        return compile(cache=True)(loop)
+    except Exception:  # there is no folder to keep it in, the disk is full, or what was kept is damaged
+        return compile()(loop)

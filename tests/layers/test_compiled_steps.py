@@ -1,0 +1,218 @@
+"""Loops for what lies between products: the functions that they stand for, in Python as they are and compiled."""
+
+from __future__ import annotations
+
+import math
+import sys
+import warnings
+from typing import Any
+
+import numpy
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from threadpoolctl import threadpool_limits
+
+from minibloom.compiled import EXACT, compiled
+from minibloom.layers import compiled_steps as steps
+from minibloom.layers import layer_norm, mlp, tiled_attention
+from minibloom.layers.compiled_steps import exp, machine_code, number, order, suits_compiled_steps
+from minibloom.threads import shared_out
+
+from ..strategies import normal, seeds, some
+
+numba = pytest.importorskip("numba", reason="Numba is optional")
+EPS = 1e-5
+LOWEST = numpy.finfo("float32").min
+
+
+def exp_of_all(x: Any, y: Any) -> None:
+    for i in range(x.shape[0]):
+        y[i] = exp(x[i])
+
+
+def compiled_exp(x: Any) -> numpy.ndarray:
+    x = numpy.asarray(x, "float32")
+    y = numpy.empty_like(x)
+    compiled(exp_of_all, (("f4", 1, "C"),), (("f4", 1, "C"),), {exp: EXACT})(x, y)
+    return y
+
+
+@pytest.fixture(params=["in Python", "compiled"])
+def code(request, monkeypatch):
+    """The functions of the file, by their loops as they stand, or by what Numba makes of them."""
+    if request.param == "in Python":
+        monkeypatch.setattr(steps, "machine_code", lambda: {loop: loop for loop in steps.LOOPS})
+
+
+def assert_near(got: Any, right: Any, largest: float = 1.0) -> None:
+    assert got.dtype == numpy.float32 and got.shape == right.shape
+    numpy.testing.assert_allclose(got, right, rtol=0, atol=2e-6 * max(largest, abs(right).max()))
+
+
+def test_exp_is_right_to_the_last_digit_or_two():
+    x = numpy.linspace(-63.7, 88.3, 100_001, dtype="float32")
+    right = numpy.exp(x.astype("float64"))
+    assert abs(compiled_exp(x) / right - 1).max() < 1.3e-7
+    assert abs(numpy.array([exp(a) for a in x[::1000]]) / right[::1000] - 1).max() < 1.3e-7
+
+
+def test_exp_at_its_ends():
+    x = [0.0, -0.0, -63.8, -100.0, -1e30, -math.inf, LOWEST, 89.0, 1e30, math.inf, math.nan]
+    right = [1, 1, 0, 0, 0, 0, 0, math.inf, math.inf, math.inf, math.nan]
+    numpy.testing.assert_array_equal(compiled_exp(x), numpy.array(right, "float32"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # NumPy warns that no whole number is NaN
+        numpy.testing.assert_array_equal([exp(numpy.float32(a)) for a in x], numpy.array(right, "float32"))
+
+
+@some
+@given(st.lists(st.floats(width=32, allow_nan=False), min_size=1))
+def test_order_is_that_of_the_numbers_and_can_be_undone(numbers):
+    numbers = [numpy.float32(x) for x in numbers]
+    largest = max(order(x) for x in numbers)
+    assert number(largest) == max(numbers)
+    assert order(numpy.float32("nan")) > order(numpy.float32("inf"))
+
+
+@pytest.mark.usefixtures("code")
+@pytest.mark.parametrize("size", [0.1, 1.0, 30.0, 1e12])
+def test_gelu_and_its_backward(size):
+    x, dy = (size * normal(0, 3, 2, 37)).astype("float32"), normal(1, 3, 2, 37, dtype="float32")
+    with numpy.errstate(all="ignore"):
+        right = mlp.gelu(x.astype("float64"))
+        assert_near(steps.gelu(x), right, size)
+        right = mlp.gelu_backward(dy.astype("float64"), x.astype("float64"))
+        assert_near(steps.gelu_backward(dy, x), right)
+
+
+@pytest.mark.usefixtures("code")
+@pytest.mark.parametrize("shape", [(1, 1), (3, 2, 37), (5, 64)])
+def test_layer_norm_and_its_backward(shape):
+    x, dy = 3 + normal(0, *shape), normal(1, *shape)
+    weight, bias = 1 + normal(2, shape[-1]), normal(3, shape[-1])
+    given = [a.astype("float32") for a in (x, dy, weight, bias)]
+    x, dy, weight, bias = (a.astype("float64") for a in given)
+    right = layer_norm.layer_norm(x, weight, bias, EPS)
+    assert_near(steps.layer_norm(given[0], *given[2:], EPS), right)
+    got = steps.layer_norm_backward(given[1], given[0], given[2], EPS)
+    for ours, theirs in zip(got, layer_norm.layer_norm_backward(dy, x, weight, EPS), strict=True):
+        assert_near(ours, theirs, 10.0)
+
+
+@st.composite
+def tiles(draw: st.DrawFn) -> dict[str, Any]:
+    """Scores of some heads, and what is known when a tile of them is weighed."""
+    G, N, K = draw(st.integers(1, 3)), draw(st.integers(1, 5)), draw(st.integers(1, 40))
+    seed = draw(seeds)
+    rng = numpy.random.default_rng(seed)
+    size = draw(st.sampled_from([0.1, 3.0, 300.0]))
+    scores = (size * rng.standard_normal((G, N, K))).astype("float32")
+    alibi = (draw(st.sampled_from([0.01, 1.0, 30.0])) * numpy.arange(K)[None, None]).astype("float32").repeat(G, 0)
+    M = draw(st.integers(0, K))
+    seen = rng.random((N, M)) < draw(st.sampled_from([0.0, 0.5, 1.0])) if M else None
+    earlier = draw(st.booleans())
+    top = (scores.max(-1, keepdims=True) + rng.standard_normal((G, N, 1))).astype("float32")
+    return {"scores": scores, "alibi": alibi, "seen": seen, "top": top if earlier else numpy.full_like(top, LOWEST)}
+
+
+@pytest.mark.parametrize("in_python", [True, False])
+@some
+@given(tiles(), seeds)
+def test_weights_of_a_tile_and_their_backward(in_python, tile, seed):
+    with pytest.MonkeyPatch.context() as patch:
+        if in_python:
+            patch.setattr(steps, "machine_code", lambda: {loop: loop for loop in steps.LOOPS})
+        ours, theirs = tile["scores"].copy(), tile["scores"].astype("float64")
+        rest = tile["alibi"], tile["seen"], tile["top"]
+        before = tile["top"].copy()
+        top, total = steps.weigh(ours, *rest)
+        right_top, right_total = tiled_attention._weigh(theirs, *rest[:2], rest[2].astype("float64"))
+        numpy.testing.assert_array_equal(tile["top"], before)  # which others have too
+        lowest = right_top < -1e38  # rows that see nothing: the lowest number, in each dtype another
+        numpy.testing.assert_allclose(
+            numpy.where(lowest, 0, top), numpy.where(lowest, 0, right_top), rtol=1e-6, atol=1e-6
+        )
+        rounding = 1e-7 * max(1.0, abs(numpy.where(lowest, 0, right_top)).max())  # of a score, of which exp is taken
+        right_weights = numpy.where(lowest, ours, theirs)
+        numpy.testing.assert_allclose(ours, right_weights, rtol=20 * rounding, atol=1e-7)
+        numpy.testing.assert_allclose(total, numpy.where(lowest, total, right_total), rtol=20 * rounding, atol=1e-6)
+        assert (ours[~lowest.repeat(ours.shape[2], 2)] >= 0).all()
+        assert not ((ours > 0) & (ours < 2.0**-93)).any()  # see `subnormals.py`
+
+        d = numpy.random.default_rng(seed).standard_normal(ours.shape).astype("float32")
+        right, total = d.astype("float64"), numpy.maximum(total, 1e-3)
+        tiled_attention._weigh_backward(right, ours.astype("float64"), total.astype("float64"))
+        steps.weigh_backward(d, ours, total)
+        assert_near(d, right, abs(right).max() + 1)
+
+
+def test_what_is_no_number_goes_through():
+    x = normal(0, 4, 64, dtype="float32")
+    x[1, 5] = numpy.nan
+    ones = numpy.ones(64, "float32")
+    for y in (steps.layer_norm(x, ones, ones, EPS), steps.layer_norm_backward(x, x, ones, EPS)[0]):
+        assert numpy.isnan(y[1]).all() and numpy.isfinite(y[[0, 2, 3]]).all()
+    for y in (steps.gelu(x), steps.gelu_backward(x, x)):
+        assert numpy.isnan(y[1, 5]) and numpy.isnan(y).sum() == 1
+    scores, alibi, top = x[None].copy(), numpy.zeros((1, 1, 64), "float32"), numpy.full((1, 4, 1), LOWEST)
+    _, total = steps.weigh(scores, alibi, None, top)
+    assert numpy.isnan(scores[0, 1]).all() and numpy.isnan(total[0, 1, 0])
+    assert numpy.isfinite(scores[0, [0, 2, 3]]).all() and numpy.isfinite(total[0, [0, 2, 3], 0]).all()
+
+
+def test_parts_and_views_are_taken_and_shared_out(monkeypatch):
+    """More rows than one thread is given, of arrays that are not in one piece, or not to be written."""
+    x = normal(0, 300, 2048, dtype="float32")[:, ::2]
+    dy, weight = normal(1, 300, 1024, dtype="float32"), numpy.broadcast_to(numpy.float32(2), (1024,))
+    shared, each = [], steps.each
+    monkeypatch.setattr(steps, "each", lambda task, items: shared.append(list(items)) or each(task, items))
+    with threadpool_limits(3, "blas"), shared_out():
+        got = steps.layer_norm(x, weight, weight, EPS)
+        got_backward = steps.layer_norm_backward(dy, x, weight, EPS)
+        act = steps.gelu(x)
+    assert len(shared[0]) >= 3
+    assert_near(got, layer_norm.layer_norm(x.astype("float64"), weight, weight, EPS))
+    right = layer_norm.layer_norm_backward(dy.astype("float64"), x.astype("float64"), weight, EPS)
+    for ours, theirs in zip(got_backward, right, strict=True):
+        assert_near(ours, theirs, 10.0)
+    assert_near(act, mlp.gelu(x.astype("float64")))
+
+
+def test_what_suits_it():
+    x, half = numpy.zeros(3, "float32"), numpy.zeros(3, "float16")
+    assert suits_compiled_steps(steps.MANY, x) and suits_compiled_steps(steps.MANY, x, x)
+    assert not suits_compiled_steps(steps.MANY - 1, x)  # Numba takes long to import
+    assert not suits_compiled_steps(steps.MANY, x, x.astype("float64"))
+    assert not suits_compiled_steps(steps.MANY, half)
+
+
+@pytest.mark.parametrize("installed", [False, True])
+def test_without_numba_or_its_compiler_numpy_computes(monkeypatch, installed):
+    if installed:
+        monkeypatch.setattr(numba.config, "DISABLE_JIT", 1)
+    else:
+        monkeypatch.setitem(sys.modules, "numba", None)
+    machine_code.cache_clear()
+    try:
+        assert not suits_compiled_steps(steps.MANY, numpy.zeros(3, "float32"))
+    finally:
+        machine_code.cache_clear()
+
+
+def test_each_layer_asks_for_it(monkeypatch):
+    """Where it is chosen, what is computed is what the plain way gives."""
+    x = normal(0, 4, 16, dtype="float32")
+    weight, bias = numpy.ones(16, "float32"), numpy.zeros(16, "float32")
+    plain = layer_norm.layer_norm(x, weight, bias, EPS), layer_norm.layer_norm_backward(x, x, weight, EPS)
+    monkeypatch.setattr(steps, "MANY", 4 * x.size)
+    taken = []
+    for name in ("layer_norm", "layer_norm_backward"):
+        one = getattr(steps, name)
+        monkeypatch.setattr(steps, name, lambda *given, one=one, name=name: taken.append(name) or one(*given))
+    assert_near(layer_norm.layer_norm(x, weight, bias, EPS), plain[0])
+    assert_near(layer_norm.layer_norm_backward(x, x, weight, EPS)[0], plain[1][0])
+    assert taken == ["layer_norm", "layer_norm_backward"]
+    monkeypatch.setattr(steps, "MANY", 4 * x.size + 1)
+    layer_norm.layer_norm(x, weight, bias, EPS)
+    assert len(taken) == 2
