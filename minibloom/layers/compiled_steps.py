@@ -15,6 +15,9 @@ then milliseconds on both.
     a training step, 5 million parameters        323 and 277, in turns
 
 Numba takes 0.1 GB of memory, once, and 0.2 s or more, of which compiling is half: smaller passes do without.
+
+Tried and left: the largest score found among floating numbers, by one at a time (softmax 0.71); tiles of other sizes
+than NumPy likes best, alike or slower; a whole block of a small model, see `one_token.py`.
 """
 
 from __future__ import annotations

@@ -18,8 +18,9 @@ fetched by one call, 5.50 -> 5.12 with the former, or 4.14 -> 3.84 at the least.
 Tried and left: a batch in two halves, each by a thread of its own (8 rows on Zen 4: 4.0 ms in place of 3.7), as the
 two hand Python's lock to and fro; two threads that share the weights' reading, handed over once (1.67 ms in place of
 1.65), or at each product (2.1); a thread that reads the weights ahead into the cache that the cores share (5.3 ms a
-token in place of 5.3); BLAS's own threads (2.3 ms for the products in place of 2.1); a block as two loops compiled by Numba, attention
-included (Zen 5: one row 1.09 -> 0.91 ms, 8 rows 3.5 ms either way: what is left is one core's reading from memory).
+token in place of 5.3); BLAS's own threads (2.3 ms for the products in place of 2.1);
+a block as two loops compiled by Numba, attention included (Zen 5: one row 1.09 -> 0.91 ms, 8 rows 3.5 ms either way:
+what is left is one core's reading from memory).
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minibloom import BloomConfig, BloomForCausalLM
-from minibloom.layers import one_token, tiled_attention
+from minibloom.layers import compiled_steps, one_token, tiled_attention
 from minibloom.layers.alibi import alibi_bias
 from minibloom.layers.softmax import softmax
 from minibloom.layers.subnormals import drop_subnormals, steep_heads
@@ -37,12 +37,23 @@ def test_heads_whose_alibi_falls_far_are_named():
     assert steep_heads(alibi[:, :, :100]) == []
 
 
+@pytest.mark.parametrize("loops", [False, True])
 @pytest.mark.parametrize("together", [True, False])
-def test_no_product_of_tiles_sees_a_subnormal_weight(together, monkeypatch):
+def test_no_product_of_tiles_sees_a_subnormal_weight(together, loops, monkeypatch):
     """As many as one in fifty would be, of what goes through a tile by itself, and of several heads together."""
+    if loops:
+        pytest.importorskip("numba", reason="Numba is optional")
     S = 500 if together else 700
-    seen, sums = [], tiled_attention._sums
-    monkeypatch.setattr(tiled_attention, "_sums", lambda weights: seen.append(weights.copy()) or sums(weights))
+    place, name = (compiled_steps, "weigh") if loops else (tiled_attention, "_weigh")
+    seen, weigh = [], getattr(place, name)
+
+    def watched(scores, *given):
+        found = weigh(scores, *given)
+        seen.append(scores.copy())  # weights now
+        return found
+
+    monkeypatch.setattr(place, name, watched)
+    monkeypatch.setattr(compiled_steps, "MANY", 0 if loops else 2**60)
     x = {name: normal(i, 1, 4, S, 8).astype("float32") for i, name in enumerate(("q", "k", "v"))}
     mask = numpy.ones((1, S), int)
     given = {**x, "alibi": alibi_bias(mask, 4, "float32"), "mask": mask}
