@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import json
 import reprlib
 from collections.abc import Mapping
@@ -252,8 +253,11 @@ def parameter_shapes(config: BloomConfig) -> dict[str, tuple[int, ...]]:
     The names are those of a checkpoint without the leading `transformer.`; linear weights are [out, in].
     Heads add their own.
     """
-    V, E = config.vocab_size, config.hidden_size
+    return dict(_shapes(config.vocab_size, config.hidden_size, config.n_layer))
 
+
+@functools.lru_cache(maxsize=8)  # each call of a model asks for them: 20 us of a small one's millisecond
+def _shapes(V: int, E: int, layers: int) -> dict[str, tuple[int, ...]]:
     def norm(name: str) -> dict[str, tuple[int, ...]]:
         return {f"{name}.weight": (E,), f"{name}.bias": (E,)}
 
@@ -262,7 +266,7 @@ def parameter_shapes(config: BloomConfig) -> dict[str, tuple[int, ...]]:
 
     shapes: dict[str, tuple[int, ...]] = {"word_embeddings.weight": (V, E)}
     shapes |= norm("word_embeddings_layernorm")
-    for i in range(config.n_layer):
+    for i in range(layers):
         shapes |= norm(f"h.{i}.input_layernorm")
         shapes |= linear(f"h.{i}.self_attention.query_key_value", 3 * E, E)  # rows run [H, 3, D]
         shapes |= linear(f"h.{i}.self_attention.dense", E, E)
