@@ -32,8 +32,8 @@ def compiled(
     """`loop` as machine code; None without a Numba for this Python and NumPy.
 
     read, written: its arguments, first the arrays that it only reads, then those that it writes. parts: functions
-    that it calls, each with a `fastmath` of its own. That says what may be done to formulas: `EXACT`, no more than
-    product and sum by one instruction; `SUMS`, also a sum in as many parts as vectors are wide.
+    that it calls, or later ones call, each with a `fastmath` of its own. That says what may be done to formulas:
+    `EXACT`, no more than product and sum by one instruction; `SUMS`, also a sum in as many parts as vectors are wide.
     """
     try:
         import numba
@@ -48,9 +48,10 @@ def compiled(
         return of(numba.from_dtype(numpy.dtype(dtype)), axes, layout, readonly=readonly)
 
     signature = numba.void(*(array(kind, True) for kind in read), *(array(kind, False) for kind in written))
-    if parts:  # the loop is to find them compiled where it looks for them
-        known = {part.__name__: numba.njit(fastmath=set(flags))(part) for part, flags in parts.items()}
-        loop = FunctionType(loop.__code__, {**loop.__globals__, **known}, loop.__name__)
+    known: dict[str, Any] = {}
+    for part, flags in parts.items():
+        known[part.__name__] = numba.njit(fastmath=set(flags), error_model="numpy")(_knowing(known, part))
+    loop = _knowing(known, loop)
     compile = functools.partial(
         numba.njit,
         signature,
@@ -62,3 +63,8 @@ def compiled(
         return compile(cache=True)(loop)
     except Exception:  # there is no folder to keep it in, the disk is full, or what was kept is damaged
         return compile()(loop)
+
+
+def _knowing(known: Mapping[str, Any], function: Any) -> Any:
+    """`function`, which finds what `known` names where it looks for names."""
+    return FunctionType(function.__code__, {**function.__globals__, **known}, function.__name__)

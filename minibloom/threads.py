@@ -244,6 +244,14 @@ def over_rows_with_sums(function: Callable[..., tuple[Array, ...]], *arrays: Arr
     return out.reshape(first.shape), *(sum(sums[1:], start=sums[0]) for sums in zip(*found, strict=True))
 
 
+def add_to_rows(x: Array, row: Array) -> None:
+    """`x [R, N]` += `row [N]`."""
+    if x.size < SMALL or namespace(x) is not numpy:
+        x += row
+    else:
+        each(lambda part: numpy.add(x[part], row, out=x[part]), chunks(x))
+
+
 def chunks(x: Array) -> list[slice]:
     """The rows of `x [R, N]` in chunks that stay in the cache, as many for each thread. Few, or a device's, are one."""
     (R, N), count = x.shape, threads()

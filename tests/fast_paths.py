@@ -51,7 +51,7 @@ SIZES: dict[ModuleType, dict[str, int]] = {
     linear: {"ROWS": 16},
 }
 COMPILED = ("compiled_rows",) if find_spec("numba") else ()
-STEPS = ("layer_norm", "layer_norm_backward", "gelu", "gelu_backward", "weigh", "weigh_backward")
+STEPS = ("layer_norm", "layer_norm_backward", "bias_gelu", "gelu_backward", "weigh", "weigh_backward")
 PATHS: dict[Any, tuple[str, ...]] = {  # what each of them calls, in the module that looks it up
     attention: ("tiled_attention", "tiled_attention_backward"),
     tiled_attention: ("_far", "each", "drop_subnormals"),

@@ -17,7 +17,16 @@ from minibloom import BloomConfig, BloomForCausalLM, threads
 from minibloom.layers import one_row
 from minibloom.layers.mlp import gelu, gelu_backward
 from minibloom.losses import IGNORE, cross_entropy
-from minibloom.threads import blas_on_all_cores, each, matmul, on_all_cores, over_rows, over_rows_with_sums, shared_out
+from minibloom.threads import (
+    add_to_rows,
+    blas_on_all_cores,
+    each,
+    matmul,
+    on_all_cores,
+    over_rows,
+    over_rows_with_sums,
+    shared_out,
+)
 
 from .strategies import normal, seeds, some
 
@@ -30,6 +39,16 @@ def always_share(monkeypatch):
     monkeypatch.setattr(threads, "CHUNK", 8)
     with threadpool_limits(3, "blas"):
         yield
+
+
+@some
+@given(st.integers(1, 40), st.integers(1, 9), seeds)
+def test_a_row_is_added_to_every_row(R, N, seed):
+    x, row = normal(seed, R, N), normal(seed + 1, N)
+    y = x.copy()
+    with shared_out():
+        add_to_rows(y, row)
+    numpy.testing.assert_array_equal(y, x + row)
 
 
 def blas_threads() -> list[int]:

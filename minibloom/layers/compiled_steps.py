@@ -91,12 +91,31 @@ def moments(x: Any, eps: Any) -> Any:
     return mean, ONE / numpy.sqrt(squares / float32(x.shape[0]) + eps)
 
 
+def gelu_of(a: Any) -> Any:
+    """`gelu` of `mlp.py`, of a number."""
+    return a / (exp((float32(-2) * C * A * a * a - float32(2) * C) * a) + ONE)
+
+
 def gelu_numbers(x: Array, y: Array) -> None:
-    """`gelu` of `mlp.py`, of `x [R, N]` into `y [R, N]`."""
+    """`x [R, N]` -> gelu(x) into `y [R, N]`."""
     for row in range(x.shape[0]):
         for i in range(x.shape[1]):
-            a = x[row, i]
-            y[row, i] = a / (exp((float32(-2) * C * A * a * a - float32(2) * C) * a) + ONE)
+            y[row, i] = gelu_of(x[row, i])
+
+
+def bias_gelu_numbers(bias: Array, x: Array, y: Array) -> None:
+    """`bias [N]`, `x [R, N]` -> x + bias in place, and gelu of that into `y [R, N]`."""
+    for row in range(x.shape[0]):
+        for i in range(x.shape[1]):
+            x[row, i] += bias[i]
+            y[row, i] = gelu_of(x[row, i])
+
+
+def bias_gelu_in_place(bias: Array, x: Array) -> None:
+    """`bias [N]`, `x [R, N]` -> gelu(x + bias), in place."""
+    for row in range(x.shape[0]):
+        for i in range(x.shape[1]):
+            x[row, i] = gelu_of(x[row, i] + bias[i])
 
 
 def gelu_backward_numbers(dy: Array, x: Array, dx: Array) -> None:
@@ -176,8 +195,11 @@ def softmax_backward_numbers(weights: Array, total: Array, dscores: Array) -> No
 
 
 ROW, MATRIX, STACK = ("f4", 1, "C"), ("f4", 2, "C"), ("f4", 3, "C")
+GELU = {exp: EXACT, gelu_of: EXACT}
 LOOPS: dict[Any, tuple[Any, ...]] = {  # each with what `compiled` asks for
-    gelu_numbers: ((MATRIX,), (MATRIX,), {exp: EXACT}, EXACT),
+    gelu_numbers: ((MATRIX,), (MATRIX,), GELU, EXACT),
+    bias_gelu_numbers: ((ROW,), (MATRIX, MATRIX), GELU, EXACT),
+    bias_gelu_in_place: ((ROW,), (MATRIX,), GELU, EXACT),
     gelu_backward_numbers: ((MATRIX, MATRIX), (MATRIX,), {exp: EXACT}, EXACT),
     norm_numbers: ((MATRIX, ROW, ROW, ROW), (MATRIX,), {moments: SUMS}, EXACT),
     norm_backward_numbers: ((MATRIX, MATRIX, ROW, ROW), (MATRIX, ROW, ROW), {moments: SUMS}, SUMS),
@@ -204,6 +226,17 @@ def suits_compiled_steps(count: int, *arrays: Array) -> bool:
 def gelu(x: Array) -> Array:
     """`x [..., N]` -> gelu(x) `[..., N]`."""
     return _by_rows(gelu_numbers, x)
+
+
+def bias_gelu(up: Array, bias: Array, keep: bool) -> Array:
+    """`up [..., N]`, `bias [N]` -> gelu(up + bias) `[..., N]`. The sum is put into `up`; without `keep`, the result."""
+    rows, (b,) = up.reshape(-1, up.shape[-1]), _whole(bias)  # [..., N] -> [R, N]
+    if not keep:
+        each(lambda part: machine_code()[bias_gelu_in_place](b, rows[part]), chunks(rows))
+        return up
+    act = empty(rows.shape, float32)
+    each(lambda part: machine_code()[bias_gelu_numbers](b, rows[part], act[part]), chunks(rows))
+    return act.reshape(up.shape)
 
 
 def gelu_backward(dy: Array, x: Array) -> Array:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy
 
 from ..backend import Array, namespace
-from ..threads import each, matmul
+from ..threads import add_to_rows, each, matmul
 from .compiled_rows import compiled_rows, suits_compiled_rows
 from .few_rows import few_rows, suits_few_rows
 from .one_row import one_row, suits_one_row
@@ -28,7 +28,7 @@ def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
     # One product of two matrices: a batched product would read the whole weight once per batch row.
     y = product(x.reshape(-1, x.shape[-1]), weight)  # [..., I] -> [N, I] -> [N, O]
     if bias is not None:
-        y += bias
+        add_to_rows(y, bias)
     return y.reshape(*x.shape[:-1], -1)  # [N, O] -> [..., O]
 
 

@@ -17,6 +17,7 @@ Backward, by the product rule, with tanh' = 1 - tanh² and u' = c (1 + 3 a x²):
 from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping
+from typing import Any
 
 import numpy
 
@@ -81,9 +82,12 @@ def mlp(x: Array, params: Mapping[str, Array], layer: int, run: Run) -> Array:
 
 def up_and_gelu(x: Array, weight: Array, bias: Array, step: str, run: Run) -> Array:
     """gelu(x Wᵀ + b), of `x [..., E]`, `weight [4E, E]`, `bias [4E]`: `[..., 4E]`. Its inside is the step `step`."""
-    if kernels.suits_gelu(x, bias) and not run.watch.wants(step):  # on a GPU, b and gelu in one launch
+    count = x.size // x.shape[-1] * len(bias)
+    fused: Any = compiled_steps if suits_compiled_steps(count, x, bias) else None
+    fused = kernels if kernels.suits_gelu(x, bias) else fused
+    if fused and not run.watch.wants(step):  # b and gelu at once: a launch on a GPU, once over the numbers on the host
         up = linear(x, weight)
-        act = kernels.bias_gelu(up, bias, keep=type(run.watch) is not Unwatched)
+        act = fused.bias_gelu(up, bias, keep=type(run.watch) is not Unwatched)
         run.watch(step, up)
         return act
     up = run.watch(step, linear(x, weight, bias))

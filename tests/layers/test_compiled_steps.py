@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
 
+from minibloom import BloomConfig, BloomForCausalLM, Trace
 from minibloom.compiled import EXACT, compiled
 from minibloom.layers import compiled_steps as steps
 from minibloom.layers import layer_norm, mlp, tiled_attention
@@ -84,6 +85,35 @@ def test_gelu_and_its_backward(size):
         assert_near(steps.gelu(x), right, size)
         right = mlp.gelu_backward(dy.astype("float64"), x.astype("float64"))
         assert_near(steps.gelu_backward(dy, x), right)
+
+
+@pytest.mark.usefixtures("code")
+@pytest.mark.parametrize("keep", [True, False])
+def test_bias_and_gelu_at_once_are_both_one_after_the_other_to_the_bit(keep):
+    up, bias = normal(0, 3, 2, 37, dtype="float32"), normal(1, 74, dtype="float32")[::2]
+    total, given = up + bias, up.copy()
+    act = steps.bias_gelu(given, bias, keep)
+    numpy.testing.assert_array_equal(act, steps.gelu(total))
+    numpy.testing.assert_array_equal(given, total if keep else act)
+
+
+@pytest.mark.parametrize("step", ["dense_h_to_4h", "gelu"])
+def test_a_large_mlp_is_the_same_to_the_bit_whoever_watches(monkeypatch, step):
+    model = BloomForCausalLM(BloomConfig(vocab_size=31, hidden_size=32, n_layer=2, n_head=2), dtype="float32")
+    for p in model.params.values():
+        p += normal(0, *p.shape).astype("float32") / 10
+    monkeypatch.setattr(steps, "MANY", 0)
+    ids, trace = numpy.arange(20)[None], Trace(f"*.mlp.{step}")
+    alone = model(ids).logits
+    numpy.testing.assert_array_equal(model(ids, trace=trace).logits, alone)
+    assert set(trace) == {f"h.{i}.mlp.{step}" for i in range(2)}
+    whole = Trace()
+    numpy.testing.assert_array_equal(model(ids, trace=whole).logits, alone)
+    numpy.testing.assert_array_equal(whole[f"h.1.mlp.{step}"], trace[f"h.1.mlp.{step}"])
+    tape = model.value_and_grad(ids, labels=ids)[1]
+    monkeypatch.setattr(steps, "MANY", 2**60)
+    for name, right in model.value_and_grad(ids, labels=ids)[1].items():
+        assert_near(tape[name], right, abs(right).max())
 
 
 @pytest.mark.usefixtures("code")
