@@ -14,6 +14,7 @@ import reprlib
 import warnings
 from collections import ChainMap
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -32,6 +33,7 @@ from .errors import InputError, suggest
 from .files import SHIPPED
 from .layers.alibi import alibi_bias
 from .layers.block import block
+from .layers.compiled_steps import numpy_alone
 from .layers.run import Run, Unwatched, Watch
 from .layers.small_weights import SmallWeight
 from .layers.transformer import transformer, transformer_backward
@@ -371,7 +373,8 @@ class PreTrainedModel:
         if isinstance(trace, Tape):  # without its watch, which is the tape: a circle holds memory until Python looks
             trace.run = replace(run, watch=Unwatched())
         ids, embeds = (x, None) if inputs_embeds is None else (None, x)
-        hidden = transformer(ids, embeds, self._params_read(), run)
+        with nullcontext() if isinstance(self.params, dict) else numpy_alone():  # streamed, as memory is short
+            hidden = transformer(ids, embeds, self._params_read(), run)
 
         hidden_states = tuple(kept[name] for name in hidden_names)
         attentions = tuple(kept[name] for name in attention_names)

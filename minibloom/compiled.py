@@ -3,9 +3,9 @@
 NumPy computes a formula step by step, each step over a whole array and in a call of its own. A loop does all steps to a
 number while that is in a register, and other threads go on meanwhile, without Python's lock. The loops are what they
 look like, and Python can run them, slowly; Numba makes machine code of them, for the processor's own vectors. That
-takes half a second or so for each, once: it keeps what it made beside the file, or in the user's cache. To import
-Numba takes a quarter of a second to half a second, so what is computed soon without it does not ask for it. Numba is
-optional, as it follows new versions of Python and NumPy some months late.
+takes a quarter to half a second for each, once: it keeps what it made beside the file, or in the user's cache. To
+import Numba takes a quarter of a second to half a second, so what is computed soon without it does not ask for it.
+Numba is optional, as it follows new versions of Python and NumPy some months late.
 """
 
 from __future__ import annotations
@@ -37,9 +37,11 @@ def compiled(
     """
     try:
         import numba
-    except (ImportError, OSError, MemoryError):  # it is not installed, or there is no room for it
+
+        idle = getattr(numba.config, "DISABLE_JIT", False)  # by its environment variable: the loops would run in Python
+    except Exception:  # it is not installed, does not run here, or there is no room for it
         return None
-    if getattr(numba.config, "DISABLE_JIT", False):  # by its environment variable: the loops would run in Python
+    if idle:
         return None
 
     def array(kind: Kind, readonly: bool) -> Any:

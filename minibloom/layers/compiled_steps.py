@@ -14,7 +14,8 @@ then milliseconds on both.
     a pass of bloom-560m's shape, 512 tokens    1042 and 980; 2,048 tokens 4751 and 4072, each in turns
     a training step, 5 million parameters        323 and 277; a pass over as many tokens, 142 and 104
 
-Numba takes 0.1 GB of memory, once, and 0.2 s or more, of which compiling is half: smaller passes do without.
+Numba takes 0.1 GB of memory and 0.25 s, once a process, and 2 s the first time, when it compiles: smaller passes do
+without.
 
 Tried and left: the largest score found among floating numbers, by one at a time (softmax 0.71); tiles of other sizes
 than NumPy likes best, alike or slower; a whole block of a small model, see `one_token.py`.
@@ -24,6 +25,9 @@ from __future__ import annotations
 
 import functools
 import math
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy
@@ -35,6 +39,7 @@ from ..threads import chunks, each, over_rows_with_sums
 
 MANY = 2**21  # numbers in all, from which on a pass may wait for Numba to be imported
 float32, int32 = numpy.float32, numpy.int32
+_local = threading.local()
 C, A, ONE = float32(0.79788456), float32(0.044715), float32(1)  # C and A of `mlp.py`
 LN2_HIGH = float32(355 / 512)  # ln 2 in two parts, the first of so few bits that all its multiples below are exact
 LN2_LOW = float32(math.log(2) - 355 / 512)
@@ -71,6 +76,8 @@ def order(x: Any) -> Any:
 
     Of whole numbers compilers find the largest by vectors; of floating ones they do not, as NaN has no place there.
     """
+    if x != x:
+        return MAGNITUDE
     bits = float32(x).view(int32)
     return int32(bits ^ (bits >> int32(31) & MAGNITUDE))
 
@@ -126,7 +133,7 @@ def gelu_backward_numbers(dy: Array, x: Array, dx: Array) -> None:
             square = a * a
             gate = ONE / (exp((float32(-2) * C * A * square - float32(2) * C) * a) + ONE)
             slope = float32(3) * A * C * square + C  # u'
-            dx[row, i] = dy[row, i] * (float32(2) * slope * a * gate * (ONE - gate) + gate)
+            dx[row, i] = dy[row, i] * (float32(2) * slope * (gate * (ONE - gate) * a) + gate)
 
 
 def norm_numbers(x: Array, weight: Array, bias: Array, eps: Array, y: Array) -> None:
@@ -214,11 +221,29 @@ def machine_code() -> dict[Any, Any]:
     return {loop: compiled(loop, *needs) for loop, needs in LOOPS.items()}
 
 
-def suits_compiled_steps(count: int, *arrays: Array) -> bool:
-    """Whether `arrays`, of a pass with `count` numbers a step, are to be computed with here: the one place of that."""
+@contextmanager
+def numpy_alone() -> Iterator[None]:
+    """Within this block, this thread takes no loop: for models that are streamed, as Numba needs 0.1 GB of its own."""
+    before, _local.numpy_alone = getattr(_local, "numpy_alone", False), True
+    try:
+        yield
+    finally:
+        _local.numpy_alone = before
+
+
+def suits_compiled_steps(
+    count: int, *arrays: Array, rows: tuple[Array, ...] = (), others: tuple[Array, ...] = ()
+) -> bool:
+    """Whether a pass with `count` numbers a step is to be computed here: the one place where that is chosen.
+
+    `arrays [..., N]` must be of one shape, `rows [N]` as wide, `others` of any shape: loops check nothing.
+    """
     return (
         count >= MANY
-        and all(type(x) is numpy.ndarray and x.dtype == float32 for x in arrays)
+        and not getattr(_local, "numpy_alone", False)
+        and all(type(x) is numpy.ndarray and x.dtype == float32 for x in (*arrays, *rows, *others))
+        and all(x.shape == arrays[0].shape for x in arrays)
+        and all(x.shape == arrays[0].shape[-1:] for x in rows)
         and None not in machine_code().values()
     )
 

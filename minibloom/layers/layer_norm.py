@@ -37,7 +37,7 @@ def layer_norm(x: Array, weight: Array, bias: Array, eps: float) -> Array:
     """`x [..., E]`, `weight [E]`, `bias [E]` -> `[..., E]`."""
     if kernels.suits_norm(x, weight, bias):
         return kernels.layer_norm(x, weight, bias, eps)
-    if suits_compiled_steps(4 * x.size, x, weight, bias):  # the MLP has four times as many numbers a token
+    if suits_compiled_steps(4 * x.size, x, rows=(weight, bias)):  # the MLP has four times as many numbers a token
         return compiled_steps.layer_norm(x, weight, bias, eps)
 
     def of_rows(x: Array) -> Array:
@@ -64,7 +64,7 @@ def layer_norm_backward(dy: Array, x: Array, weight: Array, eps: float) -> tuple
     """Upstream `dy [..., E]` and the forward's `x`, `weight` -> `dx [..., E]`, `dweight [E]`, `dbias [E]`."""
     if kernels.suits_norm(dy, x, weight):
         return kernels.layer_norm_backward(dy, x, weight, eps)
-    if suits_compiled_steps(4 * x.size, dy, x, weight):
+    if suits_compiled_steps(4 * x.size, dy, x, rows=(weight,)):
         return compiled_steps.layer_norm_backward(dy, x, weight, eps)
     width = x.shape[-1]
 

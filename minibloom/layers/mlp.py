@@ -28,6 +28,7 @@ from . import compiled_steps
 from .compiled_steps import suits_compiled_steps
 from .linear import linear, linear_backward, sliced_linear
 from .run import Run, Unwatched, keep
+from .small_weights import SmallWeight
 
 C = 0.79788456  # √(2/π), with as many digits as the reference has
 A = 0.044715
@@ -82,8 +83,9 @@ def mlp(x: Array, params: Mapping[str, Array], layer: int, run: Run) -> Array:
 
 def up_and_gelu(x: Array, weight: Array, bias: Array, step: str, run: Run) -> Array:
     """gelu(x Wᵀ + b), of `x [..., E]`, `weight [4E, E]`, `bias [4E]`: `[..., 4E]`. Its inside is the step `step`."""
-    count = x.size // x.shape[-1] * len(bias)
-    fused: Any = compiled_steps if suits_compiled_steps(count, x, bias) else None
+    count, dense = x.size // x.shape[-1] * len(bias), () if isinstance(weight, SmallWeight) else (weight,)
+    fits = bias.shape == (weight.shape[0],) and suits_compiled_steps(count, x, others=(bias, *dense))
+    fused: Any = compiled_steps if fits else None
     fused = kernels if kernels.suits_gelu(x, bias) else fused
     if fused and not run.watch.wants(step):  # b and gelu at once: a launch on a GPU, once over the numbers on the host
         up = linear(x, weight)

@@ -75,7 +75,7 @@ def tiled_attention(
     together = width >= T  # the keys of a head are one tile
     height = QUERIES if together else 2 * QUERIES  # a head that goes by itself has larger tiles
     norms = None if together or key_norms is None else key_norms()
-    weigh = compiled_steps.weigh if suits_compiled_steps(B * H * S * T, q, k, v, alibi) else _weigh
+    weigh = compiled_steps.weigh if suits_compiled_steps(B * H * S * T, q, others=(k, v, alibi)) else _weigh
 
     def heads(b: int, group: slice) -> None:
         tokens = mask[b % len(mask)]
@@ -192,7 +192,7 @@ def tiled_attention_backward(
     xp, (B, H, S, D), T = namespace(q), q.shape, k.shape[2]
     d = dcontext.reshape(B, S, H, D).swapaxes(1, 2)  # [B, S, E] -> [B, H, S, D]
     scale = 1.0 / math.sqrt(D)
-    fast = suits_compiled_steps(B * H * S * T, q, k, v, alibi)
+    fast = suits_compiled_steps(B * H * S * T, q, others=(k, v, alibi))
     weigh = compiled_steps.weigh if fast else _weigh
     weigh_backward = compiled_steps.weigh_backward if fast else _weigh_backward
 

@@ -23,19 +23,23 @@ from minibloom.threads import shared_out
 from ..strategies import normal, seeds, some
 
 numba = pytest.importorskip("numba", reason="Numba is optional")
-EPS = 1e-5
+EPS = 0.03
 LOWEST = numpy.finfo("float32").min
-
-
-def exp_of_all(x: Any, y: Any) -> None:
-    for i in range(x.shape[0]):
-        y[i] = exp(x[i])
+NEGATIVE_NAN = numpy.array(0xFFC00000, "uint32").view("float32")[()]  # what processors make of inf - inf
 
 
 def compiled_exp(x: Any) -> numpy.ndarray:
+    """`exp` of each, compiled as for the loops, and not kept on the disk: changes of it would not be seen."""
+    code = numba.njit(fastmath=set(EXACT))(exp)
+
+    @numba.njit
+    def of_all(x, y):
+        for i in range(x.shape[0]):
+            y[i] = code(x[i])
+
     x = numpy.asarray(x, "float32")
     y = numpy.empty_like(x)
-    compiled(exp_of_all, (("f4", 1, "C"),), (("f4", 1, "C"),), {exp: EXACT})(x, y)
+    of_all(x, y)
     return y
 
 
@@ -73,7 +77,8 @@ def test_order_is_that_of_the_numbers_and_can_be_undone(numbers):
     numbers = [numpy.float32(x) for x in numbers]
     largest = max(order(x) for x in numbers)
     assert number(largest) == max(numbers)
-    assert order(numpy.float32("nan")) > order(numpy.float32("inf"))
+    for nan in (numpy.float32("nan"), NEGATIVE_NAN):
+        assert order(nan) > order(numpy.float32("inf")) and numpy.isnan(number(order(nan)))
 
 
 @pytest.mark.usefixtures("code")
@@ -139,6 +144,7 @@ def tiles(draw: st.DrawFn) -> dict[str, Any]:
     size = draw(st.sampled_from([0.1, 3.0, 300.0]))
     scores = (size * rng.standard_normal((G, N, K))).astype("float32")
     alibi = (draw(st.sampled_from([0.01, 1.0, 30.0])) * numpy.arange(K)[None, None]).astype("float32").repeat(G, 0)
+    alibi *= numpy.arange(1, G + 1, dtype="float32")[:, None, None]  # each head its own
     M = draw(st.integers(0, K))
     seen = rng.random((N, M)) < draw(st.sampled_from([0.0, 0.5, 1.0])) if M else None
     earlier = draw(st.booleans())
@@ -177,9 +183,10 @@ def test_weights_of_a_tile_and_their_backward(in_python, tile, seed):
         assert_near(d, right, abs(right).max() + 1)
 
 
-def test_what_is_no_number_goes_through():
+@pytest.mark.parametrize("nan", [numpy.nan, NEGATIVE_NAN])
+def test_what_is_no_number_goes_through(nan):
     x = normal(0, 4, 64, dtype="float32")
-    x[1, 5] = numpy.nan
+    x[1, 5] = nan
     ones = numpy.ones(64, "float32")
     for y in (steps.layer_norm(x, ones, ones, EPS), steps.layer_norm_backward(x, x, ones, EPS)[0]):
         assert numpy.isnan(y[1]).all() and numpy.isfinite(y[[0, 2, 3]]).all()
@@ -215,6 +222,46 @@ def test_what_suits_it():
     assert not suits_compiled_steps(steps.MANY - 1, x)  # Numba takes long to import
     assert not suits_compiled_steps(steps.MANY, x, x.astype("float64"))
     assert not suits_compiled_steps(steps.MANY, half)
+
+
+def test_loops_check_nothing_so_shapes_that_do_not_fit_are_not_theirs(monkeypatch):
+    x, row = numpy.zeros((4, 6), "float32"), numpy.zeros(6, "float32")
+    many = steps.MANY
+    assert suits_compiled_steps(many, x, x, rows=(row, row), others=(x[:2],))
+    assert not suits_compiled_steps(many, x, x[:2])
+    for wrong in (row[:1], row[:5], row[None], numpy.zeros(7, "float32")):
+        assert not suits_compiled_steps(many, x, rows=(row, wrong))
+    monkeypatch.setattr(steps, "MANY", 0)
+    with pytest.raises(ValueError, match="broadcast"):
+        layer_norm.layer_norm(x, row[:5], row, EPS)
+    with pytest.raises(ValueError):
+        layer_norm.layer_norm_backward(x[:2], x, row, EPS)
+
+
+def test_a_float64_matrix_in_a_float32_model_is_numpys(monkeypatch):
+    model = BloomForCausalLM(BloomConfig(vocab_size=31, hidden_size=32, n_layer=1, n_head=2), dtype="float32")
+    name = "h.0.mlp.dense_h_to_4h.weight"
+    model.params[name] = model.params[name].astype("float64")
+    right = model(numpy.arange(20)[None]).logits
+    monkeypatch.setattr(steps, "MANY", 0)
+    numpy.testing.assert_allclose(model(numpy.arange(20)[None]).logits, right, rtol=0, atol=1e-5)
+
+
+def test_a_streamed_model_takes_no_loop(monkeypatch, tmp_path):
+    BloomForCausalLM(BloomConfig(vocab_size=31, hidden_size=32, n_layer=2, n_head=2)).save_pretrained(tmp_path)
+    monkeypatch.setattr(steps, "MANY", 0)
+    monkeypatch.setattr(steps, "machine_code", None)  # cannot be called
+    BloomForCausalLM.from_pretrained(tmp_path, stream=True)(numpy.arange(20)[None])
+    with pytest.raises(TypeError):
+        BloomForCausalLM.from_pretrained(tmp_path)(numpy.arange(20)[None])
+
+
+@pytest.mark.parametrize("error", [ImportError, OSError, RuntimeError, AttributeError])
+def test_a_numba_that_does_not_run_here_is_as_none(monkeypatch, tmp_path, error):
+    (tmp_path / "numba.py").write_text(f"raise {error.__name__}('broken')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "numba")
+    assert compiled(steps.gelu_numbers, *steps.LOOPS[steps.gelu_numbers]) is None
 
 
 @pytest.mark.parametrize("installed", [False, True])
