@@ -37,7 +37,7 @@ def describe_numba() -> str:
     """Whether there is a Numba that compiles loops (`compiled.py`), in one line."""
     try:
         import numba
-    except ImportError as error:
+    except Exception as error:  # as in `compiled.py`: one that does not run here is as none
         absent = isinstance(error, ModuleNotFoundError) and error.name == "numba"
         why = "is not installed" if absent else f"does not run here ({error})"
         return f"Numba {why}; with it (pip install numba) int8 and 16 bits decode two to three times as fast, and more"

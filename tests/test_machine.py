@@ -62,5 +62,8 @@ def test_whether_loops_are_compiled(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "numba.py").write_text("raise ImportError('Numba needs NumPy 2.4 or less')")
     assert machine.describe_numba().startswith("Numba does not run here (Numba needs NumPy 2.4 or less)")
+    monkeypatch.delitem(sys.modules, "numba", raising=False)
+    (tmp_path / "numba.py").write_text("raise RuntimeError('no compiler')  # another length, another file")
+    assert machine.describe_numba().startswith("Numba does not run here (no compiler)")
     monkeypatch.setitem(sys.modules, "numba", None)  # as if there were none
     assert machine.describe_numba().startswith("Numba is not installed; with it (pip install numba)")

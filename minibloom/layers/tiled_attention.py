@@ -192,7 +192,7 @@ def tiled_attention_backward(
     xp, (B, H, S, D), T = namespace(q), q.shape, k.shape[2]
     d = dcontext.reshape(B, S, H, D).swapaxes(1, 2)  # [B, S, E] -> [B, H, S, D]
     scale = 1.0 / math.sqrt(D)
-    fast = suits_compiled_steps(B * H * S * T, q, others=(k, v, alibi))
+    fast = suits_compiled_steps(B * H * S * T, q, others=(k, v, alibi, dcontext))
     weigh = compiled_steps.weigh if fast else _weigh
     weigh_backward = compiled_steps.weigh_backward if fast else _weigh_backward
 

@@ -238,13 +238,19 @@ def test_loops_check_nothing_so_shapes_that_do_not_fit_are_not_theirs(monkeypatc
         layer_norm.layer_norm_backward(x[:2], x, row, EPS)
 
 
-def test_a_float64_matrix_in_a_float32_model_is_numpys(monkeypatch):
+@pytest.mark.parametrize("module", ["mlp.dense_h_to_4h", "mlp.dense_4h_to_h", "self_attention.dense"])
+def test_a_float64_matrix_in_a_float32_model_is_numpys(monkeypatch, module):
+    """Forward, and backward, where what arrives is float64 then."""
     model = BloomForCausalLM(BloomConfig(vocab_size=31, hidden_size=32, n_layer=1, n_head=2), dtype="float32")
-    name = "h.0.mlp.dense_h_to_4h.weight"
-    model.params[name] = model.params[name].astype("float64")
-    right = model(numpy.arange(20)[None]).logits
+    model.params[f"h.0.{module}.weight"] = model.params[f"h.0.{module}.weight"].astype("float64")
+    ids = numpy.arange(20)[None]
+    monkeypatch.setattr(tiled_attention, "LARGE", 0)
+    right = model.value_and_grad(ids, labels=ids)
     monkeypatch.setattr(steps, "MANY", 0)
-    numpy.testing.assert_allclose(model(numpy.arange(20)[None]).logits, right, rtol=0, atol=1e-5)
+    out, grads = model.value_and_grad(ids, labels=ids)
+    numpy.testing.assert_allclose(out.logits, right[0].logits, rtol=0, atol=1e-5)
+    for name, expected in right[1].items():
+        numpy.testing.assert_allclose(grads[name], expected, rtol=0, atol=1e-5)
 
 
 def test_a_streamed_model_takes_no_loop(monkeypatch, tmp_path):
