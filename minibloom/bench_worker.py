@@ -126,10 +126,11 @@ class Minibloom(Peer):
 
     def __init__(self, config: dict[str, Any], threads: int, backend: str) -> None:
         from .config import BloomConfig
-        from .layers.compiled_steps import machine_code
+        from .layers import compiled_blocks, compiled_steps
         from .models import BloomForCausalLM
 
-        machine_code()  # what a library consists of is in memory before its work is measured: Numba, as torch
+        for part in (compiled_blocks, compiled_steps):  # what a library consists of is in memory before its work is
+            part.machine_code()  # measured: Numba, as torch
         self.model = BloomForCausalLM(BloomConfig(**config), backend=backend)
         self.gpu = None if backend == "numpy" else self.model.xp
 

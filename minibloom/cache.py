@@ -48,6 +48,7 @@ class Cache:
         self._keys: list[Array | None] = [None] * layers  # [B, H, capacity, D], filled up to `length`
         self._values: list[Array | None] = [None] * layers
         self._norms: list[Array | None] = [None] * layers  # see `key_norms`
+        self._longest: list[Array | None] = [None] * layers  # see `longest_keys`
         self.states: Array | None = None  # last hidden states `[B, T, E]`, of length 1: contrastive search keeps them
         self.draft: Any = None  # a draft model, its own cache and the ids in it: speculation keeps them
 
@@ -58,6 +59,7 @@ class Cache:
         keys, values = self._keys[layer], self._values[layer]
         if keys is None or values is None or not self.length:
             raise InputError("the cache is empty: no forward pass has filled it yet.")
+        self._norms[layer] = self._longest[layer] = None  # they may be written to
         return keys[:, :, self._here], values[:, :, self._here]
 
     def __iter__(self) -> Iterator[tuple[Array, Array]]:
@@ -82,6 +84,17 @@ class Cache:
         """Rows in the batch, or None where the next pass may bring any."""
         held = self._held()
         return None if held is None else held.shape[0]
+
+    @property
+    def dtype(self) -> Any:
+        """Of the numbers that it holds, or None where the next pass may bring any."""
+        held = self._held()
+        return None if held is None else held.dtype
+
+    @property
+    def filled_in_place(self) -> bool:
+        """Whether a pass may write what `extend` gives room for, as `update` does: not where a subclass has another."""
+        return type(self).update is Cache.update
 
     @property
     def nbytes(self) -> int:
@@ -115,14 +128,26 @@ class Cache:
 
         They count only after `advance`, which ends a pass: one that fails midway leaves the cache as it was.
         """
+        keys, values, here = self.extend(layer, key, value)
+        self._longest[layer] = None
+        new = slice(here.stop - key.shape[2], here.stop)
+        keys[:, :, new] = key
+        values[:, :, new] = value
+        return keys[:, :, here], values[:, :, here]
+
+    def extend(self, layer: int, key: Array, value: Array) -> tuple[Array, Array, slice]:
+        """Make room for a `key` and a `value` of these shapes, which the caller writes.
+
+        Returns all keys and values of the block `[B, H, room, D]`, and where in `room` the `T` are that count then.
+        """
         end, norms = self.length + key.shape[2], self._norms[layer]
+        if not self.length:
+            self._longest[layer] = None
         if norms is not None:  # a crop or a failed pass left some behind: of later positions or, before any, other rows
             self._norms[layer] = norms[:, :, : self.length] if self.length else None
         self._keys[layer] = keys = self._room(self._keys[layer], key, end)
         self._values[layer] = values = self._room(self._values[layer], value, end)
-        keys[:, :, self.length : end] = key
-        values[:, :, self.length : end] = value
-        return keys[:, :, :end], values[:, :, :end]
+        return keys, values, slice(0, end)
 
     def key_norms(self, layer: int, keys: Array) -> Array:
         """|k| `[B, H, T]` of `keys [B, H, T, D]`, which `update` returned: those asked for before are kept.
@@ -136,6 +161,15 @@ class Cache:
             norms = xp.concatenate([kept[:, :, :known], norms], axis=2)
         self._norms[layer] = norms
         return norms
+
+    def longest_keys(self, layer: int) -> Array:
+        """What no |k| of the block is above `[B, H]`; -1 where no one has looked yet, who then writes it there."""
+        held = self._longest[layer]
+        if held is None:
+            keys = self._keys[layer]
+            assert keys is not None  # `extend` has been called
+            self._longest[layer] = held = namespace(keys).full(keys.shape[:2], -1, dtype=keys.dtype)
+        return held
 
     def advance(self, positions: int) -> None:
         """The pass over `positions` new positions is complete."""
@@ -171,6 +205,7 @@ class Cache:
 
         twin._keys, twin._values = [copied(a) for a in self._keys], [copied(a) for a in self._values]
         twin._norms = list(self._norms)  # which are never written to
+        twin._longest = [None if a is None else a.copy() for a in self._longest]
         return twin
 
     def select(self, rows: Array) -> None:
@@ -182,6 +217,7 @@ class Cache:
         self._keys = [None if a is None else a[rows] for a in self._keys]
         self._values = [None if a is None else a[rows] for a in self._values]
         self._norms = [None if a is None else a[rows] for a in self._norms]
+        self._longest = [None if a is None else a[rows] for a in self._longest]
         self.states = None if self.states is None else self.states[rows]
 
     def reorder(self, rows: Array, start: int) -> None:
@@ -195,6 +231,7 @@ class Cache:
                 if a is not None:
                     a[:, :, start : self.length] = a[rows, :, start : self.length]
         self._norms = [None if a is None else a[:, :, :start] for a in self._norms]
+        self._longest = [None if a is None else a[rows] for a in self._longest]
         self.states = None
 
     def to_tuple(self, layout: str = "today") -> tuple[tuple[Array, Array], ...]:

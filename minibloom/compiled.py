@@ -11,15 +11,26 @@ Numba is optional, as it follows new versions of Python and NumPy some months la
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+import hashlib
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
 from types import FunctionType
 from typing import Any
 
 import numpy
 
+from .compiled_team import as_machine_code
+
 EXACT, SUMS = frozenset({"contract"}), frozenset({"contract", "reassoc"})  # see `compiled`
 NONE: Mapping[Any, Any] = {}
 Kind = tuple[str, int, str]  # of an array: dtype, number of axes, and C (in one piece) or A (any)
+
+
+def at_hand() -> bool:
+    """Whether Numba is in memory already, for whatever reason."""
+    return "numba" in sys.modules
 
 
 def compiled(
@@ -32,7 +43,8 @@ def compiled(
     """`loop` as machine code; None without a Numba for this Python and NumPy.
 
     read, written: its arguments, first the arrays that it only reads, then those that it writes. parts: functions
-    that it calls, or later ones call, each with a `fastmath` of its own. That says what may be done to formulas:
+    that it calls, or later ones call, each with a `fastmath` of its own; those of `compiled_team.py` it may call
+    anyhow. `fastmath` says what may be done to formulas:
     `EXACT`, no more than product and sum by one instruction; `SUMS`, also a sum in as many parts as vectors are wide.
     """
     try:
@@ -50,10 +62,12 @@ def compiled(
         return of(numba.from_dtype(numpy.dtype(dtype)), axes, layout, readonly=readonly)
 
     signature = numba.void(*(array(kind, True) for kind in read), *(array(kind, False) for kind in written))
-    known: dict[str, Any] = {}
+    known = dict(as_machine_code(numba))
     for part, flags in parts.items():
         known[part.__name__] = numba.njit(fastmath=set(flags), error_model="numpy")(_knowing(known, part))
+    sources = {function.__code__.co_filename for function in (loop, *parts, as_machine_code.__wrapped__)}
     loop = _knowing(known, loop)
+    loop.__qualname__ += f"_{_digest(sources)}"  # else Numba takes what it kept, though a part is another by now
     compile = functools.partial(
         numba.njit,
         signature,
@@ -65,6 +79,15 @@ def compiled(
         return compile(cache=True)(loop)
     except Exception:  # there is no folder to keep it in, the disk is full, or what was kept is damaged
         return compile()(loop)
+
+
+def _digest(files: Iterable[str]) -> str:
+    """A name for what stands in these files."""
+    digest = hashlib.sha256()
+    for file in sorted(files):
+        with suppress(OSError):  # in an archive
+            digest.update(Path(file).read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def _knowing(known: Mapping[str, Any], function: Any) -> Any:

@@ -54,14 +54,13 @@ class WindowCache(Cache):
             f"bytes={self.nbytes:,})"
         )
 
-    def update(self, layer: int, key: Array, value: Array) -> tuple[Array, Array]:
-        begin, end = self._start + self.length, self._start + self.length + key.shape[2]
-        views = []
-        for buffers, new in ((self._keys, key), (self._values, value)):
-            buffers[layer] = buffer = self._room(buffers[layer], new, end)
-            buffer[:, :, begin:end] = new
-            views.append(buffer[:, :, self._start : end])
-        return views[0], views[1]
+    def extend(self, layer: int, key: Array, value: Array) -> tuple[Array, Array, slice]:
+        end = self._start + self.length + key.shape[2]
+        if not self.length:
+            self._longest[layer] = None
+        self._keys[layer] = keys = self._room(self._keys[layer], key, end)
+        self._values[layer] = values = self._room(self._values[layer], value, end)
+        return keys, values, slice(self._start, end)
 
     def advance(self, positions: int) -> None:
         """The pass over `positions` new positions is complete. What no later one sees is dropped."""
@@ -94,6 +93,7 @@ class WindowCache(Cache):
             for a in buffers:
                 if a is not None:
                     a[:, :, here] = a[rows, :, here]
+        self._longest = [None if a is None else a[rows] for a in self._longest]
 
     def _moved(self, buffer: Array) -> Array:
         """What is kept, at the front of a new array with room for two windows.

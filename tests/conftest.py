@@ -24,6 +24,7 @@ from hypothesis import settings
 from minibloom.backend import load
 from minibloom.cuda.kernels import can_launch
 from minibloom.errors import InputError
+from minibloom.layers import compiled_blocks, compiled_rows, compiled_steps
 
 from . import bridge, standin, tiny
 from .fast_paths import fast_paths
@@ -33,6 +34,15 @@ settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True
 settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def numba_where_it_is_asked_for() -> Iterator[None]:
+    """Which path a pass takes is not to depend on whether an earlier test has imported Numba."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (compiled_blocks, compiled_rows, compiled_steps):
+            patch.setattr(module, "at_hand", lambda: False)
+        yield
 
 
 @pytest.fixture

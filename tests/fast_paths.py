@@ -10,6 +10,7 @@ one. Sizes lie where what is drawn falls on both sides of them: both kinds of a 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -23,6 +24,7 @@ from threadpoolctl import threadpool_limits
 from minibloom import buffers, chunked_loss, losses, models, threads
 from minibloom.layers import (
     attention,
+    compiled_blocks,
     compiled_rows,
     compiled_steps,
     few_rows,
@@ -44,20 +46,22 @@ SIZES: dict[ModuleType, dict[str, int]] = {
     one_row: {"LEAST": 0, "SMALL_WEIGHT": 2**10, "PATIENCE": 1},
     one_token: {"LEAST": 0, "SMALL_WEIGHT": 2**10},
     few_rows: {"LEAST": 0, "SMALL_WEIGHT": 2**10, "HEIGHT": 4, "APART": 2, "SHORT": 48},
-    compiled_rows: {"WIDE": 20, "SMALL_WEIGHT": 2**10},
+    compiled_blocks: {"MOST": 16, "PART": 2**8, "PATIENCE": 0, "SHARED": 2**12},
+    compiled_rows: {"MANY": 2**11, "SMALL_WEIGHT": 2**10},
     compiled_steps: {"MANY": 2**9},
     row_blocks: {"SMALL_WEIGHT": 2**10, "BLOCK": 2**9, "MANY": 8, "HEIGHT": 4},
     chunked_loss: {"FEWEST": 3, "NUMBERS": 1},
     linear: {"ROWS": 16},
 }
 COMPILED = ("compiled_rows",) if find_spec("numba") else ()
+BLOCKS = ("compiled_blocks",) if COMPILED else ()
 STEPS = ("layer_norm", "layer_norm_backward", "bias_gelu", "gelu_backward", "weigh", "weigh_backward")
 PATHS: dict[Any, tuple[str, ...]] = {  # what each of them calls, in the module that looks it up
     attention: ("tiled_attention", "tiled_attention_backward"),
     tiled_attention: ("_far", "each", "drop_subnormals"),
     one_token: ("drop_subnormals",),
     compiled_steps: STEPS if COMPILED else (),
-    transformer: ("one_token_blocks",),
+    transformer: ("one_token_blocks", *BLOCKS),
     linear: (*COMPILED, "one_row", "few_rows", "blocked_linear", "each"),
     one_row: ("blas_on_all_cores", "each"),
     few_rows: ("far_apart", "at_a_time", "each"),
@@ -87,6 +91,9 @@ def fast_paths() -> Iterator[None]:
         for module, sizes in SIZES.items():
             for name, size in sizes.items():
                 patch.setattr(module, name, size)
+        # Of the paths for a token, the one with Numba leaves every third to the one without: both read the same cache.
+        real, turns = transformer.suits_compiled_blocks, itertools.cycle([True, True, False])
+        patch.setattr(transformer, "suits_compiled_blocks", lambda *given: real(*given) and next(turns))
         patch.setattr(one_row._Crowd, "products", 0)  # what other tests have seen of the cores is forgotten
         _on.append(True)
         try:

@@ -13,6 +13,7 @@ def test_properties_of_models_take_every_fast_path():
     with fast_paths.fast_paths(), counted() as calls:
         some(test_models.test_a_padded_batch_equals_its_rows_alone)()
         some(test_models.test_cached_decoding_split_anywhere_equals_the_uncached_pass)()
+        some(test_models.test_cached_decoding_in_float32_is_that_of_float64_rounded)()
         some(test_models.test_gradients_in_float32_are_those_of_float64_rounded)()
         some(test_chunked_loss.test_a_training_step_without_logits)()
     assert [name for name, count in calls.items() if not count] == list(OF_SMALL_WEIGHTS)

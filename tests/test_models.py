@@ -338,6 +338,23 @@ def test_cached_decoding_split_anywhere_equals_the_uncached_pass(model, data):
     close(numpy.concatenate(pieces, axis=1)[tokens], whole.logits[tokens])
 
 
+@some
+@given(models(), st.data())
+def test_cached_decoding_in_float32_is_that_of_float64_rounded(model, data):
+    ids = data.draw(token_ids(model.config, shortest=2))
+    mask, cut = data.draw(masks(ids.shape)), data.draw(st.integers(1, ids.shape[1] - 1))
+    single = BloomForCausalLM(model.config)
+    single.params = {name: value.astype("float32") for name, value in model.params.items()}
+    cache, outs = single(ids[:, :cut], attention_mask=None if mask is None else mask[:, :cut]).past_key_values, []
+    for end in range(cut + 1, ids.shape[1] + 1):
+        seen = None if mask is None else mask[:, :end]
+        outs.append(single(ids[:, end - 1 : end], past_key_values=cache, attention_mask=seen).logits)
+    tokens = real(mask, ids.shape)[:, cut:]
+    right = model(ids, attention_mask=mask).logits[:, cut:][tokens]
+    largest = abs(right).max() if right.size else 0.0
+    numpy.testing.assert_allclose(numpy.concatenate(outs, axis=1)[tokens], right, atol=1e-4 * largest)
+
+
 @few
 @given(models(), st.data())
 def test_a_given_cache_is_extended_in_place(model, data):

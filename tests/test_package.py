@@ -35,7 +35,7 @@ HEAVY = ORACLES | {
 FLOORS = [
     ["errors", "version"],
     ["backend", "fields"],
-    ["display", "memory", "buffers"],
+    ["display", "memory", "buffers", "compiled_team"],
     ["files", "threads", "machine", "compiled"],
     ["config"],
     ["byte_pair", "encoding"],

@@ -15,10 +15,11 @@ then milliseconds on both.
     a training step, 5 million parameters        323 and 277; a pass over as many tokens, 142 and 104
 
 Numba takes 0.1 GB of memory and 0.25 s, once a process, and 2 s the first time, when it compiles: smaller passes do
-without.
+without. Where something else has imported it, they need not (a prompt of 8 x 64 tokens for the small model, Zen 4:
+56 and 47 ms).
 
 Tried and left: the largest score found among floating numbers, by one at a time (softmax 0.71); tiles of other sizes
-than NumPy likes best, alike or slower; a whole block of a small model, see `one_token.py`.
+than NumPy likes best, alike or slower.
 """
 
 from __future__ import annotations
@@ -34,10 +35,11 @@ import numpy
 
 from ..backend import Array
 from ..buffers import empty
-from ..compiled import EXACT, SUMS, compiled
+from ..compiled import EXACT, SUMS, at_hand, compiled
 from ..threads import chunks, each, over_rows_with_sums
 
 MANY = 2**21  # numbers in all, from which on a pass may wait for Numba to be imported
+FEW = 2**14  # numbers from which on a loop is faster, where Numba is in memory
 float32, int32 = numpy.float32, numpy.int32
 _local = threading.local()
 C, A, ONE = float32(0.79788456), float32(0.044715), float32(1)  # C and A of `mlp.py`
@@ -239,7 +241,7 @@ def suits_compiled_steps(
     `arrays [..., N]` must be of one shape, `rows [N]` as wide, `others` of any shape: loops check nothing.
     """
     return (
-        count >= MANY
+        count >= (FEW if at_hand() else MANY)
         and not getattr(_local, "numpy_alone", False)
         and all(type(x) is numpy.ndarray and x.dtype == float32 for x in (*arrays, *rows, *others))
         and all(x.shape == arrays[0].shape for x in arrays)

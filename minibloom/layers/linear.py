@@ -36,10 +36,10 @@ def product(x: Array, weight: Array) -> Array:
     """x Wᵀ: `x [N, I]`, `weight [O, I]` (an array or a `SmallWeight`) -> `[N, O]`, the fastest way."""
     if isinstance(weight, SmallWeight):
         return half_product(x, weight) if suits_tensor_cores(weight) else blocked_linear(x, weight)
-    if suits_one_row(x, weight):
-        return one_row(x, weight)
     if suits_compiled_rows(x, weight):
         return compiled_rows(x, weight)
+    if suits_one_row(x, weight):
+        return one_row(x, weight)
     if suits_few_rows(x, weight):
         return few_rows(x, weight)
     return matmul(x, weight.T)  # what it is; the others are proven equal

@@ -18,9 +18,9 @@ fetched by one call, 5.50 -> 5.12 with the former, or 4.14 -> 3.84 at the least.
 Tried and left: a batch in two halves, each by a thread of its own (8 rows on Zen 4: 4.0 ms in place of 3.7), as the
 two hand Python's lock to and fro; two threads that share the weights' reading, handed over once (1.67 ms in place of
 1.65), or at each product (2.1); a thread that reads the weights ahead into the cache that the cores share (5.3 ms a
-token in place of 5.3); BLAS's own threads (2.3 ms for the products in place of 2.1);
-a block as two loops compiled by Numba, attention included (Zen 5: one row 1.09 -> 0.91 ms, 8 rows 3.5 ms either way:
-what is left is one core's reading from memory).
+token in place of 5.3); BLAS's own threads (2.3 ms for the products in place of 2.1).
+
+Where Numba is installed, `compiled_blocks.py` takes the place of this, sooner or later.
 """
 
 from __future__ import annotations
@@ -46,13 +46,19 @@ from .subnormals import drop_subnormals
 
 def suits_one_token(x: Array, run: Run) -> bool:
     """Whether blocks are to be computed here, from `x [B, S, E]` on: the one place where that is chosen."""
-    E = x.shape[-1]
     return (
         run.new == 1
         and len(x) <= MOST
-        and E * E >= LEAST
-        and run.cache is not None
+        and x.shape[-1] ** 2 >= LEAST
         and len(x) * run.config.n_head * run.mask.shape[1] < tiles.LARGE  # longer ones are for tiles
+        and is_bare(x, run)
+    )
+
+
+def is_bare(x: Array, run: Run) -> bool:
+    """Whether nobody asks a pass with a cache for more than its result, or for another than the usual one."""
+    return (
+        run.cache is not None
         and type(run.watch) is Unwatched
         and run.rng is None
         and run.head_mask is None
@@ -63,7 +69,7 @@ def suits_one_token(x: Array, run: Run) -> bool:
 
 
 @functools.cache
-def _parameters(layer: int) -> operator.itemgetter[Any]:
+def block_parameters(layer: int) -> operator.itemgetter[Any]:
     """Gets the parameters of a block out of all, in the order in which they are used."""
     modules = (
         "input_layernorm",
@@ -87,7 +93,7 @@ def one_token_blocks(x: Array, params: Mapping[str, Array], run: Run) -> Array:
 
 def one_token_block(x: Array, params: Mapping[str, Array], layer: int, run: Run) -> Array:
     """The same for block number `layer`, of `x [B, E]`."""
-    w_1, b_1, w_fused, b_fused, w_dense, b_dense, w_2, b_2, w_up, b_up, w_down, b_down = _parameters(layer)(params)
+    w_1, b_1, w_fused, b_fused, w_dense, b_dense, w_2, b_2, w_up, b_up, w_down, b_down = block_parameters(layer)(params)
     H, eps = run.config.n_head, run.config.layer_norm_epsilon
 
     fused = _linear(_norm(x, w_1, b_1, eps), w_fused, b_fused)  # [B, 3E]

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..backend import Array, namespace
 from .block import block, block_backward
+from .compiled_blocks import compiled_blocks, suits_compiled_blocks
 from .embedding import embedding, embedding_backward
 from .layer_norm import layer_norm, layer_norm_backward
 from .one_token import one_token_blocks, suits_one_token
@@ -31,7 +32,10 @@ def transformer(ids: Array | None, embeds: Array | None, params: Mapping[str, Ar
     run.mask, run.alibi = watch("attention_mask", given), watch("alibi", run.alibi)
     if run.mask is not given:  # edited
         run.padded = None
-    if suits_one_token(x, run):
+    after = compiled_blocks(x, params, run) if suits_compiled_blocks(x, params, run) else None
+    if after is not None:
+        x = after
+    elif suits_one_token(x, run):
         x = one_token_blocks(x, params, run)
     else:
         for layer in range(run.config.n_layer):

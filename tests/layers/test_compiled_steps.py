@@ -43,6 +43,10 @@ def compiled_exp(x: Any) -> numpy.ndarray:
     return y
 
 
+def of_times(x, y):
+    y[0] = times(x[0])  # noqa: F821  # a part, see `compiled`
+
+
 @pytest.fixture(params=["in Python", "compiled"])
 def code(request, monkeypatch):
     """The functions of the file, by their loops as they stand, or by what Numba makes of them."""
@@ -268,6 +272,23 @@ def test_a_numba_that_does_not_run_here_is_as_none(monkeypatch, tmp_path, error)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "numba")
     assert compiled(steps.gelu_numbers, *steps.LOOPS[steps.gelu_numbers]) is None
+
+
+def test_machine_code_that_was_kept_is_not_that_of_parts_that_changed(monkeypatch, tmp_path):
+    """Numba looks at the file of the loop alone."""
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+    answers = []
+    for factor in (2, 3):
+        (tmp_path / "part.py").write_text(f"def times(x):\n    return {factor} * x\n")
+        part: dict[str, Any] = {}
+        exec(compile((tmp_path / "part.py").read_text(), str(tmp_path / "part.py"), "exec"), part)
+        code = compiled(of_times, (("f4", 1, "C"),), (("f4", 1, "C"),), {part["times"]: EXACT})
+        y = numpy.empty(1, "float32")
+        code(numpy.ones(1, "float32"), y)
+        answers.append(y[0])
+        assert list(tmp_path.rglob("*.nbi"))
+    assert answers == [2, 3]
 
 
 @pytest.mark.parametrize("installed", [False, True])

@@ -1,0 +1,337 @@
+"""The fast path of all blocks for a few new positions: a token a row, or a short prompt. One loop, compiled.
+
+By NumPy (`one_token.py`) a token is 70 calls a block. On arrays of a few thousand numbers calling costs as much as
+computing; and while large weights are read, which is what their tokens take, threads sleep until they are woken for
+the next product. Here each thread is called once for all blocks, and shares each step with the others as
+`compiled_team.py` says: products by rows of the weight, attention by heads. What compiles the loop is `compiled.py`.
+
+Measured on 2 cores of an AMD EPYC (Zen 4), whose memory was shared with others and gave 30 to 58 GB/s, medians in turns,
+ms, by NumPy and here: a token a row of 5 million parameters (6 blocks, hidden size 256), and of bloom-560m's shape with
+a head of 30,000 tokens.
+
+    rows                                 1           2           4           8          16          32
+    small, after 128 tokens      1.41 0.97   2.10 1.13   2.88 1.51   4.30 2.15   6.72 3.61   11.8 6.30
+    after 1,024                  2.17 1.61   3.96 2.39   5.79 3.39   14.4 5.55   23.1 9.27   45.8 18.6
+    large, after 128             51.2 37.6                           115  76
+    after 1,024                  61.8 45.4                           160  101
+
+A prompt of 64 tokens takes the small model 7 ms in place of 15.
+
+Far keys of steep heads, which ALiBi makes weigh nothing, are not read, by the bound that `first_seen` derives. (So a NaN
+among them does not show, where the plain path multiplies it with a weight of 0.)
+
+Numba takes a quarter of a second to import, so a few words are generated without it: it is asked for where it is in
+memory anyway, or when `PATIENCE` numbers in weights have gone by. From then on results differ by rounding.
+
+Tried and left: a thread for each half of a batch, which reads all weights by itself (8 rows of the small model 2.3 ms a
+token, and nothing gained for one row); a loop for each block, called from Python (0.1 ms more a token); for one row, the
+head by BLAS's threads (`one_row.py`), which stay awake on the core that ours need: 57 ms a token in place of 30.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy
+
+from ..backend import Array
+from ..compiled import EXACT, SUMS, at_hand, compiled
+from ..compiled_team import array_at, counts_of, parts_of_step
+from ..threads import each, threads
+from .compiled_rows import float32_rows
+from .compiled_steps import LOWEST, exp, gelu_of, moments, norm_numbers, number, order
+from .one_token import block_parameters, is_bare
+from .run import Run
+
+float32 = numpy.float32
+PATIENCE = 10**10  # numbers in weights that are used without Numba before it is imported for them
+MOST = 64  # rows, up to which these loops multiply faster than BLAS
+PART = 2**16  # numbers of a weight in a part, at most
+SHARED = 2**23  # numbers in weights times rows, from which on a second thread is worth its waking
+NOTHING = float32(-65)  # below exp's `LEAST` by more than what is rounded in scores
+ROUNDED = float32(1.001)  # what a bound is raised by, as it is rounded too
+ROW = 17  # numbers that describe a block
+
+
+def first_seen(query: Array, keys: Array, alibi: Array, longest: Array) -> int:
+    """The first key that may count for `query [D]`, of `keys [T, D]` of which the last does; `longest [1]` is kept.
+
+    No score is above |q| |k| / √D + alibi, nor the largest below that of the last key. Where the one is `NOTHING` below
+    the other, softmax has a weight below 2^-92, which `exp` makes 0: so such keys need not be read at all. ALiBi rises
+    with the position, so that in steep heads these are most. `longest`: no key is longer; -1 if that is not known yet.
+    """
+    T, D = keys.shape
+    scale = float32(1 / math.sqrt(D))
+    for t in range(T - 1 if longest[0] >= 0 else 0, T):
+        square = float32(0)
+        for i in range(D):
+            square += keys[t, i] * keys[t, i]
+        longest[0] = max(longest[0], numpy.sqrt(square))
+    square, last = float32(0), float32(0)
+    for i in range(D):
+        square += query[i] * query[i]
+        last += query[i] * keys[T - 1, i]
+    most = numpy.sqrt(square) * longest[0] * scale * ROUNDED
+    least, t = last * scale + alibi[T - 1] + NOTHING, 0
+    while t < T - 1 and most + alibi[t] < least:  # never where one is not a number
+        t += 1
+    return t
+
+
+def sees(seen: Array) -> bool:
+    """Whether one of `seen [T]` is."""
+    found = False
+    for t in range(seen.shape[0]):
+        found |= seen[t]
+    return found
+
+
+def attend(query: Array, keys: Array, values: Array, alibi: Array, seen: Array, weights: Array, context: Array) -> None:
+    """A head's attention: `query [D]`, `keys, values [T, D]`, `alibi [T]` -> softmax(q kᵀ / √D + alibi) v, into
+    `context [D]`. `seen [T]`, empty where all keys are; `weights [T]` is a place for the weights."""
+    T, D = keys.shape
+    far, scale = T // 4, float32(1 / math.sqrt(D))
+    for t in range(far):  # four keys at once, one from each quarter, as rows of a weight
+        a, b, c, d = float32(0), float32(0), float32(0), float32(0)
+        for i in range(D):
+            a += query[i] * keys[t, i]
+            b += query[i] * keys[t + far, i]
+            c += query[i] * keys[t + 2 * far, i]
+            d += query[i] * keys[t + 3 * far, i]
+        weights[t], weights[t + far], weights[t + 2 * far], weights[t + 3 * far] = a, b, c, d
+    for t in range(4 * far, T):
+        a = float32(0)
+        for i in range(D):
+            a += query[i] * keys[t, i]
+        weights[t] = a
+    for t in range(T):
+        weights[t] = weights[t] * scale + alibi[t]
+    for t in range(seen.shape[0]):
+        if not seen[t]:
+            weights[t] = LOWEST
+    place = order(weights[0])
+    for t in range(T):
+        place = max(place, order(weights[t]))
+    top, total = number(place), float32(0)
+    for t in range(T):
+        weights[t] = exp(weights[t] - top)
+        total += weights[t]
+    for i in range(D):
+        context[i] = float32(0)
+    for t in range(far):  # four values at once: the sum is read and written less often
+        a, b, c, d = weights[t], weights[t + far], weights[t + 2 * far], weights[t + 3 * far]
+        for i in range(D):
+            one, two = (
+                a * values[t, i] + b * values[t + far, i],
+                c * values[t + 2 * far, i] + d * values[t + 3 * far, i],
+            )
+            context[i] += one + two
+    for t in range(4 * far, T):
+        for i in range(D):
+            context[i] += weights[t] * values[t, i]
+    for i in range(D):
+        context[i] /= total
+
+
+def product_part(x: Array, weight: Array, bias: Array, part: int, y: Array) -> tuple[int, int]:
+    """`x [N, I]`, `weight [O, I]`, `bias [O]` -> part number `part` of x Wᵀ + b, into `y [N, O]`; its columns."""
+    height = part_height(weight.shape[0], weight.shape[1])
+    begin, end = part * height, min((part + 1) * height, weight.shape[0])
+    float32_rows(x, weight[begin:end], y[:, begin:end])
+    for n in range(x.shape[0]):
+        for o in range(begin, end):
+            y[n, o] += bias[o]
+    return begin, end
+
+
+def part_height(O: int, I: int) -> int:  # noqa: E741
+    """Rows of a weight `[O, I]` in a part: so many that few threads wait long for the last, a multiple of 16."""
+    return max(16, min(PART // I, O // 16) // 16 * 16)
+
+
+def parts_of(O: int, I: int) -> int:  # noqa: E741
+    """How many parts a weight `[O, I]` has."""
+    return -(-O // part_height(O, I))
+
+
+def describe_block(
+    w_1: Array, b_1: Array, w_fused: Array, b_fused: Array, w_dense: Array, b_dense: Array,
+    w_2: Array, b_2: Array, w_up: Array, b_up: Array, w_down: Array, b_down: Array,
+    keys: Array, values: Array, longest: Array, sizes: Array, row: Array,
+) -> None:  # fmt: skip
+    """What `blocks_numbers` reads of a block, into `row [ROW]`: the addresses of its parameters, in the order in which
+    they are used, of its keys, values and `cache.longest_keys`; the room of the cache; and 1, if all have the shapes
+    that they should have, by `sizes`: B, H, D, and where in the room the positions begin and end. That checks nothing.
+    """
+    B, H, D, begin, end = sizes[0], sizes[1], sizes[2], sizes[3], sizes[4]
+    E, room = H * D, keys.shape[2]
+    row[0], row[1], row[2], row[3] = w_1.ctypes.data, b_1.ctypes.data, w_fused.ctypes.data, b_fused.ctypes.data
+    row[4], row[5], row[6], row[7] = w_dense.ctypes.data, b_dense.ctypes.data, w_2.ctypes.data, b_2.ctypes.data
+    row[8], row[9], row[10], row[11] = w_up.ctypes.data, b_up.ctypes.data, w_down.ctypes.data, b_down.ctypes.data
+    row[12], row[13], row[14] = keys.ctypes.data, values.ctypes.data, longest.ctypes.data
+    row[15], row[16], last_bits = room, 0, 0
+    for i in range(15):
+        last_bits |= row[i] & 3
+    vectors = w_1.size == E and b_1.size == E and b_fused.size == 3 * E and b_dense.size == E
+    vectors = vectors and w_2.size == E and b_2.size == E and b_up.size == 4 * E and b_down.size == E
+    matrices = w_fused.shape == (3 * E, E) and w_dense.shape == (E, E) and w_up.shape == (4 * E, E)
+    cache = keys.shape == (B, H, room, D) and values.shape == (B, H, room, D) and longest.shape == (B, H)
+    matrices = matrices and w_down.shape == (E, 4 * E)
+    if vectors and matrices and cache and last_bits == 0 and 0 <= begin < end <= room:
+        row[16] = 1
+
+
+def blocks_numbers(
+    blocks: Array, alibi: Array, seen: Array, sizes: Array, eps: Array,
+    counts: Array, x: Array, fused: Array, context: Array, middle: Array, up: Array,
+) -> None:  # fmt: skip
+    """All blocks, of `x [B S, E]`, in place: what one thread does of it, together with others that are called alike.
+
+    `blocks [L, ROW]`, see `describe_block`, as for `sizes`; of the T positions in the cache the last S are those of x,
+    and are filled. `alibi [1 or B, H, T]`; `seen [1 or B, T]`, or of width 0 without padding; `counts`:
+    `counts_of(5 * L)`. `fused [B S, 3E]`, `context`, `middle` `[B S, E]`, `up [B S, 4E]`: places to compute in.
+    """
+    N, E = x.shape
+    B, H, D, first = sizes[0], sizes[1], sizes[2], sizes[3]
+    S, T = N // B, sizes[4] - first
+    normed, weights, hidden = numpy.empty((N, E), float32), numpy.empty(T, float32), numpy.zeros(T, numpy.bool_)
+    for layer in range(blocks.shape[0]):
+        at, step, ready = blocks[layer], 5 * layer, False
+        room, longest = at[15], array_at(at[14], (B, H))
+        keys, values = array_at(at[12], (B, H, room, D)), array_at(at[13], (B, H, room, D))
+
+        w_1, b_1 = array_at(at[0], (E,)), array_at(at[1], (E,))
+        weight, bias = array_at(at[2], (3 * E, E)), array_at(at[3], (3 * E,))
+        for part in parts_of_step(counts, step, parts_of(3 * E, E)):
+            if not ready:  # each thread for itself
+                norm_numbers(x, w_1, b_1, eps, normed)
+                ready = True
+            product_part(normed, weight, bias, part, fused)
+
+        for part in parts_of_step(counts, step + 1, B * H):
+            b, h = part // H, part % H
+            slope, sight = alibi[b % alibi.shape[0], h], seen[b % seen.shape[0]]
+            for s in range(S):
+                for i in range(D):  # q, k, v stand side by side in each head
+                    keys[b, h, first + T - S + s, i] = fused[b * S + s, 3 * h * D + D + i]
+                    values[b, h, first + T - S + s, i] = fused[b * S + s, 3 * h * D + 2 * D + i]
+            for s in range(S):
+                n, end, mask = b * S + s, T - S + s + 1, sight  # its row in x, and the keys up to its own
+                query, out = fused[n, 3 * h * D : 3 * h * D + D], context[n, h * D : h * D + D]
+                start = first_seen(query, keys[b, h, first : first + end], slope[:end], longest[b, h : h + 1])
+                if sight.shape[0] > 0 and not sight[end - 1]:  # padding, so that the last key counts for nothing
+                    start = 0
+                    if not sees(sight[:end]):
+                        end, mask = T, hidden  # all keys alike, as `attention_scores` says
+                own = slice(first + start, first + end)
+                attend(query, keys[b, h, own], values[b, h, own], slope[start:end], mask[start:end], weights, out)
+
+        weight, bias = array_at(at[4], (E, E)), array_at(at[5], (E,))
+        for part in parts_of_step(counts, step + 2, parts_of(E, E)):
+            begin, end = product_part(context, weight, bias, part, middle)
+            for n in range(N):
+                for o in range(begin, end):
+                    middle[n, o] += x[n, o]
+
+        w_2, b_2 = array_at(at[6], (E,)), array_at(at[7], (E,))
+        weight, bias, ready = array_at(at[8], (4 * E, E)), array_at(at[9], (4 * E,)), False
+        for part in parts_of_step(counts, step + 3, parts_of(4 * E, E)):
+            if not ready:
+                norm_numbers(middle, w_2, b_2, eps, normed)
+                ready = True
+            begin, end = product_part(normed, weight, bias, part, up)
+            for n in range(N):
+                for o in range(begin, end):
+                    up[n, o] = gelu_of(up[n, o])
+
+        weight, bias = array_at(at[10], (E, 4 * E)), array_at(at[11], (E,))
+        for part in parts_of_step(counts, step + 4, parts_of(E, 4 * E)):
+            begin, end = product_part(up, weight, bias, part, x)
+            for n in range(N):
+                for o in range(begin, end):
+                    x[n, o] += middle[n, o]
+
+
+@functools.cache
+def machine_code() -> tuple[Any, Any]:
+    """`describe_block` and `blocks_numbers`, compiled; None for each without a Numba for this Python and NumPy."""
+    row, matrix, stack, sizes = ("f4", 1, "C"), ("f4", 2, "C"), ("f4", 3, "C"), ("i8", 1, "C")
+    parameters = (row, row, matrix, row, matrix, row, row, row, matrix, row, matrix, row)
+    cached = ("f4", 4, "C"), ("f4", 4, "C"), matrix
+    functions: dict[Any, frozenset[str]] = {
+        **dict.fromkeys((exp, gelu_of, order, number, part_height, parts_of, sees), EXACT),
+        **dict.fromkeys((moments, float32_rows, attend, first_seen), SUMS),
+        **dict.fromkeys((norm_numbers, product_part), EXACT),
+    }
+    read = (("i8", 2, "C"), stack, ("?", 2, "C"), sizes, row)
+    return (
+        compiled(describe_block, (*parameters, *cached, sizes), (sizes,)),
+        compiled(blocks_numbers, read, (("i8", 2, "C"), *[matrix] * 5), functions),
+    )
+
+
+class _Passes:
+    """What went by without Numba."""
+
+    numbers = 0  # in weights, of all passes
+
+
+def suits_compiled_blocks(x: Array, params: Mapping[str, Array], run: Run) -> bool:
+    """Whether blocks are to be computed here, from `x [B, S, E]` on: the one place where that is chosen."""
+    B, S, E = x.shape
+    if B * S > MOST or not is_bare(x, run) or (run.window is not None and S > 1) or not run.cache.filled_in_place:
+        return False
+    if x.dtype != float32 or run.alibi.dtype != float32 or run.alibi.shape[1] != run.config.n_head:
+        return False
+    if type(params) is not dict or type(params["h.0.mlp.dense_h_to_4h.weight"]) is not numpy.ndarray:
+        return False  # streamed, or of small weights
+    if not at_hand() and _Passes.numbers < PATIENCE:
+        _Passes.numbers += 12 * E * E * run.config.n_layer
+        return False
+    return None not in machine_code()
+
+
+def compiled_blocks(x: Array, params: Mapping[str, Array], run: Run) -> Array | None:
+    """The residual stream `x [B, S, E]` before the first block -> after the last `[B, S, E]`.
+
+    None where a parameter, or what the cache holds of a block, is of another kind or shape than the loop takes.
+    """
+    B, S, E = x.shape
+    H, L, T = run.config.n_head, run.config.n_layer, run.mask.shape[1]
+    describe, loop = machine_code()
+    new = x.reshape(B, H, S, -1)  # [B, H, S, D], what keys and values are like
+    blocks, read = numpy.zeros((L, ROW), "int64"), []  # and what `blocks` has the addresses of, as long as it is read
+    for layer in range(L):
+        keys, values, here = run.cache.extend(layer, new, new)
+        sizes = numpy.array([B, H, E // H, here.start, here.stop])
+        read.append([*block_parameters(layer)(params), keys, values, run.cache.longest_keys(layer)])
+        if here.stop - here.start != T or not all(type(a) is numpy.ndarray for a in read[layer]):
+            return None
+        try:
+            describe(*read[layer], sizes, blocks[layer])
+        except TypeError:  # of another dtype, or with gaps
+            return None
+    if not blocks[:, ROW - 1].all():
+        return None
+
+    alibi, eps = numpy.ascontiguousarray(run.alibi[:, :, 0]), numpy.array([run.config.layer_norm_epsilon], float32)
+    seen, x = sight(run), x.reshape(B * S, E).copy()
+    places = [numpy.empty((B * S, width), float32) for width in (3 * E, E, E, 4 * E)]
+    counts, count = counts_of(5 * L), threads() if 12 * E * E * L * B * S >= SHARED else 1
+
+    def of_thread(_: int, read: Any = read) -> None:
+        loop(blocks, alibi, seen, sizes, eps, counts, x, *places)
+
+    each(of_thread, range(count))
+    return x.reshape(B, S, E)
+
+
+def sight(run: Run) -> Array:
+    """Which keys may be seen, `[1 or B, T]` bool, but for those that come later; of width 0 if all may."""
+    if run.new == 1:
+        return numpy.empty((1, 0), bool) if run.visible is None else numpy.ascontiguousarray(run.visible[:, 0, 0])
+    padded = run.padded if run.padded is not None else not run.mask.all()
+    return numpy.ascontiguousarray(run.mask == 1) if padded else numpy.empty((1, 0), bool)
