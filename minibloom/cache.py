@@ -36,7 +36,7 @@ class Cache:
 
     `cache[i]` is block i's `(keys, values)` as views, `len(cache)` the number of blocks, `cache.length` the
     number of positions T. A model updates the cache that it is given, in place; `copy()` one to go on from
-    the same past twice.
+    the same past twice. Views may be written to until the next pass; after it, take new ones for that.
     """
 
     max_length: int | None = None  # positions there can be; None: as many as memory holds
@@ -84,12 +84,6 @@ class Cache:
         """Rows in the batch, or None where the next pass may bring any."""
         held = self._held()
         return None if held is None else held.shape[0]
-
-    @property
-    def dtype(self) -> Any:
-        """Of the numbers that it holds, or None where the next pass may bring any."""
-        held = self._held()
-        return None if held is None else held.dtype
 
     @property
     def filled_in_place(self) -> bool:
@@ -140,14 +134,14 @@ class Cache:
 
         Returns all keys and values of the block `[B, H, room, D]`, and where in `room` the `T` are that count then.
         """
-        end, norms = self.length + key.shape[2], self._norms[layer]
+        begin, end, norms = self._here.start, self._here.stop + key.shape[2], self._norms[layer]
         if not self.length:
             self._longest[layer] = None
         if norms is not None:  # a crop or a failed pass left some behind: of later positions or, before any, other rows
             self._norms[layer] = norms[:, :, : self.length] if self.length else None
         self._keys[layer] = keys = self._room(self._keys[layer], key, end)
         self._values[layer] = values = self._room(self._values[layer], value, end)
-        return keys, values, slice(0, end)
+        return keys, values, slice(begin, end)
 
     def key_norms(self, layer: int, keys: Array) -> Array:
         """|k| `[B, H, T]` of `keys [B, H, T, D]`, which `update` returned: those asked for before are kept.
@@ -163,7 +157,10 @@ class Cache:
         return norms
 
     def longest_keys(self, layer: int) -> Array:
-        """What no |k| of the block is above `[B, H]`; -1 where no one has looked yet, who then writes it there."""
+        """A length that no key of a head exceeds, `[B, H]`; -1 where nobody has measured it: who does writes it there.
+
+        It never falls, as when a window drops long keys; by it, few keys less are left out.
+        """
         held = self._longest[layer]
         if held is None:
             keys = self._keys[layer]

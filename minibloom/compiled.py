@@ -51,6 +51,7 @@ def compiled(
         import numba
 
         idle = getattr(numba.config, "DISABLE_JIT", False)  # by its environment variable: the loops would run in Python
+        known = dict(as_machine_code(numba))
     except Exception:  # it is not installed, does not run here, or there is no room for it
         return None
     if idle:
@@ -62,7 +63,6 @@ def compiled(
         return of(numba.from_dtype(numpy.dtype(dtype)), axes, layout, readonly=readonly)
 
     signature = numba.void(*(array(kind, True) for kind in read), *(array(kind, False) for kind in written))
-    known = dict(as_machine_code(numba))
     for part, flags in parts.items():
         known[part.__name__] = numba.njit(fastmath=set(flags), error_model="numpy")(_knowing(known, part))
     sources = {function.__code__.co_filename for function in (loop, *parts, as_machine_code.__wrapped__)}
@@ -75,10 +75,10 @@ def compiled(
         fastmath=set(fastmath),
         error_model="numpy",  # a division by zero is inf, as everywhere
     )
-    try:
-        return compile(cache=True)(loop)
-    except Exception:  # there is no folder to keep it in, the disk is full, or what was kept is damaged
-        return compile()(loop)
+    for cache in (True, False):  # there is no folder to keep it in, the disk is full, or what was kept is damaged
+        with suppress(Exception):
+            return compile(cache=cache)(loop)
+    return None  # a Numba that knows it by other words
 
 
 def _digest(files: Iterable[str]) -> str:

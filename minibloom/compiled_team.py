@@ -3,7 +3,8 @@
 A thread that sleeps takes a tenth of a millisecond to be woken, and one that returns to Python waits for its lock. So
 what consists of many short steps is called once by each thread. Each step's work lies in parts: whoever is free takes
 the next, by a count that only one at a time can raise, and goes on to the next step when all parts of this are done.
-Nobody waits for a thread that has not come: where another program has its core, the others take all parts.
+Nobody waits for a thread that has not come: where another program has its core, the others take all parts. They wait
+for one that has begun a part and then lost its core, and meanwhile offer it their own.
 
 The functions here say what is meant, and a single thread can run them in Python. `as_machine_code` has those that
 `compiled.py` puts in their places: a processor's own instructions for it, as LLVM, which Numba compiles by, names them.
@@ -24,7 +25,7 @@ import numpy
 
 from .backend import Array
 
-PATIENCE = 2**8  # times that a thread looks, some 3 us, before it gives way
+PATIENCE = 2**8  # times that a thread looks before it gives way, some 3 us on an AMD EPYC (Zen 4)
 TAKEN, DONE, WIDTH = 0, 8, 16  # where in a step's row of `counts` they stand: apart, as cores hand on 64 bytes at once
 
 

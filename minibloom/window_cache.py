@@ -54,14 +54,6 @@ class WindowCache(Cache):
             f"bytes={self.nbytes:,})"
         )
 
-    def extend(self, layer: int, key: Array, value: Array) -> tuple[Array, Array, slice]:
-        end = self._start + self.length + key.shape[2]
-        if not self.length:
-            self._longest[layer] = None
-        self._keys[layer] = keys = self._room(self._keys[layer], key, end)
-        self._values[layer] = values = self._room(self._values[layer], value, end)
-        return keys, values, slice(self._start, end)
-
     def advance(self, positions: int) -> None:
         """The pass over `positions` new positions is complete. What no later one sees is dropped."""
         self.length += positions

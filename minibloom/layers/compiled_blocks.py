@@ -1,31 +1,33 @@
 """The fast path of all blocks for a few new positions: a token a row, or a short prompt. One loop, compiled.
 
-By NumPy (`one_token.py`) a token is 70 calls a block. On arrays of a few thousand numbers calling costs as much as
+By NumPy (`one_token.py`) a token is some 50 calls a block. On arrays of a few thousand numbers calling costs as much as
 computing; and while large weights are read, which is what their tokens take, threads sleep until they are woken for
 the next product. Here each thread is called once for all blocks, and shares each step with the others as
 `compiled_team.py` says: products by rows of the weight, attention by heads. What compiles the loop is `compiled.py`.
 
-Measured on 2 cores of an AMD EPYC (Zen 4), whose memory was shared with others and gave 30 to 58 GB/s, medians in turns,
-ms, by NumPy and here: a token a row of 5 million parameters (6 blocks, hidden size 256), and of bloom-560m's shape with
-a head of 30,000 tokens.
+Measured on 2 cores of an AMD EPYC (Zen 4), whose memory was shared with others and gave 30 to 58 GB/s, medians in
+turns, ms, by NumPy and here: a token a row of 5 million parameters (6 blocks, hidden size 256), and of bloom-560m's
+shape with a head of 30,000 tokens.
 
-    rows                                 1           2           4           8          16          32
-    small, after 128 tokens      1.41 0.97   2.10 1.13   2.88 1.51   4.30 2.15   6.72 3.61   11.8 6.30
-    after 1,024                  2.17 1.61   3.96 2.39   5.79 3.39   14.4 5.55   23.1 9.27   45.8 18.6
-    large, after 128             51.2 37.6                           115  76
-    after 1,024                  61.8 45.4                           160  101
+    rows                               1            2            4            8           16           32
+    small, after 128 tokens    1.41 0.97    2.10 1.13    2.88 1.51    4.30 2.15    6.72 3.61    11.8 6.30
+    small, after 1,024         2.17 1.61    3.96 2.39    5.79 3.39    14.4 5.55    23.1 9.27    45.8 18.6
+    large, after 128           51.2 37.6                               115   76
+    large, after 1,024         61.8 45.4                               160  101
 
 A prompt of 64 tokens takes the small model 7 ms in place of 15.
 
-Far keys of steep heads, which ALiBi makes weigh nothing, are not read, by the bound that `first_seen` derives. (So a NaN
-among them does not show, where the plain path multiplies it with a weight of 0.)
+Far keys of steep heads, which ALiBi makes weigh nothing, are not read, by the bound that `first_seen` derives. (So a
+NaN among them does not show, where the plain path multiplies it with a weight of 0.)
 
-Numba takes a quarter of a second to import, so a few words are generated without it: it is asked for where it is in
-memory anyway, or when `PATIENCE` numbers in weights have gone by. From then on results differ by rounding.
+Numba takes a quarter of a second to import, so a small model's first 2,000 tokens are generated without it: it is
+asked for where it is in memory anyway, or when `PATIENCE` numbers in weights have gone by. From then on results differ
+by rounding.
 
-Tried and left: a thread for each half of a batch, which reads all weights by itself (8 rows of the small model 2.3 ms a
-token, and nothing gained for one row); a loop for each block, called from Python (0.1 ms more a token); for one row, the
-head by BLAS's threads (`one_row.py`), which stay awake on the core that ours need: 57 ms a token in place of 30.
+Tried and left: a thread for each half of a batch, which reads all weights by itself (8 rows of the small model 2.3 ms
+a token, and nothing gained for one row); a loop for each block, called from Python (0.1 ms more a token); for one row,
+the head by BLAS's threads (`one_row.py`), which stay awake on the core that ours need (57 ms a token in place of 30,
+when memory gave most).
 """
 
 from __future__ import annotations
@@ -48,20 +50,23 @@ from .run import Run
 
 float32 = numpy.float32
 PATIENCE = 10**10  # numbers in weights that are used without Numba before it is imported for them
-MOST = 64  # rows, up to which these loops multiply faster than BLAS
-PART = 2**16  # numbers of a weight in a part, at most
-SHARED = 2**23  # numbers in weights times rows, from which on a second thread is worth its waking
-NOTHING = float32(-65)  # below exp's `LEAST` by more than what is rounded in scores
+MOST = 64  # rows, up to which a pass is faster than NumPy's; the products alone are not, from 16 rows on
+PART = 2**16  # numbers of a weight in a part, or more where 16 of its rows have more
+SHARED = 2**23  # numbers in weights times rows, from which on other threads are worth their waking
+FAR_BELOW = float32(-65)  # by more than what is rounded in scores below the `LEAST` that exp makes more than 0 of
 ROUNDED = float32(1.001)  # what a bound is raised by, as it is rounded too
-ROW = 17  # numbers that describe a block
+KEYS, VALUES, LONGEST, ROOM, FITS, ROW = 12, 13, 14, 15, 16, 17  # places in what describes a block, behind parameters
 
 
 def first_seen(query: Array, keys: Array, alibi: Array, longest: Array) -> int:
-    """The first key that may count for `query [D]`, of `keys [T, D]` of which the last does; `longest [1]` is kept.
+    """The number of the first key that may count for `query [D]`, of `keys [T, D]`, the last of which does.
 
-    No score is above |q| |k| / √D + alibi, nor the largest below that of the last key. Where the one is `NOTHING` below
-    the other, softmax has a weight below 2^-92, which `exp` makes 0: so such keys need not be read at all. ALiBi rises
-    with the position, so that in steep heads these are most. `longest`: no key is longer; -1 if that is not known yet.
+    The score of the last key is known. No other is above |q| |k| / √D + alibi, by its own alibi and the longest key.
+    Where that lies `FAR_BELOW` the last key's, the weight is below 2^-92, and `exp` makes 0 of it: so the key need not
+    be read at all. ALiBi rises with the position, so that in steep heads such keys are the most.
+
+    `longest [1]`: a length that no key exceeds, or -1 where nobody has measured them. Then all are measured here, else
+    only the last, which is new.
     """
     T, D = keys.shape
     scale = float32(1 / math.sqrt(D))
@@ -75,14 +80,14 @@ def first_seen(query: Array, keys: Array, alibi: Array, longest: Array) -> int:
         square += query[i] * query[i]
         last += query[i] * keys[T - 1, i]
     most = numpy.sqrt(square) * longest[0] * scale * ROUNDED
-    least, t = last * scale + alibi[T - 1] + NOTHING, 0
+    least, t = last * scale + alibi[T - 1] + FAR_BELOW, 0
     while t < T - 1 and most + alibi[t] < least:  # never where one is not a number
         t += 1
     return t
 
 
-def sees(seen: Array) -> bool:
-    """Whether one of `seen [T]` is."""
+def any_of(seen: Array) -> bool:
+    """Whether one of `seen [T]` is true."""
     found = False
     for t in range(seen.shape[0]):
         found |= seen[t]
@@ -91,7 +96,7 @@ def sees(seen: Array) -> bool:
 
 def attend(query: Array, keys: Array, values: Array, alibi: Array, seen: Array, weights: Array, context: Array) -> None:
     """A head's attention: `query [D]`, `keys, values [T, D]`, `alibi [T]` -> softmax(q kᵀ / √D + alibi) v, into
-    `context [D]`. `seen [T]`, empty where all keys are; `weights [T]` is a place for the weights."""
+    `context [D]`. `seen [T]`, empty where all keys are visible; `weights [T]` is a place for the weights."""
     T, D = keys.shape
     far, scale = T // 4, float32(1 / math.sqrt(D))
     for t in range(far):  # four keys at once, one from each quarter, as rows of a weight
@@ -124,11 +129,9 @@ def attend(query: Array, keys: Array, values: Array, alibi: Array, seen: Array, 
     for t in range(far):  # four values at once: the sum is read and written less often
         a, b, c, d = weights[t], weights[t + far], weights[t + 2 * far], weights[t + 3 * far]
         for i in range(D):
-            one, two = (
-                a * values[t, i] + b * values[t + far, i],
-                c * values[t + 2 * far, i] + d * values[t + 3 * far, i],
-            )
-            context[i] += one + two
+            two = a * values[t, i] + b * values[t + far, i]
+            two_more = c * values[t + 2 * far, i] + d * values[t + 3 * far, i]
+            context[i] += two + two_more
     for t in range(4 * far, T):
         for i in range(D):
             context[i] += weights[t] * values[t, i]
@@ -136,9 +139,20 @@ def attend(query: Array, keys: Array, values: Array, alibi: Array, seen: Array, 
         context[i] /= total
 
 
-def product_part(x: Array, weight: Array, bias: Array, part: int, y: Array) -> tuple[int, int]:
+def part_height(O: int, I: int, most: int) -> int:  # noqa: E741
+    """Rows of a weight `[O, I]` in a part: 16 parts at least, so that no thread waits long for the last; of `most`
+    numbers; a multiple of 16 rows, as so many float32 lie in the piece of memory that cores hand on."""
+    return max(16, min(most // I, O // 16) // 16 * 16)
+
+
+def parts_of(weight: Array, most: int) -> int:
+    """How many parts a weight `[O, I]` has."""
+    return -(-weight.shape[0] // part_height(weight.shape[0], weight.shape[1], most))
+
+
+def product_part(x: Array, weight: Array, bias: Array, part: int, most: int, y: Array) -> tuple[int, int]:
     """`x [N, I]`, `weight [O, I]`, `bias [O]` -> part number `part` of x Wᵀ + b, into `y [N, O]`; its columns."""
-    height = part_height(weight.shape[0], weight.shape[1])
+    height = part_height(weight.shape[0], weight.shape[1], most)
     begin, end = part * height, min((part + 1) * height, weight.shape[0])
     float32_rows(x, weight[begin:end], y[:, begin:end])
     for n in range(x.shape[0]):
@@ -147,41 +161,33 @@ def product_part(x: Array, weight: Array, bias: Array, part: int, y: Array) -> t
     return begin, end
 
 
-def part_height(O: int, I: int) -> int:  # noqa: E741
-    """Rows of a weight `[O, I]` in a part: so many that few threads wait long for the last, a multiple of 16."""
-    return max(16, min(PART // I, O // 16) // 16 * 16)
-
-
-def parts_of(O: int, I: int) -> int:  # noqa: E741
-    """How many parts a weight `[O, I]` has."""
-    return -(-O // part_height(O, I))
-
-
 def describe_block(
     w_1: Array, b_1: Array, w_fused: Array, b_fused: Array, w_dense: Array, b_dense: Array,
     w_2: Array, b_2: Array, w_up: Array, b_up: Array, w_down: Array, b_down: Array,
     keys: Array, values: Array, longest: Array, sizes: Array, row: Array,
 ) -> None:  # fmt: skip
     """What `blocks_numbers` reads of a block, into `row [ROW]`: the addresses of its parameters, in the order in which
-    they are used, of its keys, values and `cache.longest_keys`; the room of the cache; and 1, if all have the shapes
-    that they should have, by `sizes`: B, H, D, and where in the room the positions begin and end. That checks nothing.
+    they are used, of its keys, values and `cache.longest_keys`; the room of the cache; and 1 if all of that fits.
+
+    The loop itself checks nothing. Arrays of another dtype, or with gaps, Numba does not let in here; shapes are held
+    to `sizes`: B, H, D, and where in the room the positions begin and end.
     """
     B, H, D, begin, end = sizes[0], sizes[1], sizes[2], sizes[3], sizes[4]
     E, room = H * D, keys.shape[2]
     row[0], row[1], row[2], row[3] = w_1.ctypes.data, b_1.ctypes.data, w_fused.ctypes.data, b_fused.ctypes.data
     row[4], row[5], row[6], row[7] = w_dense.ctypes.data, b_dense.ctypes.data, w_2.ctypes.data, b_2.ctypes.data
     row[8], row[9], row[10], row[11] = w_up.ctypes.data, b_up.ctypes.data, w_down.ctypes.data, b_down.ctypes.data
-    row[12], row[13], row[14] = keys.ctypes.data, values.ctypes.data, longest.ctypes.data
-    row[15], row[16], last_bits = room, 0, 0
-    for i in range(15):
-        last_bits |= row[i] & 3
+    row[KEYS], row[VALUES], row[LONGEST] = keys.ctypes.data, values.ctypes.data, longest.ctypes.data
+    row[ROOM], row[FITS], last_bits = room, 0, 0
+    for i in range(LONGEST + 1):
+        last_bits |= row[i] & 3  # where no float32 begins, as all begin at multiples of 4
     vectors = w_1.size == E and b_1.size == E and b_fused.size == 3 * E and b_dense.size == E
     vectors = vectors and w_2.size == E and b_2.size == E and b_up.size == 4 * E and b_down.size == E
     matrices = w_fused.shape == (3 * E, E) and w_dense.shape == (E, E) and w_up.shape == (4 * E, E)
     cache = keys.shape == (B, H, room, D) and values.shape == (B, H, room, D) and longest.shape == (B, H)
     matrices = matrices and w_down.shape == (E, 4 * E)
     if vectors and matrices and cache and last_bits == 0 and 0 <= begin < end <= room:
-        row[16] = 1
+        row[FITS] = 1
 
 
 def blocks_numbers(
@@ -190,26 +196,30 @@ def blocks_numbers(
 ) -> None:  # fmt: skip
     """All blocks, of `x [B S, E]`, in place: what one thread does of it, together with others that are called alike.
 
-    `blocks [L, ROW]`, see `describe_block`, as for `sizes`; of the T positions in the cache the last S are those of x,
-    and are filled. `alibi [1 or B, H, T]`; `seen [1 or B, T]`, or of width 0 without padding; `counts`:
-    `counts_of(5 * L)`. `fused [B S, 3E]`, `context`, `middle` `[B S, E]`, `up [B S, 4E]`: places to compute in.
+    `blocks [L, ROW]`, see `describe_block`; `sizes`, as for that, and `PART`; of the T positions in the cache the last
+    S are those of x, and are filled. `alibi [1 or B, H, T]`; `seen [1 or B, T]`, or of width 0 without padding;
+    `counts`: `counts_of(5 * L)`. Places to compute in: `fused [B S, 3E]`, `context`, `middle` `[B S, E]`, `up [B S, 4E]`.
+
+    Each of the five steps of a block reads what the step before has written, all of it, and writes what no other thread
+    reads before the next. What a step reads may be read only within its parts: while a thread has none, others may be
+    steps ahead, and write there.
     """
     N, E = x.shape
     B, H, D, first = sizes[0], sizes[1], sizes[2], sizes[3]
-    S, T = N // B, sizes[4] - first
-    normed, weights, hidden = numpy.empty((N, E), float32), numpy.empty(T, float32), numpy.zeros(T, numpy.bool_)
+    S, T, most = N // B, sizes[4] - first, sizes[5]
+    normed, weights, none = numpy.empty((N, E), float32), numpy.empty(T, float32), numpy.zeros(T, numpy.bool_)
     for layer in range(blocks.shape[0]):
         at, step, ready = blocks[layer], 5 * layer, False
-        room, longest = at[15], array_at(at[14], (B, H))
-        keys, values = array_at(at[12], (B, H, room, D)), array_at(at[13], (B, H, room, D))
+        room, longest = at[ROOM], array_at(at[LONGEST], (B, H))
+        keys, values = array_at(at[KEYS], (B, H, room, D)), array_at(at[VALUES], (B, H, room, D))
 
         w_1, b_1 = array_at(at[0], (E,)), array_at(at[1], (E,))
         weight, bias = array_at(at[2], (3 * E, E)), array_at(at[3], (3 * E,))
-        for part in parts_of_step(counts, step, parts_of(3 * E, E)):
-            if not ready:  # each thread for itself
+        for part in parts_of_step(counts, step, parts_of(weight, most)):
+            if not ready:  # each thread for itself, and within a part: else x may be the next block's by now
                 norm_numbers(x, w_1, b_1, eps, normed)
                 ready = True
-            product_part(normed, weight, bias, part, fused)
+            product_part(normed, weight, bias, part, most, fused)
 
         for part in parts_of_step(counts, step + 1, B * H):
             b, h = part // H, part % H
@@ -224,32 +234,32 @@ def blocks_numbers(
                 start = first_seen(query, keys[b, h, first : first + end], slope[:end], longest[b, h : h + 1])
                 if sight.shape[0] > 0 and not sight[end - 1]:  # padding, so that the last key counts for nothing
                     start = 0
-                    if not sees(sight[:end]):
-                        end, mask = T, hidden  # all keys alike, as `attention_scores` says
+                    if not any_of(sight[:end]):
+                        end, mask = T, none  # all keys alike, as `attention_scores` says
                 own = slice(first + start, first + end)
                 attend(query, keys[b, h, own], values[b, h, own], slope[start:end], mask[start:end], weights, out)
 
         weight, bias = array_at(at[4], (E, E)), array_at(at[5], (E,))
-        for part in parts_of_step(counts, step + 2, parts_of(E, E)):
-            begin, end = product_part(context, weight, bias, part, middle)
+        for part in parts_of_step(counts, step + 2, parts_of(weight, most)):
+            begin, end = product_part(context, weight, bias, part, most, middle)
             for n in range(N):
                 for o in range(begin, end):
                     middle[n, o] += x[n, o]
 
         w_2, b_2 = array_at(at[6], (E,)), array_at(at[7], (E,))
         weight, bias, ready = array_at(at[8], (4 * E, E)), array_at(at[9], (4 * E,)), False
-        for part in parts_of_step(counts, step + 3, parts_of(4 * E, E)):
+        for part in parts_of_step(counts, step + 3, parts_of(weight, most)):
             if not ready:
                 norm_numbers(middle, w_2, b_2, eps, normed)
                 ready = True
-            begin, end = product_part(normed, weight, bias, part, up)
+            begin, end = product_part(normed, weight, bias, part, most, up)
             for n in range(N):
                 for o in range(begin, end):
                     up[n, o] = gelu_of(up[n, o])
 
         weight, bias = array_at(at[10], (E, 4 * E)), array_at(at[11], (E,))
-        for part in parts_of_step(counts, step + 4, parts_of(E, 4 * E)):
-            begin, end = product_part(up, weight, bias, part, x)
+        for part in parts_of_step(counts, step + 4, parts_of(weight, most)):
+            begin, end = product_part(up, weight, bias, part, most, x)
             for n in range(N):
                 for o in range(begin, end):
                     x[n, o] += middle[n, o]
@@ -262,7 +272,7 @@ def machine_code() -> tuple[Any, Any]:
     parameters = (row, row, matrix, row, matrix, row, row, row, matrix, row, matrix, row)
     cached = ("f4", 4, "C"), ("f4", 4, "C"), matrix
     functions: dict[Any, frozenset[str]] = {
-        **dict.fromkeys((exp, gelu_of, order, number, part_height, parts_of, sees), EXACT),
+        **dict.fromkeys((exp, gelu_of, order, number, part_height, parts_of, any_of), EXACT),
         **dict.fromkeys((moments, float32_rows, attend, first_seen), SUMS),
         **dict.fromkeys((norm_numbers, product_part), EXACT),
     }
@@ -274,7 +284,7 @@ def machine_code() -> tuple[Any, Any]:
 
 
 class _Passes:
-    """What went by without Numba."""
+    """What went by without Numba: counted by `suits_compiled_blocks`."""
 
     numbers = 0  # in weights, of all passes
 
@@ -302,28 +312,30 @@ def compiled_blocks(x: Array, params: Mapping[str, Array], run: Run) -> Array | 
     B, S, E = x.shape
     H, L, T = run.config.n_head, run.config.n_layer, run.mask.shape[1]
     describe, loop = machine_code()
-    new = x.reshape(B, H, S, -1)  # [B, H, S, D], what keys and values are like
-    blocks, read = numpy.zeros((L, ROW), "int64"), []  # and what `blocks` has the addresses of, as long as it is read
+    new = x.reshape(B, H, S, -1)  # [B, H, S, D]: no keys, but of their shape and dtype
+    blocks, read, places = numpy.zeros((L, ROW), "int64"), [], []
     for layer in range(L):
         keys, values, here = run.cache.extend(layer, new, new)
-        sizes = numpy.array([B, H, E // H, here.start, here.stop])
+        sizes = numpy.array([B, H, E // H, here.start, here.stop, PART])
         read.append([*block_parameters(layer)(params), keys, values, run.cache.longest_keys(layer)])
-        if here.stop - here.start != T or not all(type(a) is numpy.ndarray for a in read[layer]):
+        places.append((here.start, here.stop))
+        if not all(type(a) is numpy.ndarray for a in read[layer]):
             return None
         try:
             describe(*read[layer], sizes, blocks[layer])
         except TypeError:  # of another dtype, or with gaps
             return None
-    if not blocks[:, ROW - 1].all():
+    alike = len(set(places)) == 1 and places[0][1] - places[0][0] == T == run.alibi.shape[-1]
+    if not blocks[:, FITS].all() or not alike:
         return None
 
     alibi, eps = numpy.ascontiguousarray(run.alibi[:, :, 0]), numpy.array([run.config.layer_norm_epsilon], float32)
     seen, x = sight(run), x.reshape(B * S, E).copy()
-    places = [numpy.empty((B * S, width), float32) for width in (3 * E, E, E, 4 * E)]
+    between = [numpy.empty((B * S, width), float32) for width in (3 * E, E, E, 4 * E)]
     counts, count = counts_of(5 * L), threads() if 12 * E * E * L * B * S >= SHARED else 1
 
-    def of_thread(_: int, read: Any = read) -> None:
-        loop(blocks, alibi, seen, sizes, eps, counts, x, *places)
+    def of_thread(_: int, read: Any = read) -> None:  # with what it has addresses of: a Ctrl-C may end the waiting
+        loop(blocks, alibi, seen, sizes, eps, counts, x, *between)
 
     each(of_thread, range(count))
     return x.reshape(B, S, E)

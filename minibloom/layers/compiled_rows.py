@@ -43,7 +43,7 @@ from ..compiled import SUMS, at_hand, compiled
 from ..threads import SMALL_WEIGHT, each, parts, threads
 from .small_weights import SmallWeight
 
-MANY = 2**20  # numbers in a weight for which Numba is imported: a small model generates a text meanwhile
+MANY = 2**21  # numbers in a weight for which Numba is imported: a small model generates a text meanwhile
 uint32, float32 = numpy.uint32, numpy.float32
 
 

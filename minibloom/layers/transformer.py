@@ -33,7 +33,7 @@ def transformer(ids: Array | None, embeds: Array | None, params: Mapping[str, Ar
     if run.mask is not given:  # edited
         run.padded = None
     after = compiled_blocks(x, params, run) if suits_compiled_blocks(x, params, run) else None
-    if after is not None:
+    if after is not None:  # None where an array is of another kind than the loop takes
         x = after
     elif suits_one_token(x, run):
         x = one_token_blocks(x, params, run)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
+import subprocess
+import sys
 import warnings
 import weakref
 
@@ -22,9 +25,14 @@ from minibloom.layers.run import Run
 from minibloom.layers.small_weights import Int8Weight, row_scales, to_int8
 from minibloom.window_cache import WindowCache
 
+from .. import tiny
 from ..strategies import seeds, some
 
-pytest.importorskip("numba", reason="Numba is optional")
+
+@pytest.fixture(autouse=True)
+def with_numba(request):
+    if "in_python" not in request.fixturenames:
+        pytest.importorskip("numba", reason="Numba is optional")
 
 
 def drawn_model(seed: int, heads: int, head_dim: int, layers: int = 2) -> BloomForCausalLM:
@@ -38,16 +46,22 @@ def drawn_model(seed: int, heads: int, head_dim: int, layers: int = 2) -> BloomF
 
 def decoded(model, ids, new, taken, mask=None, cache=None):
     """The logits of `ids [B, S]` and then of each of `new`, `[B, ...]`, behind them, by the loop or not."""
-    real, chosen = transformer.suits_compiled_blocks, []
+    real, compute, chosen = transformer.suits_compiled_blocks, transformer.compiled_blocks, []
 
     def choose(x, params, run):
         chosen.append(taken and real(x, params, run))
         return chosen[-1]
 
+    def computed(x, params, run):
+        after = compute(x, params, run)
+        assert after is not None
+        return after
+
     outs, length = [], 0
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "PATIENCE", 0)
         patch.setattr(transformer, "suits_compiled_blocks", choose)
+        patch.setattr(transformer, "compiled_blocks", computed)
         patch.setattr(transformer, "suits_one_token", lambda x, run: False)  # what is compared with is `block`
         for piece in (ids, *new):
             length += piece.shape[1]
@@ -77,6 +91,7 @@ def assert_alike(model, ids, new, mask=None, cache=lambda: None):
 
 @pytest.fixture
 def in_python(monkeypatch):
+    """The loop as it stands, without Numba."""
     monkeypatch.setattr(module, "machine_code", lambda: (module.describe_block, module.blocks_numbers))
 
 
@@ -436,12 +451,14 @@ def test_the_steepest_of_many_heads_reads_few_keys():
     assert 1024 - 200 < start < 1024 - 64 / 2**-0.5
 
 
-def test_padding_keeps_what_it_sees(monkeypatch):
-    """A row that is itself hidden sees all keys alike, none of which may be left out."""
+def test_padding_sees_what_is_before_it():
+    """The last key, by which others would be left out, is then hidden itself."""
     rng, model = numpy.random.default_rng(0), drawn_model(0, 8, 4)
     ids = rng.integers(0, 31, (2, 50))
     mask = numpy.ones((2, 51), bool)
     mask[1, 45:] = False
+    assert_alike(model, ids, pieces(ids[:, :1]), mask)
+    mask[1] = False  # and where nothing is, all keys alike
     assert_alike(model, ids, pieces(ids[:, :1]), mask)
 
 
@@ -471,25 +488,34 @@ def test_how_long_keys_are_is_known_after_a_cache_was_changed(change, monkeypatc
     ids, new = rng.integers(0, 31, (1, 8)).repeat(3, 0), rng.integers(0, 31, (3, 1))
     cache = model(ids, use_cache=True).past_key_values
     model(new, past_key_values=cache)
+    assert (cache.longest_keys(0) > 0).all()
     if change == "crop":
         cache.crop(5)
     elif change == "select":
         cache.select([2, 2, 0, 1])
     elif change == "copy":
-        twin = cache.copy()
-        model(new, past_key_values=cache)
-        cache = twin
+        twin, before = cache.copy(), cache.longest_keys(0).copy()
+        twin._longest[0] += 100  # as a pass does in place
+        numpy.testing.assert_array_equal(cache.longest_keys(0), before)
     elif change == "reorder":
         cache.reorder([1, 0, 1], 8)
     else:
-        model(rng.integers(0, 31, (3, 30)), past_key_values=cache)  # by the plain block, which does not look
-    keys, B = cache[0][0], cache.batch_size
-    longest = numpy.sqrt((keys**2).sum(-1)).max(-1)
-    held = cache.longest_keys(0)
-    assert held.shape == (B, 8)
-    assert ((held < 0) | (held >= longest * (1 - 1e-5))).all()
-    if change == "copy":
-        assert not numpy.shares_memory(held, twin.longest_keys(0)) or cache is twin
+        model(rng.integers(0, 31, (3, 30)), past_key_values=cache)  # by the plain block, which does not measure
+    held = cache.longest_keys(0).copy()
+    longest = numpy.sqrt((cache[0][0] ** 2).sum(-1)).max(-1)  # a view, with which all is forgotten
+    assert held.shape == longest.shape
+    assert (held == -1).all() if change == "more" else (held >= longest * (1 - 1e-5)).all()
+    assert (cache.longest_keys(0) == -1).all()
+
+
+def test_the_shipped_models_first_words_do_not_wait_for_numba():
+    """From the start of a process to its first word, importing it would take the most of the time."""
+    code = (
+        "import sys; from minibloom import BloomForCausalLM as M, BloomTokenizerFast as T; "
+        "ids = T.from_pretrained()('All human beings')['input_ids']; "
+        "M.from_pretrained().generate([ids], max_new_tokens=20); sys.exit('numba' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], env=os.environ | tiny.ENVIRONMENT, check=True)
 
 
 def test_without_numba_it_is_never_chosen(monkeypatch):
