@@ -28,6 +28,8 @@ def shares(parts, me, counts, found):
         give_way()
     for step in range(last):
         for part in parts_of_step(counts, step, parts[step]):
+            for _ in range(4):  # that takes some time, which others could use to go on to the next step
+                give_way()
             early = 0
             for other in range(parts[step - 1] if step > 0 else 0):
                 early |= found[step - 1, other] < 100

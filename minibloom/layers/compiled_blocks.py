@@ -63,7 +63,8 @@ def first_seen(query: Array, keys: Array, alibi: Array, longest: Array) -> int:
 
     The score of the last key is known. No other is above |q| |k| / √D + alibi, by its own alibi and the longest key.
     Where that lies `FAR_BELOW` the last key's, the weight is below 2^-92, and `exp` makes 0 of it: so the key need not
-    be read at all. ALiBi rises with the position, so that in steep heads such keys are the most.
+    be read at all. ALiBi rises with the position, so that in steep heads such keys are the most. (Where the last key is
+    padding, it has the least ALiBi, and none lies below it so far.)
 
     `longest [1]`: a length that no key exceeds, or -1 where nobody has measured them. Then all are measured here, else
     only the last, which is new.
@@ -198,7 +199,8 @@ def blocks_numbers(
 
     `blocks [L, ROW]`, see `describe_block`; `sizes`, as for that, and `PART`; of the T positions in the cache the last
     S are those of x, and are filled. `alibi [1 or B, H, T]`; `seen [1 or B, T]`, or of width 0 without padding;
-    `counts`: `counts_of(5 * L)`. Places to compute in: `fused [B S, 3E]`, `context`, `middle` `[B S, E]`, `up [B S, 4E]`.
+    `counts`: `counts_of(5 * L)`. Places to compute in: `fused [B S, 3E]`, `context` and `middle`
+    `[B S, E]`, `up [B S, 4E]`.
 
     Each of the five steps of a block reads what the step before has written, all of it, and writes what no other thread
     reads before the next. What a step reads may be read only within its parts: while a thread has none, others may be
@@ -232,10 +234,8 @@ def blocks_numbers(
                 n, end, mask = b * S + s, T - S + s + 1, sight  # its row in x, and the keys up to its own
                 query, out = fused[n, 3 * h * D : 3 * h * D + D], context[n, h * D : h * D + D]
                 start = first_seen(query, keys[b, h, first : first + end], slope[:end], longest[b, h : h + 1])
-                if sight.shape[0] > 0 and not sight[end - 1]:  # padding, so that the last key counts for nothing
-                    start = 0
-                    if not any_of(sight[:end]):
-                        end, mask = T, none  # all keys alike, as `attention_scores` says
+                if sight.shape[0] > 0 and not any_of(sight[:end]):
+                    end, mask = T, none  # all keys alike, as `attention_scores` says
                 own = slice(first + start, first + end)
                 attend(query, keys[b, h, own], values[b, h, own], slope[start:end], mask[start:end], weights, out)
 
