@@ -25,8 +25,8 @@ which stay in the cache that cores share, by one core:
     1024 x 4096                 601 532    668  616  1043  804   1579 1271
     16384 x 1024               2396 1916  2531 2479  3313 3018   3426 4327
 
-Tried and left, in int8: four rows of x side by side in one loop, alike for 8 rows and a third faster for 4, for three
-times the code; a row widened once for all rows of x, 10 to 25% slower. In float32: neighbours in place of quarters (one
+Tried and left: of int8, four rows of x side by side in one loop, alike for 8 rows and a third faster for 4, for three
+times the code; a row widened once for all rows of x, 10 to 25% slower. Of float32, neighbours in place of quarters (one
 row of the small model 920, eight 2060); two quarters or eighths, alike for one row; four rows of x at once, 5 to 15%
 faster for 8 in twice the code.
 """
