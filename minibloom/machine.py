@@ -43,7 +43,7 @@ def describe_numba() -> str:
         return f"Numba {why}; with it (pip install numba) int8 and 16 bits decode two to three times as fast, and more"
     if getattr(numba.config, "DISABLE_JIT", False):
         return f"Numba {numba.__version__} is told to compile nothing, by NUMBA_DISABLE_JIT in the environment"
-    return f"Numba {numba.__version__} compiles products with small weights, and what lies between large ones"
+    return f"Numba {numba.__version__} compiles passes over few tokens, products with small weights, and more"
 
 
 def cpu_flags(path: Path = Path("/proc/cpuinfo")) -> set[str]:
