@@ -53,7 +53,7 @@ PATIENCE = 10**10  # numbers in weights that are used without Numba before it is
 MOST = 64  # rows, up to which a pass is faster than NumPy's; the products alone are not, from 16 rows on
 PART = 2**16  # numbers of a weight in a part, or more where 16 of its rows have more
 SHARED = 2**23  # numbers in weights times rows, from which on other threads are worth their waking
-FAR_BELOW = float32(-65)  # by more than what is rounded in scores below the `LEAST` that exp makes more than 0 of
+FAR_BELOW = float32(-65)  # `exp` gives 0 from -63.8 on; the rest is more than what is rounded in scores
 ROUNDED = float32(1.001)  # what a bound is raised by, as it is rounded too
 KEYS, VALUES, LONGEST, ROOM, FITS, ROW = 12, 13, 14, 15, 16, 17  # places in what describes a block, behind parameters
 
@@ -185,8 +185,8 @@ def describe_block(
     vectors = w_1.size == E and b_1.size == E and b_fused.size == 3 * E and b_dense.size == E
     vectors = vectors and w_2.size == E and b_2.size == E and b_up.size == 4 * E and b_down.size == E
     matrices = w_fused.shape == (3 * E, E) and w_dense.shape == (E, E) and w_up.shape == (4 * E, E)
-    cache = keys.shape == (B, H, room, D) and values.shape == (B, H, room, D) and longest.shape == (B, H)
     matrices = matrices and w_down.shape == (E, 4 * E)
+    cache = keys.shape == (B, H, room, D) and values.shape == (B, H, room, D) and longest.shape == (B, H)
     if vectors and matrices and cache and last_bits == 0 and 0 <= begin < end <= room:
         row[FITS] = 1
 
@@ -199,12 +199,12 @@ def blocks_numbers(
 
     `blocks [L, ROW]`, see `describe_block`; `sizes`, as for that, and `PART`; of the T positions in the cache the last
     S are those of x, and are filled. `alibi [1 or B, H, T]`; `seen [1 or B, T]`, or of width 0 without padding;
-    `counts`: `counts_of(5 * L)`. Places to compute in: `fused [B S, 3E]`, `context` and `middle`
-    `[B S, E]`, `up [B S, 4E]`.
+    `counts`: `counts_of(5 * L)`. Places to compute in: `fused [B S, 3E]`, `context` and `middle` `[B S, E]`,
+    `up [B S, 4E]`.
 
-    Each of the five steps of a block reads what the step before has written, all of it, and writes what no other thread
-    reads before the next. What a step reads may be read only within its parts: while a thread has none, others may be
-    steps ahead, and write there.
+    A block has five steps, and none begins before all parts of the last are done. What a step writes, no thread reads
+    before the next. What it reads may be read only within its parts: a thread that has none may be late, and others
+    steps ahead, who write there.
     """
     N, E = x.shape
     B, H, D, first = sizes[0], sizes[1], sizes[2], sizes[3]

@@ -220,10 +220,13 @@ def test_parts_and_views_are_taken_and_shared_out(monkeypatch):
     assert_near(act, mlp.gelu(x.astype("float64")))
 
 
-def test_what_suits_it():
+def test_what_suits_it(monkeypatch):
     x, half = numpy.zeros(3, "float32"), numpy.zeros(3, "float16")
     assert suits_compiled_steps(steps.MANY, x) and suits_compiled_steps(steps.MANY, x, x)
     assert not suits_compiled_steps(steps.MANY - 1, x)  # Numba takes long to import
+    with monkeypatch.context() as patch:
+        patch.setattr(steps, "at_hand", lambda: True)  # but it is there
+        assert suits_compiled_steps(steps.FEW, x) and not suits_compiled_steps(steps.FEW - 1, x)
     assert not suits_compiled_steps(steps.MANY, x, x.astype("float64"))
     assert not suits_compiled_steps(steps.MANY, half)
 
