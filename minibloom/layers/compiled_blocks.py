@@ -51,7 +51,7 @@ from .run import Run
 float32 = numpy.float32
 PATIENCE = 10**10  # numbers in weights that are used without Numba before it is imported for them
 MOST = 64  # rows, up to which a pass is faster than NumPy's; the products alone are not, from 16 rows on
-PART = 2**16  # numbers of a weight in a part, or more where 16 of its rows have more
+SHARES = 2  # of a product for each thread: who is ahead takes more; large ones are read fastest, see `float32_rows`
 SHARED = 2**23  # numbers in weights times rows, from which on other threads are worth their waking
 FAR_BELOW = float32(-65)  # `exp` gives 0 from -63.8 on; the rest is more than what is rounded in scores
 ROUNDED = float32(1.001)  # what a bound is raised by, as it is rounded too
@@ -140,20 +140,20 @@ def attend(query: Array, keys: Array, values: Array, alibi: Array, seen: Array, 
         context[i] /= total
 
 
-def part_height(O: int, I: int, most: int) -> int:  # noqa: E741
-    """Rows of a weight `[O, I]` in a part: 16 parts at least, so that no thread waits long for the last; of `most`
-    numbers; a multiple of 16 rows, as so many float32 lie in the piece of memory that cores hand on."""
-    return max(16, min(most // I, O // 16) // 16 * 16)
+def part_height(weight: Array, shares: int) -> int:
+    """Rows of `weight [O, I]` in each of `shares` parts: a multiple of 16, as so many float32 lie in the piece of
+    memory that cores hand on."""
+    return -(-weight.shape[0] // (shares * 16)) * 16
 
 
-def parts_of(weight: Array, most: int) -> int:
-    """How many parts a weight `[O, I]` has."""
-    return -(-weight.shape[0] // part_height(weight.shape[0], weight.shape[1], most))
+def parts_of(weight: Array, shares: int) -> int:
+    """How many parts a weight `[O, I]` has: `shares`, or fewer if it is small."""
+    return -(-weight.shape[0] // part_height(weight, shares))
 
 
-def product_part(x: Array, weight: Array, bias: Array, part: int, most: int, y: Array) -> tuple[int, int]:
+def product_part(x: Array, weight: Array, bias: Array, part: int, shares: int, y: Array) -> tuple[int, int]:
     """`x [N, I]`, `weight [O, I]`, `bias [O]` -> part number `part` of x Wᵀ + b, into `y [N, O]`; its columns."""
-    height = part_height(weight.shape[0], weight.shape[1], most)
+    height = part_height(weight, shares)
     begin, end = part * height, min((part + 1) * height, weight.shape[0])
     float32_rows(x, weight[begin:end], y[:, begin:end])
     for n in range(x.shape[0]):
@@ -192,14 +192,16 @@ def describe_block(
 
 
 def blocks_numbers(
+    embeds: Array, w_first: Array, b_first: Array, w_last: Array, b_last: Array,
     blocks: Array, alibi: Array, seen: Array, sizes: Array, eps: Array,
     counts: Array, x: Array, fused: Array, context: Array, middle: Array, up: Array,
 ) -> None:  # fmt: skip
-    """All blocks, of `x [B S, E]`, in place: what one thread does of it, together with others that are called alike.
+    """The first norm of `embeds [B S, E]`, all blocks and the last norm, into `x [B S, E]`: what one thread does of it,
+    together with others that are called alike.
 
-    `blocks [L, ROW]`, see `describe_block`; `sizes`, as for that, and `PART`; of the T positions in the cache the last
+    `blocks [L, ROW]`, see `describe_block`; `sizes`, as for that, and in how many parts a product is shared out; of the T positions in the cache the last
     S are those of x, and are filled. `alibi [1 or B, H, T]`; `seen [1 or B, T]`, or of width 0 without padding;
-    `counts`: `counts_of(5 * L)`. Places to compute in: `fused [B S, 3E]`, `context` and `middle` `[B S, E]`,
+    `counts`: `counts_of(5 * L + 2)`. Places to compute in: `fused [B S, 3E]`, `context` and `middle` `[B S, E]`,
     `up [B S, 4E]`.
 
     A block has five steps, and none begins before all parts of the last are done. What a step writes, no thread reads
@@ -208,20 +210,22 @@ def blocks_numbers(
     """
     N, E = x.shape
     B, H, D, first = sizes[0], sizes[1], sizes[2], sizes[3]
-    S, T, most = N // B, sizes[4] - first, sizes[5]
+    S, T, shares = N // B, sizes[4] - first, sizes[5]
     normed, weights, none = numpy.empty((N, E), float32), numpy.empty(T, float32), numpy.zeros(T, numpy.bool_)
+    for _ in parts_of_step(counts, 0, 1):
+        norm_numbers(embeds, w_first, b_first, eps, x)
     for layer in range(blocks.shape[0]):
-        at, step, ready = blocks[layer], 5 * layer, False
+        at, step, ready = blocks[layer], 5 * layer + 1, False
         room, longest = at[ROOM], array_at(at[LONGEST], (B, H))
         keys, values = array_at(at[KEYS], (B, H, room, D)), array_at(at[VALUES], (B, H, room, D))
 
         w_1, b_1 = array_at(at[0], (E,)), array_at(at[1], (E,))
         weight, bias = array_at(at[2], (3 * E, E)), array_at(at[3], (3 * E,))
-        for part in parts_of_step(counts, step, parts_of(weight, most)):
+        for part in parts_of_step(counts, step, parts_of(weight, shares)):
             if not ready:  # each thread for itself, and within a part: else x may be the next block's by now
                 norm_numbers(x, w_1, b_1, eps, normed)
                 ready = True
-            product_part(normed, weight, bias, part, most, fused)
+            product_part(normed, weight, bias, part, shares, fused)
 
         for part in parts_of_step(counts, step + 1, B * H):
             b, h = part // H, part % H
@@ -240,29 +244,31 @@ def blocks_numbers(
                 attend(query, keys[b, h, own], values[b, h, own], slope[start:end], mask[start:end], weights, out)
 
         weight, bias = array_at(at[4], (E, E)), array_at(at[5], (E,))
-        for part in parts_of_step(counts, step + 2, parts_of(weight, most)):
-            begin, end = product_part(context, weight, bias, part, most, middle)
+        for part in parts_of_step(counts, step + 2, parts_of(weight, shares)):
+            begin, end = product_part(context, weight, bias, part, shares, middle)
             for n in range(N):
                 for o in range(begin, end):
                     middle[n, o] += x[n, o]
 
         w_2, b_2 = array_at(at[6], (E,)), array_at(at[7], (E,))
         weight, bias, ready = array_at(at[8], (4 * E, E)), array_at(at[9], (4 * E,)), False
-        for part in parts_of_step(counts, step + 3, parts_of(weight, most)):
+        for part in parts_of_step(counts, step + 3, parts_of(weight, shares)):
             if not ready:
                 norm_numbers(middle, w_2, b_2, eps, normed)
                 ready = True
-            begin, end = product_part(normed, weight, bias, part, most, up)
+            begin, end = product_part(normed, weight, bias, part, shares, up)
             for n in range(N):
                 for o in range(begin, end):
                     up[n, o] = gelu_of(up[n, o])
 
         weight, bias = array_at(at[10], (E, 4 * E)), array_at(at[11], (E,))
-        for part in parts_of_step(counts, step + 4, parts_of(weight, most)):
-            begin, end = product_part(up, weight, bias, part, most, x)
+        for part in parts_of_step(counts, step + 4, parts_of(weight, shares)):
+            begin, end = product_part(up, weight, bias, part, shares, x)
             for n in range(N):
                 for o in range(begin, end):
                     x[n, o] += middle[n, o]
+    for _ in parts_of_step(counts, 5 * blocks.shape[0] + 1, 1):
+        norm_numbers(x, w_last, b_last, eps, x)
 
 
 @functools.cache
@@ -276,7 +282,7 @@ def machine_code() -> tuple[Any, Any]:
         **dict.fromkeys((moments, float32_rows, attend, first_seen), SUMS),
         **dict.fromkeys((norm_numbers, product_part), EXACT),
     }
-    read = (("i8", 2, "C"), stack, ("?", 2, "C"), sizes, row)
+    read = (matrix, row, row, row, row, ("i8", 2, "C"), stack, ("?", 2, "C"), sizes, row)
     return (
         compiled(describe_block, (*parameters, *cached, sizes), (sizes,)),
         compiled(blocks_numbers, read, (("i8", 2, "C"), *[matrix] * 5), functions),
@@ -290,7 +296,7 @@ class _Passes:
 
 
 def suits_compiled_blocks(x: Array, params: Mapping[str, Array], run: Run) -> bool:
-    """Whether blocks are to be computed here, from `x [B, S, E]` on: the one place where that is chosen."""
+    """Whether a pass is to be computed here, from the embeddings `x [B, S, E]` on: the one place where that is chosen."""
     B, S, E = x.shape
     if B * S > MOST or not is_bare(x, run) or (run.window is not None and S > 1) or not run.cache.filled_in_place:
         return False
@@ -304,41 +310,51 @@ def suits_compiled_blocks(x: Array, params: Mapping[str, Array], run: Run) -> bo
     return None not in machine_code()
 
 
-def compiled_blocks(x: Array, params: Mapping[str, Array], run: Run) -> Array | None:
-    """The residual stream `x [B, S, E]` before the first block -> after the last `[B, S, E]`.
+def compiled_blocks(embeds: Array, params: Mapping[str, Array], run: Run) -> Array | None:
+    """The embeddings `[B, S, E]` -> the hidden states behind the last norm `[B, S, E]`.
 
     None where a parameter, or what the cache holds of a block, is of another kind or shape than the loop takes.
     """
-    B, S, E = x.shape
+    B, S, E = embeds.shape
     H, L, T = run.config.n_head, run.config.n_layer, run.mask.shape[1]
     describe, loop = machine_code()
-    new = x.reshape(B, H, S, -1)  # [B, H, S, D]: no keys, but of their shape and dtype
-    blocks, read, places = numpy.zeros((L, ROW), "int64"), [], []
+    norms = [params[f"{name}.{kind}"] for name in ("word_embeddings_layernorm", "ln_f") for kind in ("weight", "bias")]
+    if not all(is_row(p, E) for p in norms):
+        return None
+    new = embeds.reshape(B, H, S, -1)  # [B, H, S, D]: no keys, but of their shape and dtype
+    count = threads() if 12 * E * E * L * B * S >= SHARED else 1
+    shares = 1 if count == 1 else SHARES * count
+    blocks, read, sizes = numpy.zeros((L, ROW), "int64"), [], numpy.empty(0)
     for layer in range(L):
         keys, values, here = run.cache.extend(layer, new, new)
-        sizes = numpy.array([B, H, E // H, here.start, here.stop, PART])
+        if layer == 0:
+            sizes = numpy.array([B, H, E // H, here.start, here.stop, shares])
         read.append([*block_parameters(layer)(params), keys, values, run.cache.longest_keys(layer)])
-        places.append((here.start, here.stop))
-        if not all(type(a) is numpy.ndarray for a in read[layer]):
+        if not all(type(a) is numpy.ndarray for a in read[layer]) or sizes[3] != here.start or sizes[4] != here.stop:
             return None
         try:
             describe(*read[layer], sizes, blocks[layer])
         except TypeError:  # of another dtype, or with gaps
             return None
-    alike = len(set(places)) == 1 and places[0][1] - places[0][0] == T == run.alibi.shape[-1]
-    if not blocks[:, FITS].all() or not alike:
+    if not blocks[:, FITS].all() or not sizes[4] - sizes[3] == T == run.alibi.shape[-1]:
         return None
 
     alibi, eps = numpy.ascontiguousarray(run.alibi[:, :, 0]), numpy.array([run.config.layer_norm_epsilon], float32)
-    seen, x = sight(run), x.reshape(B * S, E).copy()
-    between = [numpy.empty((B * S, width), float32) for width in (3 * E, E, E, 4 * E)]
-    counts, count = counts_of(5 * L), threads() if 12 * E * E * L * B * S >= SHARED else 1
+    seen, rows = sight(run), numpy.ascontiguousarray(embeds.reshape(B * S, E))
+    x, *between = (numpy.empty((B * S, width), float32) for width in (E, 3 * E, E, E, 4 * E))
+    counts = counts_of(5 * L + 2)
 
     def of_thread(_: int, read: Any = read) -> None:  # with what it has addresses of: a Ctrl-C may end the waiting
-        loop(blocks, alibi, seen, sizes, eps, counts, x, *between)
+        loop(rows, *norms, blocks, alibi, seen, sizes, eps, counts, x, *between)
 
     each(of_thread, range(count))
     return x.reshape(B, S, E)
+
+
+def is_row(p: Any, width: int) -> bool:
+    """Whether `p` is an array `[width]` as the loop reads them."""
+    plain = type(p) is numpy.ndarray and p.dtype == float32 and p.shape == (width,)
+    return bool(plain and p.flags.c_contiguous and p.flags.aligned)
 
 
 def sight(run: Run) -> Array:

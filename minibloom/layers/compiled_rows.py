@@ -40,10 +40,11 @@ import numpy
 
 from ..backend import Array
 from ..compiled import SUMS, at_hand, compiled
-from ..threads import SMALL_WEIGHT, each, parts, threads
+from ..threads import each, parts, threads
 from .small_weights import SmallWeight
 
 MANY = 2**21  # numbers in a weight for which Numba is imported: a small model generates a text meanwhile
+SHARED = 2**21  # multiplications, from which on other threads are worth their waking
 uint32, float32 = numpy.uint32, numpy.float32
 
 
@@ -152,7 +153,7 @@ def compiled_rows(x: Array, weight: Array | SmallWeight) -> Array:
     dtype = str(weight.dtype)
     loop, stored = ready(dtype), _stored(weight).view(LOOPS[dtype][1])
     x, y = numpy.ascontiguousarray(x), numpy.empty((len(x), len(stored)), x.dtype)
-    count = threads() if stored.size >= SMALL_WEIGHT else 1
+    count = threads() if stored.size * len(x) >= SHARED else 1
     each(lambda rows: loop(x, stored[rows], y[:, rows]), parts(len(stored), count))
     return y
 

@@ -27,15 +27,16 @@ def transformer(ids: Array | None, embeds: Array | None, params: Mapping[str, Ar
     if embeds is None:
         embeds = embedding(watch("input_ids", ids), params["word_embeddings.weight"])  # [B, S] -> [B, S, E]
     x = watch("word_embeddings", embeds)
+    if suits_compiled_blocks(x, params, run):
+        hidden = compiled_blocks(x, params, run)
+        if hidden is not None:  # None where an array is of another kind than the loop takes
+            return hidden
     x = watch(FIRST_NORM, layer_norm(x, params[f"{FIRST_NORM}.weight"], params[f"{FIRST_NORM}.bias"], eps))
     given = run.mask
     run.mask, run.alibi = watch("attention_mask", given), watch("alibi", run.alibi)
     if run.mask is not given:  # edited
         run.padded = None
-    after = compiled_blocks(x, params, run) if suits_compiled_blocks(x, params, run) else None
-    if after is not None:  # None where an array is of another kind than the loop takes
-        x = after
-    elif suits_one_token(x, run):
+    if suits_one_token(x, run):
         x = one_token_blocks(x, params, run)
     else:
         for layer in range(run.config.n_layer):

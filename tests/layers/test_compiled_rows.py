@@ -90,7 +90,7 @@ def test_not_a_number_and_infinity_go_through(kind):
 
 @pytest.mark.parametrize("kind", LOOPS)
 def test_linear_takes_it_in_parts_for_all_threads(kind, monkeypatch):
-    monkeypatch.setattr(module, "SMALL_WEIGHT", 1)
+    monkeypatch.setattr(module, "SHARED", 1)
     shared, each = [], module.each
     monkeypatch.setattr(module, "each", lambda task, items: shared.append(list(items)) or each(task, items))
     monkeypatch.setattr(row_blocks, "in_blocks", None)
@@ -103,6 +103,16 @@ def test_linear_takes_it_in_parts_for_all_threads(kind, monkeypatch):
         y = linear(x, weight, bias)
     assert len(shared[0]) == 3
     assert_product(y - bias, x, plain(weight))
+
+
+def test_a_little_work_stays_on_one_thread(monkeypatch):
+    weight, shared = normal(0, 48, 64, dtype="float32"), []
+    monkeypatch.setattr(module, "SHARED", 2 * weight.size)
+    monkeypatch.setattr(module, "each", lambda task, items: shared.append(len(items)))
+    with threadpool_limits(3, "blas"), shared_out():
+        for rows in (1, 2):
+            compiled_rows(normal(1, rows, 64, dtype="float32"), weight)
+    assert shared == [1, 3]
 
 
 @pytest.mark.parametrize(
