@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy
 
-from .compiled_team import as_machine_code
+from . import compiled_team, compiled_tile
 
 EXACT, SUMS = frozenset({"contract"}), frozenset({"contract", "reassoc"})  # see `compiled`
 NONE: Mapping[Any, Any] = {}
@@ -43,15 +43,15 @@ def compiled(
     """`loop` as machine code; None without a Numba for this Python and NumPy.
 
     read, written: its arguments, first the arrays that it only reads, then those that it writes. parts: functions
-    that it calls, or later ones call, each with a `fastmath` of its own; those of `compiled_team.py` it may call
-    anyhow. `fastmath` says what may be done to formulas:
+    that it calls, or later ones call, each with a `fastmath` of its own; those of `compiled_team.py` and
+    `compiled_tile.py` it may call anyhow. `fastmath` says what may be done to formulas:
     `EXACT`, no more than product and sum by one instruction; `SUMS`, also a sum in as many parts as vectors are wide.
     """
     try:
         import numba
 
         idle = getattr(numba.config, "DISABLE_JIT", False)  # by its environment variable: the loops would run in Python
-        known = dict(as_machine_code(numba))
+        known = {**compiled_team.as_machine_code(numba), **compiled_tile.as_machine_code(numba)}
     except Exception:  # it is not installed, does not run here, or there is no room for it
         return None
     if idle:
@@ -65,7 +65,8 @@ def compiled(
     signature = numba.void(*(array(kind, True) for kind in read), *(array(kind, False) for kind in written))
     for part, flags in parts.items():
         known[part.__name__] = numba.njit(fastmath=set(flags), error_model="numpy")(_knowing(known, part))
-    sources = {function.__code__.co_filename for function in (loop, *parts, as_machine_code.__wrapped__)}
+    sources = {function.__code__.co_filename for function in (loop, *parts)}
+    sources |= {str(compiled_team.__file__), str(compiled_tile.__file__)}
     loop = _knowing(known, loop)
     loop.__qualname__ += f"_{_digest(sources)}"  # else Numba takes what it kept, though a part is another by now
     compile = functools.partial(

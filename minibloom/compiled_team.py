@@ -65,10 +65,10 @@ def parts_of_step(counts: Array, step: int, parts: int) -> Iterator[int]:
             give_way()
 
 
-def array_at(address: int, shape: tuple[int, ...]) -> Array:
-    """The float32 array of this shape whose numbers stand in a row from `address` on."""
-    numbers: Any = (ctypes.c_float * math.prod(shape)).from_address(int(address))
-    return numpy.frombuffer(numbers, "float32").reshape(shape)
+def array_at(like: Array, address: int, shape: tuple[int, ...]) -> Array:
+    """The array of this shape, and of the dtype of `like`, whose numbers stand in a row from `address` on."""
+    numbers: Any = (ctypes.c_byte * (math.prod(shape) * like.itemsize)).from_address(int(address))
+    return numpy.frombuffer(numbers, like.dtype).reshape(shape)
 
 
 @functools.cache
@@ -117,17 +117,17 @@ def as_machine_code(numba: Any) -> dict[str, Callable[..., Any]]:
         return types.void(), code
 
     @intrinsic
-    def pointer(typing: Any, address: Any) -> Any:
+    def pointer(typing: Any, like: Any, address: Any) -> Any:
         def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            return builder.inttoptr(args[0], context.get_value_type(signature.return_type))
+            return builder.inttoptr(args[1], context.get_value_type(signature.return_type))
 
         numbers: Any = types.CPointer
-        return numbers(types.float32)(types.int64), code
+        return numbers(like.dtype)(like, types.int64), code
 
     at: Any = pointer
 
-    def array_at(address: Any, shape: Any) -> Any:
-        return numba.carray(at(address), shape)
+    def array_at(like: Any, address: Any, shape: Any) -> Any:
+        return numba.carray(at(like, address), shape)
 
     known = {"raised": raised, "count": count, "give_way": give_way, "array_at": numba.njit(array_at)}
     of_step = FunctionType(parts_of_step.__code__, {**parts_of_step.__globals__, **known}, "parts_of_step")

@@ -43,19 +43,21 @@ from ..backend import Array
 from ..compiled import EXACT, SUMS, at_hand, compiled
 from ..compiled_team import array_at, counts_of, parts_of_step
 from ..threads import each, threads
-from .compiled_rows import float32_rows
+from .compiled_rows import KINDS, rows_numbers
 from .compiled_steps import LOWEST, exp, gelu_of, moments, norm_numbers, number, order
 from .one_token import block_parameters, is_bare
 from .run import Run
+from .small_weights import SmallWeight
 
 float32 = numpy.float32
 PATIENCE = 10**10  # numbers in weights that are used without Numba before it is imported for them
 MOST = 64  # rows, up to which a pass is faster than NumPy's; the products alone are not, from 16 rows on
-SHARES = 2  # of a product for each thread: who is ahead takes more; large ones are read fastest, see `float32_rows`
+SHARES = 2  # of a product for each thread: who is ahead takes more; large ones are read fastest, see `rows_numbers`
 SHARED = 2**23  # numbers in weights times rows, from which on other threads are worth their waking
 FAR_BELOW = float32(-65)  # `exp` gives 0 from -63.8 on; the rest is more than what is rounded in scores
 ROUNDED = float32(1.001)  # what a bound is raised by, as it is rounded too
-KEYS, VALUES, LONGEST, ROOM, FITS, ROW = 12, 13, 14, 15, 16, 17  # places in what describes a block, behind parameters
+# Places in what describes a block, behind its parameters: the scales of its four weights, and what is cached of it.
+SCALES, KEYS, VALUES, LONGEST, ROOM, FITS, ROW = 12, 16, 17, 18, 19, 20, 21
 
 
 def first_seen(query: Array, keys: Array, alibi: Array, longest: Array) -> int:
@@ -151,24 +153,29 @@ def parts_of(weight: Array, shares: int) -> int:
     return -(-weight.shape[0] // part_height(weight, shares))
 
 
-def product_part(x: Array, weight: Array, bias: Array, part: int, shares: int, y: Array) -> tuple[int, int]:
-    """`x [N, I]`, `weight [O, I]`, `bias [O]` -> part number `part` of x Wᵀ + b, into `y [N, O]`; its columns."""
+def product_part(
+    x: Array, weight: Array, scale: Array, bias: Array, part: int, shares: int, y: Array
+) -> tuple[int, int]:
+    """`x [N, I]`, `weight [O, I]`, `scale [O]`, `bias [O]` -> part number `part` of scale * x Wᵀ + b, into `y [N, O]`;
+    its columns."""
     height = part_height(weight, shares)
     begin, end = part * height, min((part + 1) * height, weight.shape[0])
-    float32_rows(x, weight[begin:end], y[:, begin:end])
+    rows_numbers(x, weight[begin:end], y[:, begin:end])
     for n in range(x.shape[0]):
         for o in range(begin, end):
-            y[n, o] += bias[o]
+            y[n, o] = y[n, o] * scale[o] + bias[o]
     return begin, end
 
 
 def describe_block(
     w_1: Array, b_1: Array, w_fused: Array, b_fused: Array, w_dense: Array, b_dense: Array,
     w_2: Array, b_2: Array, w_up: Array, b_up: Array, w_down: Array, b_down: Array,
+    s_fused: Array, s_dense: Array, s_up: Array, s_down: Array,
     keys: Array, values: Array, longest: Array, sizes: Array, row: Array,
 ) -> None:  # fmt: skip
     """What `blocks_numbers` reads of a block, into `row [ROW]`: the addresses of its parameters, in the order in which
-    they are used, of its keys, values and `cache.longest_keys`; the room of the cache; and 1 if all of that fits.
+    they are used, of the scales of its weights, of its keys, values and `cache.longest_keys`; the room of the cache;
+    and 1 if all of that fits.
 
     The loop itself checks nothing. Arrays of another dtype, or with gaps, Numba does not let in here; shapes are held
     to `sizes`: B, H, D, and where in the room the positions begin and end.
@@ -178,12 +185,14 @@ def describe_block(
     row[0], row[1], row[2], row[3] = w_1.ctypes.data, b_1.ctypes.data, w_fused.ctypes.data, b_fused.ctypes.data
     row[4], row[5], row[6], row[7] = w_dense.ctypes.data, b_dense.ctypes.data, w_2.ctypes.data, b_2.ctypes.data
     row[8], row[9], row[10], row[11] = w_up.ctypes.data, b_up.ctypes.data, w_down.ctypes.data, b_down.ctypes.data
+    row[12], row[13], row[14], row[15] = s_fused.ctypes.data, s_dense.ctypes.data, s_up.ctypes.data, s_down.ctypes.data
     row[KEYS], row[VALUES], row[LONGEST] = keys.ctypes.data, values.ctypes.data, longest.ctypes.data
     row[ROOM], row[FITS], last_bits = room, 0, 0
     for i in range(LONGEST + 1):
-        last_bits |= row[i] & 3  # where no float32 begins, as all begin at multiples of 4
+        last_bits |= row[i] & 3  # where no float32 begins, as all begin at multiples of 4; of smaller numbers too
     vectors = w_1.size == E and b_1.size == E and b_fused.size == 3 * E and b_dense.size == E
     vectors = vectors and w_2.size == E and b_2.size == E and b_up.size == 4 * E and b_down.size == E
+    vectors = vectors and s_fused.size == 3 * E and s_dense.size == E and s_up.size == 4 * E and s_down.size == E
     matrices = w_fused.shape == (3 * E, E) and w_dense.shape == (E, E) and w_up.shape == (4 * E, E)
     matrices = matrices and w_down.shape == (E, 4 * E)
     cache = keys.shape == (B, H, room, D) and values.shape == (B, H, room, D) and longest.shape == (B, H)
@@ -192,17 +201,17 @@ def describe_block(
 
 
 def blocks_numbers(
-    embeds: Array, w_first: Array, b_first: Array, w_last: Array, b_last: Array,
+    like: Array, embeds: Array, w_first: Array, b_first: Array, w_last: Array, b_last: Array,
     blocks: Array, alibi: Array, seen: Array, sizes: Array, eps: Array,
     counts: Array, x: Array, fused: Array, context: Array, middle: Array, up: Array,
 ) -> None:  # fmt: skip
     """The first norm of `embeds [B S, E]`, all blocks and the last norm, into `x [B S, E]`: what one thread does of it,
     together with others that are called alike.
 
-    `blocks [L, ROW]`, see `describe_block`; `sizes`, as for that, and in how many parts a product is shared out; of the T positions in the cache the last
-    S are those of x, and are filled. `alibi [1 or B, H, T]`; `seen [1 or B, T]`, or of width 0 without padding;
-    `counts`: `counts_of(5 * L + 2)`. Places to compute in: `fused [B S, 3E]`, `context` and `middle` `[B S, E]`,
-    `up [B S, 4E]`.
+    `like`: any array of the weights' dtype. `blocks [L, ROW]`, see `describe_block`; `sizes`, as for that, and in how
+    many parts a product is shared out; of the T positions in the cache the last S are those of x, and are filled.
+    `alibi [1 or B, H, T]`; `seen [1 or B, T]`, or of width 0 without padding; `counts`: `counts_of(5 * L + 2)`. Places
+    to compute in: `fused [B S, 3E]`, `context` and `middle` `[B S, E]`, `up [B S, 4E]`.
 
     A block has five steps, and none begins before all parts of the last are done. What a step writes, no thread reads
     before the next. What it reads may be read only within its parts: a thread that has none may be late, and others
@@ -216,16 +225,17 @@ def blocks_numbers(
         norm_numbers(embeds, w_first, b_first, eps, x)
     for layer in range(blocks.shape[0]):
         at, step, ready = blocks[layer], 5 * layer + 1, False
-        room, longest = at[ROOM], array_at(at[LONGEST], (B, H))
-        keys, values = array_at(at[KEYS], (B, H, room, D)), array_at(at[VALUES], (B, H, room, D))
+        room, longest = at[ROOM], array_at(x, at[LONGEST], (B, H))
+        keys, values = array_at(x, at[KEYS], (B, H, room, D)), array_at(x, at[VALUES], (B, H, room, D))
 
-        w_1, b_1 = array_at(at[0], (E,)), array_at(at[1], (E,))
-        weight, bias = array_at(at[2], (3 * E, E)), array_at(at[3], (3 * E,))
+        w_1, b_1 = array_at(x, at[0], (E,)), array_at(x, at[1], (E,))
+        weight, bias = array_at(like, at[2], (3 * E, E)), array_at(x, at[3], (3 * E,))
+        scale = array_at(x, at[SCALES], (3 * E,))
         for part in parts_of_step(counts, step, parts_of(weight, shares)):
             if not ready:  # each thread for itself, and within a part: else x may be the next block's by now
                 norm_numbers(x, w_1, b_1, eps, normed)
                 ready = True
-            product_part(normed, weight, bias, part, shares, fused)
+            product_part(normed, weight, scale, bias, part, shares, fused)
 
         for part in parts_of_step(counts, step + 1, B * H):
             b, h = part // H, part % H
@@ -243,27 +253,30 @@ def blocks_numbers(
                 own = slice(first + start, first + end)
                 attend(query, keys[b, h, own], values[b, h, own], slope[start:end], mask[start:end], weights, out)
 
-        weight, bias = array_at(at[4], (E, E)), array_at(at[5], (E,))
+        weight, bias = array_at(like, at[4], (E, E)), array_at(x, at[5], (E,))
+        scale = array_at(x, at[SCALES + 1], (E,))
         for part in parts_of_step(counts, step + 2, parts_of(weight, shares)):
-            begin, end = product_part(context, weight, bias, part, shares, middle)
+            begin, end = product_part(context, weight, scale, bias, part, shares, middle)
             for n in range(N):
                 for o in range(begin, end):
                     middle[n, o] += x[n, o]
 
-        w_2, b_2 = array_at(at[6], (E,)), array_at(at[7], (E,))
-        weight, bias, ready = array_at(at[8], (4 * E, E)), array_at(at[9], (4 * E,)), False
+        w_2, b_2 = array_at(x, at[6], (E,)), array_at(x, at[7], (E,))
+        weight, bias, ready = array_at(like, at[8], (4 * E, E)), array_at(x, at[9], (4 * E,)), False
+        scale = array_at(x, at[SCALES + 2], (4 * E,))
         for part in parts_of_step(counts, step + 3, parts_of(weight, shares)):
             if not ready:
                 norm_numbers(middle, w_2, b_2, eps, normed)
                 ready = True
-            begin, end = product_part(normed, weight, bias, part, shares, up)
+            begin, end = product_part(normed, weight, scale, bias, part, shares, up)
             for n in range(N):
                 for o in range(begin, end):
                     up[n, o] = gelu_of(up[n, o])
 
-        weight, bias = array_at(at[10], (E, 4 * E)), array_at(at[11], (E,))
+        weight, bias = array_at(like, at[10], (E, 4 * E)), array_at(x, at[11], (E,))
+        scale = array_at(x, at[SCALES + 3], (E,))
         for part in parts_of_step(counts, step + 4, parts_of(weight, shares)):
-            begin, end = product_part(up, weight, bias, part, shares, x)
+            begin, end = product_part(up, weight, scale, bias, part, shares, x)
             for n in range(N):
                 for o in range(begin, end):
                     x[n, o] += middle[n, o]
@@ -272,17 +285,19 @@ def blocks_numbers(
 
 
 @functools.cache
-def machine_code() -> tuple[Any, Any]:
-    """`describe_block` and `blocks_numbers`, compiled; None for each without a Numba for this Python and NumPy."""
+def machine_code(dtype: str) -> tuple[Any, Any]:
+    """`describe_block` and `blocks_numbers`, compiled for weights of `dtype`; None for each without a Numba for this
+    Python and NumPy."""
+    weight: Any = (KINDS[dtype], 2, "C")
     row, matrix, stack, sizes = ("f4", 1, "C"), ("f4", 2, "C"), ("f4", 3, "C"), ("i8", 1, "C")
-    parameters = (row, row, matrix, row, matrix, row, row, row, matrix, row, matrix, row)
+    parameters = (row, row, weight, row, weight, row, row, row, weight, row, weight, row, row, row, row, row)
     cached = ("f4", 4, "C"), ("f4", 4, "C"), matrix
     functions: dict[Any, frozenset[str]] = {
         **dict.fromkeys((exp, gelu_of, order, number, part_height, parts_of, any_of), EXACT),
-        **dict.fromkeys((moments, float32_rows, attend, first_seen), SUMS),
-        **dict.fromkeys((norm_numbers, product_part), EXACT),
+        **dict.fromkeys((moments, attend, first_seen), SUMS),
+        **dict.fromkeys((norm_numbers, rows_numbers, product_part), EXACT),
     }
-    read = (matrix, row, row, row, row, ("i8", 2, "C"), stack, ("?", 2, "C"), sizes, row)
+    read = (weight, matrix, row, row, row, row, ("i8", 2, "C"), stack, ("?", 2, "C"), sizes, row)
     return (
         compiled(describe_block, (*parameters, *cached, sizes), (sizes,)),
         compiled(blocks_numbers, read, (("i8", 2, "C"), *[matrix] * 5), functions),
@@ -296,18 +311,21 @@ class _Passes:
 
 
 def suits_compiled_blocks(x: Array, params: Mapping[str, Array], run: Run) -> bool:
-    """Whether a pass is to be computed here, from the embeddings `x [B, S, E]` on: the one place where that is chosen."""
+    """Whether a pass is to be computed here, from embeddings `x [B, S, E]` on: the one place where that is chosen."""
     B, S, E = x.shape
     if B * S > MOST or not is_bare(x, run) or (run.window is not None and S > 1) or not run.cache.filled_in_place:
         return False
     if x.dtype != float32 or run.alibi.dtype != float32 or run.alibi.shape[1] != run.config.n_head:
         return False
-    if type(params) is not dict or type(params["h.0.mlp.dense_h_to_4h.weight"]) is not numpy.ndarray:
-        return False  # streamed, or of small weights
+    if type(params) is not dict:
+        return False  # streamed
+    dtype = str(params["h.0.mlp.dense_h_to_4h.weight"].dtype)
+    if dtype not in KINDS:
+        return False
     if not at_hand() and _Passes.numbers < PATIENCE:
         _Passes.numbers += 12 * E * E * run.config.n_layer
         return False
-    return None not in machine_code()
+    return None not in machine_code(dtype)
 
 
 def compiled_blocks(embeds: Array, params: Mapping[str, Array], run: Run) -> Array | None:
@@ -317,19 +335,21 @@ def compiled_blocks(embeds: Array, params: Mapping[str, Array], run: Run) -> Arr
     """
     B, S, E = embeds.shape
     H, L, T = run.config.n_head, run.config.n_layer, run.mask.shape[1]
-    describe, loop = machine_code()
+    describe, loop = machine_code(str(params["h.0.mlp.dense_h_to_4h.weight"].dtype))
     norms = [params[f"{name}.{kind}"] for name in ("word_embeddings_layernorm", "ln_f") for kind in ("weight", "bias")]
     if not all(is_row(p, E) for p in norms):
         return None
     new = embeds.reshape(B, H, S, -1)  # [B, H, S, D]: no keys, but of their shape and dtype
     count = threads() if 12 * E * E * L * B * S >= SHARED else 1
     shares = 1 if count == 1 else SHARES * count
+    ones = numpy.ones(4 * E, float32)
     blocks, read, sizes = numpy.zeros((L, ROW), "int64"), [], numpy.empty(0)
     for layer in range(L):
         keys, values, here = run.cache.extend(layer, new, new)
         if layer == 0:
             sizes = numpy.array([B, H, E // H, here.start, here.stop, shares])
-        read.append([*block_parameters(layer)(params), keys, values, run.cache.longest_keys(layer)])
+        stored, scales = parts_of_weights(block_parameters(layer)(params), ones)
+        read.append([*stored, *scales, keys, values, run.cache.longest_keys(layer)])
         if not all(type(a) is numpy.ndarray for a in read[layer]) or sizes[3] != here.start or sizes[4] != here.stop:
             return None
         try:
@@ -345,10 +365,22 @@ def compiled_blocks(embeds: Array, params: Mapping[str, Array], run: Run) -> Arr
     counts = counts_of(5 * L + 2)
 
     def of_thread(_: int, read: Any = read) -> None:  # with what it has addresses of: a Ctrl-C may end the waiting
-        loop(rows, *norms, blocks, alibi, seen, sizes, eps, counts, x, *between)
+        loop(read[0][2], rows, *norms, blocks, alibi, seen, sizes, eps, counts, x, *between)
 
     each(of_thread, range(count))
     return x.reshape(B, S, E)
+
+
+def parts_of_weights(parameters: tuple[Any, ...], ones: Array) -> tuple[list[Any], list[Array]]:
+    """A block's `parameters`, with each weight as it is stored; and the scale of each weight: `ones [4E]` where it has
+    none."""
+    stored, scales = list(parameters), []
+    for i in (2, 4, 8, 10):
+        weight, scale = parameters[i], None
+        if isinstance(weight, SmallWeight):
+            stored[i], scale = weight.stored.view(KINDS[weight.dtype]), weight.scale
+        scales.append(ones[: len(weight)] if scale is None else scale)
+    return stored, scales
 
 
 def is_row(p: Any, width: int) -> bool:

@@ -39,96 +39,49 @@ from typing import Any
 import numpy
 
 from ..backend import Array
-from ..compiled import SUMS, at_hand, compiled
+from ..buffers import empty
+from ..compiled import at_hand, compiled
+from ..compiled_tile import FOUR, four_by_four, one_by_four, one_by_one, registers, two_by_four
 from ..threads import each, parts, threads
 from .small_weights import SmallWeight
 
 MANY = 2**21  # numbers in a weight for which Numba is imported: a small model generates a text meanwhile
-SHARED = 2**21  # multiplications, from which on other threads are worth their waking
-uint32, float32 = numpy.uint32, numpy.float32
+SHARED = 2**22  # multiplications, of two rows at least, from which on other threads are worth their waking
+float32 = numpy.float32
+KINDS = {"float32": "f4", "int8": "i1", "bfloat16": "u2", "float16": "i2"}  # dtype of a weight: as it is stored
+MOST = {16: (256, 2**31), 8: (16, 512), 4: (8, 12)}  # rows of x, by numbers in a vector: for float32, for the others
+SIZE = 2**16  # numbers of x at a time: a quarter of the cache of a core
 
 
-def float32_rows(x: Array, weight: Array, y: Array) -> None:
-    """`x [N, I]`, `weight [O, I]` -> x Wᵀ, into `y [N, O]`: two rows by four at a time, these from four quarters."""
-    rows, far = x.shape[0], weight.shape[0] // 4
-    for o in range(far):
-        p, q, r = o + far, o + 2 * far, o + 3 * far
-        for m in range(0, rows - 1, 2):
-            n = m + 1
-            a, b, c, d = float32(0), float32(0), float32(0), float32(0)
-            e, f, g, h = float32(0), float32(0), float32(0), float32(0)
-            for i in range(x.shape[1]):
-                a += x[m, i] * weight[o, i]
-                b += x[m, i] * weight[p, i]
-                c += x[m, i] * weight[q, i]
-                d += x[m, i] * weight[r, i]
-                e += x[n, i] * weight[o, i]
-                f += x[n, i] * weight[p, i]
-                g += x[n, i] * weight[q, i]
-                h += x[n, i] * weight[r, i]
-            y[m, o], y[m, p], y[m, q], y[m, r] = a, b, c, d
-            y[n, o], y[n, p], y[n, q], y[n, r] = e, f, g, h
-        if rows % 2 == 1:
-            n = rows - 1
-            a, b, c, d = float32(0), float32(0), float32(0), float32(0)
-            for i in range(x.shape[1]):
-                a += x[n, i] * weight[o, i]
-                b += x[n, i] * weight[p, i]
-                c += x[n, i] * weight[q, i]
-                d += x[n, i] * weight[r, i]
-            y[n, o], y[n, p], y[n, q], y[n, r] = a, b, c, d
-    for o in range(4 * far, weight.shape[0]):
-        for n in range(rows):
-            a = float32(0)
-            for i in range(x.shape[1]):
-                a += x[n, i] * weight[o, i]
-            y[n, o] = a
+def rows_numbers(x: Array, stored: Array, y: Array) -> None:
+    """`x [N, I]` float32, `stored [O, I]` -> x Wᵀ without a scale, into `y [N, O]`, tile by tile."""
+    N, far = x.shape[0], stored.shape[0] // FOUR
+    height = max(SIZE // x.shape[1] // 4, 1) * 4
+    for first in range(0, N, height):  # of rows that stay in the cache, while the weight flows through it
+        last = min(first + height, N)
+        rest = last - (last - first) % 4
+        for o in range(far):
+            ahead = o + 1 if N >= 4 else o  # with fewer rows, memory never rests
+            for m in range(first, rest, 4):
+                four_by_four(x, m, stored, o, far, ahead, y)
+            if last - rest >= 2:
+                two_by_four(x, rest, stored, o, far, ahead, y)
+            if (last - rest) % 2 == 1:
+                one_by_four(x, last - 1, stored, o, far, ahead, y)
+    for o in range(FOUR * far, stored.shape[0]):
+        for n in range(N):
+            one_by_one(x, n, stored, o, 0, o, y)
 
 
-def int8_rows(x: Array, stored: Array, y: Array) -> None:
-    """`x [N, I]` float32, `stored [O, I]` int8 -> x Wᵀ without the scale, into `y [N, O]`."""
-    for o in range(stored.shape[0]):
-        for n in range(x.shape[0]):
-            total = float32(0)
-            for i in range(x.shape[1]):
-                total += x[n, i] * float32(stored[o, i])
-            y[n, o] = total
+@functools.cache
+def most_rows() -> tuple[int, int]:
+    """Up to how many rows of x this is faster than BLAS: for a float32 weight, and for a smaller one."""
+    try:
+        import numba
 
-
-def bfloat16_rows(x: Array, stored: Array, y: Array) -> None:
-    """The same for `stored [O, I]` uint16, the upper halves of float32 numbers."""
-    for o in range(stored.shape[0]):
-        for n in range(x.shape[0]):
-            total = float32(0)
-            for i in range(x.shape[1]):
-                total += x[n, i] * uint32(uint32(stored[o, i]) << uint32(16)).view(float32)
-            y[n, o] = total
-
-
-def float16_rows(x: Array, stored: Array, y: Array) -> None:
-    """The same for `stored [O, I]` uint16, the bits of float16, moved and mended as in `Float16Weight`.
-
-    That takes a multiple of what widening the others takes, so a row is widened once for all rows of x.
-    """
-    row = numpy.empty(x.shape[1], float32)
-    for o in range(stored.shape[0]):
-        for i in range(x.shape[1]):
-            bits = uint32(stored[o, i])
-            moved = (bits & uint32(0x8000)) << uint32(16) | (bits & uint32(0x7FFF)) << uint32(13)
-            row[i] = uint32(moved).view(float32) * float32(2.0**112)
-        for n in range(x.shape[0]):
-            total = float32(0)
-            for i in range(x.shape[1]):
-                total += x[n, i] * row[i]
-            y[n, o] = total
-
-
-LOOPS: dict[str, tuple[Any, str, range]] = {  # dtype: its loop, the bits that it takes, for how many rows of x
-    "float32": (float32_rows, "f4", range(1, 9)),
-    "int8": (int8_rows, "i1", range(1, 13)),
-    "bfloat16": (bfloat16_rows, "u2", range(1, 13)),
-    "float16": (float16_rows, "u2", range(1, 13)),
-}
+        return MOST[registers(numba)[1]]
+    except Exception:  # as in `compiled`
+        return 0, 0
 
 
 def suits_compiled_rows(x: Array, weight: Array | SmallWeight) -> bool:
@@ -139,9 +92,9 @@ def suits_compiled_rows(x: Array, weight: Array | SmallWeight) -> bool:
     return (
         type(x) is type(stored) is numpy.ndarray
         and x.dtype == float32
-        and dtype in LOOPS
-        and len(x) in LOOPS[dtype][2]
+        and dtype in KINDS
         and (stored.size >= MANY or at_hand())
+        and len(x) <= most_rows()[dtype != "float32"]
         and stored.flags.c_contiguous
         and stored.flags.aligned
         and ready(dtype) is not None
@@ -151,9 +104,9 @@ def suits_compiled_rows(x: Array, weight: Array | SmallWeight) -> bool:
 def compiled_rows(x: Array, weight: Array | SmallWeight) -> Array:
     """`x [N, I]`, `weight [O, I]` -> `x Wᵀ [N, O]` without a scale, each core a part of the weight's rows."""
     dtype = str(weight.dtype)
-    loop, stored = ready(dtype), _stored(weight).view(LOOPS[dtype][1])
-    x, y = numpy.ascontiguousarray(x), numpy.empty((len(x), len(stored)), x.dtype)
-    count = threads() if stored.size * len(x) >= SHARED else 1
+    loop, stored = ready(dtype), _stored(weight).view(KINDS[dtype])
+    x, y = numpy.ascontiguousarray(x), empty((len(x), len(stored)), x.dtype)
+    count = threads() if stored.size * max(2, len(x)) >= SHARED else 1
     each(lambda rows: loop(x, stored[rows], y[:, rows]), parts(len(stored), count))
     return y
 
@@ -165,6 +118,5 @@ def _stored(weight: Array | SmallWeight) -> Array:
 
 @functools.cache
 def ready(dtype: str) -> Any:
-    """The loop of `LOOPS` for weights of `dtype`, compiled; None without a Numba for this Python and NumPy."""
-    loop, bits, _ = LOOPS[dtype]
-    return compiled(loop, (("f4", 2, "C"), (bits, 2, "C")), (("f4", 2, "A"),), fastmath=SUMS)
+    """`rows_numbers` for weights of `dtype`, compiled; None without a Numba for this Python and NumPy."""
+    return compiled(rows_numbers, (("f4", 2, "C"), (KINDS[dtype], 2, "C")), (("f4", 2, "A"),))

@@ -92,7 +92,7 @@ def assert_alike(model, ids, new, mask=None, cache=lambda: None):
 @pytest.fixture
 def in_python(monkeypatch):
     """The loop as it stands, without Numba."""
-    monkeypatch.setattr(module, "machine_code", lambda: (module.describe_block, module.blocks_numbers))
+    monkeypatch.setattr(module, "machine_code", lambda dtype: (module.describe_block, module.blocks_numbers))
 
 
 @pytest.mark.usefixtures("in_python")
@@ -161,7 +161,7 @@ def test_a_pass_that_fails_leaves_the_cache_as_it_was(monkeypatch):
 
     monkeypatch.setattr(module, "PATIENCE", 0)
     with monkeypatch.context() as patch, pytest.raises(MemoryError):
-        patch.setattr(module, "machine_code", lambda: (module.describe_block, fail))
+        patch.setattr(module, "machine_code", lambda dtype: (module.describe_block, fail))
         model(ids[:, :1], past_key_values=cache)
     assert cache.length == 6
     numpy.testing.assert_array_equal([list(pair) for pair in cache], before)
@@ -329,7 +329,7 @@ def test_what_the_loop_reads_stays_in_memory_while_it_runs(monkeypatch):
         alive.append([ref() is not None for ref in refs])
         raise ZeroDivisionError
 
-    monkeypatch.setattr(module, "machine_code", lambda: (module.describe_block, loop))
+    monkeypatch.setattr(module, "machine_code", lambda dtype: (module.describe_block, loop))
     with pytest.raises(ZeroDivisionError):
         model(ids, past_key_values=caches[0])
     assert alive == [[True, True]]
@@ -522,5 +522,5 @@ def test_without_numba_it_is_never_chosen(monkeypatch):
     model = drawn_model(0, 2, 4)
     x, run = one_token(model.config)
     monkeypatch.setattr(module, "PATIENCE", 0)
-    monkeypatch.setattr(module, "machine_code", lambda: (None, None))
+    monkeypatch.setattr(module, "machine_code", lambda dtype: (None, None))
     assert not suits_compiled_blocks(x, model.params, run)

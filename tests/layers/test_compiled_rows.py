@@ -1,4 +1,4 @@
-"""Loops for a few rows times a small weight: the plain product, in Python as they stand and compiled by Numba."""
+"""Products of a few rows, or with a small weight, by one loop over tiles: in Python as it stands, and compiled."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from threadpoolctl import threadpool_limits
 from minibloom.layers import compiled_rows as module
 from minibloom.layers import linear as layer
 from minibloom.layers import row_blocks
-from minibloom.layers.compiled_rows import LOOPS, compiled_rows, ready, suits_compiled_rows
+from minibloom.layers.compiled_rows import KINDS, compiled_rows, most_rows, ready, rows_numbers, suits_compiled_rows
 from minibloom.layers.linear import linear
 from minibloom.threads import shared_out
 
@@ -22,7 +22,7 @@ from ..strategies import assert_product, normal, seeds, some
 from .test_small_weights import small
 
 numba = pytest.importorskip("numba", reason="Numba is optional")
-kinds = st.sampled_from(list(LOOPS))
+kinds = st.sampled_from(list(KINDS))
 
 
 @pytest.fixture(autouse=True)
@@ -44,12 +44,11 @@ def scaled(y: numpy.ndarray, weight: Any) -> numpy.ndarray:
 
 
 @some
-@given(kinds, st.integers(1, 3), st.integers(1, 4), st.integers(1, 9), seeds)
-def test_in_python_a_loop_is_the_plain_product(kind, N, O, I, seed):  # noqa: E741
+@given(kinds, st.integers(1, 7), st.integers(1, 9), st.integers(1, 9), seeds)
+def test_in_python_the_loop_is_the_plain_product(kind, N, O, I, seed):  # noqa: E741
     x, weight = normal(seed, N, I, dtype="float32"), kept(kind, normal(seed + 1, O, I, dtype="float32"))
-    loop, bits, _ = LOOPS[kind]
     y = numpy.empty((N, O), "float32")
-    loop(x, getattr(weight, "stored", weight).view(bits), y)
+    rows_numbers(x, getattr(weight, "stored", weight).view(KINDS[kind]), y)
     assert_product(scaled(y, weight), x, plain(weight))
 
 
@@ -64,22 +63,41 @@ def test_in_python_a_loop_is_the_plain_product(kind, N, O, I, seed):  # noqa: E7
     seeds,
 )
 def test_compiled_it_is_too_however_large_or_small_the_numbers(kind, N, O, I, large, weights, seed):  # noqa: E741
-    """Among float16's there are subnormal ones, for which `Float16Weight` has a product with 2^112."""
+    """Among float16's there are subnormal ones."""
     x = numpy.ldexp(normal(seed, N, I, dtype="float32"), large)
     weight = kept(kind, numpy.ldexp(normal(seed + 1, O, I, dtype="float32").clip(-3, 3), weights))
     assert_product(scaled(compiled_rows(x, weight), weight), x, plain(weight))
 
 
+@pytest.mark.parametrize("width", [1, 32])  # number by number, and by vectors
 @pytest.mark.parametrize("kind", ["bfloat16", "float16"])
-def test_every_finite_16_bit_number_is_exact(kind):
+def test_every_finite_16_bit_number_is_exact(kind, width):
     bits = numpy.arange(2**16, dtype="uint16")[:, None]
     finite = (bits & 0x7C00) < 0x7C00 if kind == "float16" else (bits & 0x7F80) < 0x7F80
-    weight = small(kind, numpy.zeros((int(finite.sum()), 1), "float32"))
-    weight.stored = bits[finite][:, None].view(weight.stored.dtype)
-    numpy.testing.assert_array_equal(compiled_rows(numpy.ones((1, 1), "float32"), weight)[0], weight.widen()[:, 0])
+    weight = small(kind, numpy.zeros((int(finite.sum()), width), "float32"))
+    weight.stored[:, -1:] = bits[finite][:, None].view(weight.stored.dtype)
+    x = numpy.eye(width, dtype="float32")[-1:]
+    numpy.testing.assert_array_equal(compiled_rows(x, weight)[0], weight.widen()[:, -1])
 
 
-@pytest.mark.parametrize("kind", LOOPS)
+@some
+@given(kinds, st.integers(1, 40), st.integers(1, 20), st.integers(1, 40), st.integers(1, 9), seeds)
+def test_rows_that_do_not_fit_the_cache_are_taken_in_turns(kind, N, O, I, height, seed):  # noqa: E741
+    x, weight = normal(seed, N, I, dtype="float32"), kept(kind, normal(seed + 1, O, I, dtype="float32"))
+    stored, y = getattr(weight, "stored", weight).view(KINDS[kind]), numpy.full((N, O), numpy.nan, "float32")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "SIZE", I * height)
+        rows_numbers(x, stored, y)
+    assert_product(scaled(y, weight), x, plain(weight))
+
+
+def test_hundreds_of_rows_go_through_the_compiled_loop():
+    x, weight = normal(0, 70, 4096, dtype="float32"), kept("int8", normal(1, 9, 4096, dtype="float32"))
+    assert len(x) * x.shape[1] > 4 * module.SIZE
+    assert_product(scaled(compiled_rows(x, weight), weight), x, plain(weight))
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_not_a_number_and_infinity_go_through(kind):
     weight = kept(kind, numpy.ones((3, 600), "float32"))
     for value in (numpy.nan, numpy.inf):
@@ -88,7 +106,7 @@ def test_not_a_number_and_infinity_go_through(kind):
         numpy.testing.assert_array_equal(compiled_rows(x, weight)[1], [value] * 3)
 
 
-@pytest.mark.parametrize("kind", LOOPS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_linear_takes_it_in_parts_for_all_threads(kind, monkeypatch):
     monkeypatch.setattr(module, "SHARED", 1)
     shared, each = [], module.each
@@ -107,21 +125,28 @@ def test_linear_takes_it_in_parts_for_all_threads(kind, monkeypatch):
 
 def test_a_little_work_stays_on_one_thread(monkeypatch):
     weight, shared = normal(0, 48, 64, dtype="float32"), []
-    monkeypatch.setattr(module, "SHARED", 2 * weight.size)
+    monkeypatch.setattr(module, "SHARED", 4 * weight.size)
     monkeypatch.setattr(module, "each", lambda task, items: shared.append(len(items)))
     with threadpool_limits(3, "blas"), shared_out():
-        for rows in (1, 2):
+        for rows in (1, 2, 4):
             compiled_rows(normal(1, rows, 64, dtype="float32"), weight)
-    assert shared == [1, 3]
+    assert shared == [1, 1, 3]
 
 
-@pytest.mark.parametrize(
-    ("kind", "rows"),
-    [("float32", {*range(1, 9)}), *((kind, {*range(1, 13)}) for kind in ("int8", "bfloat16", "float16"))],
-)
-def test_how_many_rows_suit_it(kind, rows):
-    weight = kept(kind, normal(1, 8, 512, dtype="float32"))
-    assert {N for N in range(20) if suits_compiled_rows(numpy.zeros((N, 512), "float32"), weight)} == rows
+@pytest.mark.parametrize("lanes", module.MOST)
+@pytest.mark.parametrize("kind", KINDS)
+def test_how_many_rows_suit_it_depends_on_the_processor(kind, lanes, monkeypatch):
+    monkeypatch.setattr(module, "registers", lambda numba: ("a system", lanes, 32))
+    most_rows.cache_clear()
+    try:
+        most = module.MOST[lanes][kind != "float32"]
+        weight = kept(kind, normal(1, 8, 2, dtype="float32"))
+        suits = [suits_compiled_rows(numpy.zeros((N, 2), "float32"), weight) for N in (1, min(most, 999))]
+        assert suits == [True, True]
+        if most < 999:
+            assert not suits_compiled_rows(numpy.zeros((most + 1, 2), "float32"), weight)
+    finally:
+        most_rows.cache_clear()
 
 
 def test_what_suits_it(monkeypatch):
@@ -139,7 +164,7 @@ def test_what_suits_it(monkeypatch):
     assert not suits_compiled_rows(x, weight)  # memory is short
 
 
-@pytest.mark.parametrize("kind", LOOPS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_weight_without_rows_has_a_product(kind):
     for N in range(1, 20):
         assert linear(normal(0, N, 512, dtype="float32"), kept(kind, numpy.zeros((0, 512), "float32"))).shape == (N, 0)
