@@ -24,6 +24,7 @@ from hypothesis import settings
 from minibloom.backend import load
 from minibloom.cuda.kernels import can_launch
 from minibloom.errors import InputError
+from minibloom.generation import compiled_draw
 from minibloom.layers import compiled_blocks, compiled_rows, compiled_steps
 
 from . import bridge, standin, tiny
@@ -40,7 +41,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 def numba_where_it_is_asked_for() -> Iterator[None]:
     """Which path a pass takes is not to depend on whether an earlier test has imported Numba."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (compiled_blocks, compiled_rows, compiled_steps):
+        for module in (compiled_blocks, compiled_draw, compiled_rows, compiled_steps):
             patch.setattr(module, "at_hand", lambda: False)
         yield
 

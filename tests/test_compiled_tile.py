@@ -74,9 +74,7 @@ def assert_tile(tile, kind, m, o, far, width, ahead, seed):
         return  # a processor that may not know float16
     calls = [code, CALLS[tile]]
     for call in calls:
-        y = numpy.full(
-            (2 * len(x), 3 * len(weight)), 7, "float32"
-        )  # every second row, every third column
+        y = numpy.full((2 * len(x), 3 * len(weight)), 7, "float32")  # every second row, every third column
         call(x, weight, numpy.array([m, o, far, ahead]), y[::2, ::3])
         allowed = 1e-6 * (abs(x[m:]) @ abs(widened(weight)).T).max(initial=1)
         numpy.testing.assert_allclose(y[::2, ::3], right, rtol=0, atol=allowed)

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 import numpy
 
 from ..backend import Array
-from .filters import filtered, pick, spread
+from .compiled_draw import drawn
+from .filters import TopK, filtered, pick, spread
 from .graph import GraphReader, suits_graph
 from .job import Job, check_numbers
 from .reader import Reader
@@ -69,10 +70,14 @@ def _choose(job: Job, reader: Reader, scores: Array, u: numpy.ndarray | None) ->
         if xp is numpy:  # on a device nothing is looked at, so nothing is gathered for it either
             check_numbers(scores[xp.arange(len(scores)), chosen])
         return chosen, scores
+    wanted = job.settings.output_scores or job.stopping.own  # else nobody looks at them, and they stay as they were
+    if not wanted and len(job.filters) == 1 and isinstance(job.filters[0], TopK):
+        chosen = drawn(scores, job.filters[0].k, u)
+        if chosen is not None:
+            return chosen, scores
     ids, values = filtered(scores, job.filters)
     if xp is numpy:
         check_numbers(values.max(-1), drawn=True)
     chosen = pick(values, xp.asarray(u))
     chosen = chosen if ids is None else ids[xp.arange(len(ids)), chosen]
-    wanted = job.settings.output_scores or job.stopping.own  # else nobody looks at them, and they stay as they were
     return chosen, spread(ids, values, V) if wanted else scores

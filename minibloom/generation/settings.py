@@ -235,7 +235,7 @@ class GenerationConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings that are set, and nothing else."""
-        return {name: copy.deepcopy(value) for name in FIELDS if (value := getattr(self, name)) is not None}
+        return {name: copy.deepcopy(v) for name, v in self.__dict__.items() if v is not None and name in FIELDS}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> GenerationConfig:

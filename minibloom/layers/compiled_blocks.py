@@ -43,7 +43,7 @@ from ..backend import Array
 from ..compiled import EXACT, SUMS, at_hand, compiled
 from ..compiled_team import array_at, counts_of, parts_of_step
 from ..threads import each, threads
-from .compiled_rows import KINDS, rows_numbers
+from .compiled_rows import KINDS, most_rows, rows_numbers
 from .compiled_steps import LOWEST, exp, gelu_of, moments, norm_numbers, number, order
 from .one_token import block_parameters, is_bare
 from .run import Run
@@ -51,7 +51,8 @@ from .small_weights import SmallWeight
 
 float32 = numpy.float32
 PATIENCE = 10**10  # numbers in weights that are used without Numba before it is imported for them
-MOST = 64  # rows, up to which a pass is faster than NumPy's; the products alone are not, from 16 rows on
+MOST = 256  # rows, up to which a pass is faster than NumPy's
+AS_MANY = 3  # times the rows up to which the products are: where vectors are short, BLAS is faster early
 SHARES = 2  # of a product for each thread: who is ahead takes more; large ones are read fastest, see `rows_numbers`
 SHARED = 2**23  # numbers in weights times rows, from which on other threads are worth their waking
 FAR_BELOW = float32(-65)  # `exp` gives 0 from -63.8 on; the rest is more than what is rounded in scores
@@ -325,7 +326,7 @@ def suits_compiled_blocks(x: Array, params: Mapping[str, Array], run: Run) -> bo
     if not at_hand() and _Passes.numbers < PATIENCE:
         _Passes.numbers += 12 * E * E * run.config.n_layer
         return False
-    return None not in machine_code(dtype)
+    return AS_MANY * most_rows()[0] >= B * S and None not in machine_code(dtype)
 
 
 def compiled_blocks(embeds: Array, params: Mapping[str, Array], run: Run) -> Array | None:

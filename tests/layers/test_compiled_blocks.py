@@ -22,11 +22,12 @@ from minibloom.layers import compiled_blocks as module
 from minibloom.layers import transformer
 from minibloom.layers.compiled_blocks import _Passes, compiled_blocks, suits_compiled_blocks
 from minibloom.layers.run import Run
-from minibloom.layers.small_weights import Int8Weight, row_scales, to_int8
+from minibloom.layers.small_weights import Int8Weight, SmallWeight, row_scales, to_int8
 from minibloom.window_cache import WindowCache
 
 from .. import tiny
 from ..strategies import seeds, some
+from .test_small_weights import small
 
 
 @pytest.fixture(autouse=True)
@@ -69,7 +70,8 @@ def decoded(model, ids, new, taken, mask=None, cache=None):
             out = model(piece, past_key_values=cache, attention_mask=mask_to, use_cache=True)
             outs.append(out.logits)
             cache = out.past_key_values
-    fits = [piece.size <= module.MOST and (cache.window is None or piece.shape[1] == 1) for piece in (ids, *new)]
+    most = min(module.MOST, module.AS_MANY * module.most_rows()[0])
+    fits = [piece.size <= most and (cache.window is None or piece.shape[1] == 1) for piece in (ids, *new)]
     assert chosen == [taken and fit for fit in fits]
     return numpy.concatenate(outs, axis=1)
 
@@ -128,6 +130,42 @@ def test_compiled_it_is_the_block(heads, head_dim, batch, length, steps, threads
         patch.setattr(module, "SHARED", 0)
         patch.setattr(module, "SHARES", 5)
         assert_alike(model, ids, new, mask)
+
+
+@some
+@given(
+    kind=st.sampled_from([kind for kind in module.KINDS if kind != "float32"]),
+    heads=st.sampled_from([2, 4, 6]),
+    head_dim=st.sampled_from([4, 8, 20]),
+    batch=st.integers(1, 6),
+    length=st.integers(1, 9),
+    steps=st.lists(st.integers(1, 3), max_size=3),
+    threads=st.sampled_from([1, 2]),
+    seed=seeds,
+)
+def test_with_small_weights_it_is_the_block_with_these_widened(
+    kind, heads, head_dim, batch, length, steps, threads, seed
+):
+    rng, model = numpy.random.default_rng(seed), drawn_model(seed, heads, head_dim)
+    ids, new = rng.integers(0, 31, (batch, length)), [rng.integers(0, 31, (batch, step)) for step in steps]
+    small_params = {name: small(kind, p) if p.ndim == 2 else p for name, p in model.params.items()}
+    model.params = {n: p.widen() if isinstance(p, SmallWeight) else p for n, p in small_params.items()}
+    plain = decoded(model, ids, new, False)
+    model.params = small_params
+    with threadpool_limits(threads, "blas"), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "SHARED", 0)
+        ours = decoded(model, ids, new, True)
+    numpy.testing.assert_allclose(ours, plain, rtol=0, atol=2e-5 * abs(plain).max())
+
+
+def test_weights_of_two_kinds_take_the_plain_path(monkeypatch):
+    monkeypatch.setattr(module, "PATIENCE", 0)
+    model = drawn_model(0, 2, 4)
+    x, run = one_token(model.config)
+    for name in list(model.params):
+        if name.startswith("h.0.") and model.params[name].ndim == 2:
+            model.params[name] = small("int8", model.params[name])
+    assert compiled_blocks(x, model.params, run) is None
 
 
 @pytest.mark.parametrize("batch", [1, 3])
@@ -203,7 +241,12 @@ def test_what_is_asked_beyond_the_result_takes_the_block(monkeypatch):
     model = drawn_model(0, 2, 4, layers=1)
     x, run = one_token(model.config)
     assert suits_compiled_blocks(x, model.params, run)
+    monkeypatch.setattr(module, "most_rows", lambda: (module.MOST, 2**31))
     assert suits_compiled_blocks(x.repeat(module.MOST, 1), model.params, run)
+    monkeypatch.setattr(module, "most_rows", lambda: (5, 2**31))  # where vectors are short
+    suits = [suits_compiled_blocks(x.repeat(rows, 1), model.params, run) for rows in (15, 16)]
+    assert suits == [True, False]
+    monkeypatch.setattr(module, "most_rows", lambda: (module.MOST, 2**31))
     for other in (x.repeat(module.MOST + 1, 0), x.astype("float64")):
         assert not suits_compiled_blocks(other, model.params, run)
     for change in (
@@ -500,7 +543,7 @@ def test_how_long_keys_are_is_known_after_a_cache_was_changed(change, monkeypatc
     elif change == "reorder":
         cache.reorder([1, 0, 1], 8)
     else:
-        model(rng.integers(0, 31, (3, 30)), past_key_values=cache)  # by the plain block, which does not measure
+        model(rng.integers(0, 31, (3, 100)), past_key_values=cache)  # by the plain block, which does not measure
     held = cache.longest_keys(0).copy()
     longest = numpy.sqrt((cache[0][0] ** 2).sum(-1)).max(-1)  # a view, with which all is forgotten
     assert held.shape == longest.shape
