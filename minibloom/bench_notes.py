@@ -59,11 +59,12 @@ GROWTH = 2.4  # times as long, at most, for 16,384 tokens as for 8,192
 TRIED = {  # kind of work -> the files whose heads say what was tried, with figures
     "prefill": "threads.py, layers/compiled_steps.py, layers/tiled_attention.py, layers/subnormals.py",
     "decode": "layers/one_row.py, layers/few_rows.py, layers/one_token.py, layers/row_blocks.py, "
-    "layers/compiled_rows.py, layers/compiled_blocks.py",
-    "generate": "layers/one_row.py, layers/few_rows.py, layers/one_token.py, layers/compiled_blocks.py",
+    "compiled_tile.py, layers/compiled_rows.py, layers/compiled_blocks.py",
+    "generate": "layers/one_row.py, layers/few_rows.py, layers/one_token.py, compiled_tile.py, "
+    "layers/compiled_blocks.py",
     "train": "threads.py, buffers.py, layers/compiled_steps.py, layers/tiled_attention.py, layers/subnormals.py, "
     "chunked_loss.py",
-    "overhead": "generation/top_k.py",
+    "overhead": "generation/top_k.py, generation/compiled_draw.py",
 }
 
 TARGETS_ON_A_GPU: dict[Pair, dict[str, float]] = {

@@ -51,7 +51,7 @@ def compiled(
         import numba
 
         idle = getattr(numba.config, "DISABLE_JIT", False)  # by its environment variable: the loops would run in Python
-        known = {**compiled_team.as_machine_code(numba), **compiled_tile.as_machine_code(numba)}
+        known = {**compiled_team.team_as_machine_code(numba), **compiled_tile.tile_as_machine_code(numba)}
     except Exception:  # it is not installed, does not run here, or there is no room for it
         return None
     if idle:

@@ -6,7 +6,7 @@ the next, by a count that only one at a time can raise, and goes on to the next 
 Nobody waits for a thread that has not come: where another program has its core, the others take all parts. They wait
 for one that has begun a part and then lost its core, and meanwhile offer it their own.
 
-The functions here say what is meant, and a single thread can run them in Python. `as_machine_code` has those that
+The functions here say what is meant, and a single thread can run them in Python. `team_as_machine_code` has those that
 `compiled.py` puts in their places: a processor's own instructions for it, as LLVM, which Numba compiles by, names them.
 """
 
@@ -72,7 +72,7 @@ def array_at(like: Array, address: int, shape: tuple[int, ...]) -> Array:
 
 
 @functools.cache
-def as_machine_code(numba: Any) -> dict[str, Callable[..., Any]]:
+def team_as_machine_code(numba: Any) -> dict[str, Callable[..., Any]]:
     """The functions above as Numba compiles them, by name."""
     from llvmlite import ir
     from numba.core import types

@@ -17,6 +17,9 @@ loops, as tiles of four by four, and with the next rows asked for.
     3072 x 1024     9.3 8.6 7.1     11.5 10.3 7.0    15.9 13.1 10.1
     1024 x 4096     8.2 7.5 5.7     10.1  8.9 7.4    15.8 12.3  9.7
 
+Short rows end soon, and then 16 sums are to be added up over the lanes of their vectors: two vectors become one at each
+step, 61 instructions in place of 144 (32 rows through a model of hidden size 256: 7.5 -> 5.9 ms).
+
 Tried and left: the next rows into the nearest cache (10.4 for 8 rows), or each of them in one of the tiles alone (8.4);
 six rows of the weight (10.0), eight rows of x by two (12.5).
 """
@@ -63,7 +66,7 @@ def registers(numba: Any) -> tuple[str, int, int]:
 
 
 @functools.cache
-def as_machine_code(numba: Any) -> dict[str, Callable[..., Any]]:
+def tile_as_machine_code(numba: Any) -> dict[str, Callable[..., Any]]:
     """The four functions above, by name, as Numba compiles them."""
     from llvmlite import ir
     from numba.core import types

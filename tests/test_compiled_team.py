@@ -102,7 +102,7 @@ def test_a_numba_that_knows_other_words_is_as_none(monkeypatch):
     def fail(numba):
         raise AttributeError("atomic_rmw")
 
-    monkeypatch.setattr(compiling.compiled_team, "as_machine_code", fail)
+    monkeypatch.setattr(compiling.compiled_team, "team_as_machine_code", fail)
     assert compiled(shares, (("i8", 1, "C"), ("i8", 1, "C")), (("i8", 2, "C"), ("i8", 2, "C"))) is None
 
 

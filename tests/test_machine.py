@@ -17,24 +17,36 @@ BLAS = {
 }
 
 
+ZEN_4 = {"vendor_id": "AuthenticAMD", "cpu family": "25"}
+ALL = {"flags": " ".join(machine.NEEDED | {"fma"})}
+
+
 @pytest.mark.parametrize(
-    ("flags", "architecture", "variable", "hint"),
+    ("core", "kernels", "variable", "hint"),
     [
-        (machine.NEEDED | {"fma"}, "Haswell", None, True),
-        (machine.NEEDED, "SkylakeX", None, False),  # they are used
-        (machine.NEEDED, "Haswell", "SkylakeX", False),  # the user has chosen
-        ({"avx2", "avx512f"}, "Zen", None, False),  # not all that the kernels need
+        (ALL, "Haswell", None, "SkylakeX"),
+        (ALL, "SkylakeX", None, None),  # they are used
+        (ALL, "Haswell", "SkylakeX", None),  # the user has chosen
+        ({"flags": "avx2 avx512f"}, "Zen", None, None),  # not all that the kernels need
+        (ALL | ZEN_4, "SkylakeX", None, "Haswell"),  # whose vectors are half as wide as it says
+        (ALL | ZEN_4, "Cooperlake", None, "Haswell"),
+        (ALL | ZEN_4, "Zen", None, None),
+        (ALL | ZEN_4, "SkylakeX", "SkylakeX", None),
+        (ALL | ZEN_4 | {"cpu family": "26"}, "SkylakeX", None, None),  # Zen 5
+        (ALL | ZEN_4 | {"cpu family": "26"}, "Zen", None, "SkylakeX"),
+        (ZEN_4 | {"flags": "avx2"}, "Zen", None, None),  # Zen 3
+        ({}, "Haswell", None, None),  # a system that tells nothing
     ],
 )
-def test_unused_avx512_is_said(monkeypatch, flags, architecture, variable, hint):
-    monkeypatch.setattr("threadpoolctl.threadpool_info", lambda: [BLAS | {"architecture": architecture}])
-    monkeypatch.setattr(machine, "cpu_flags", lambda: flags)
+def test_kernels_that_are_not_the_fastest_are_said(monkeypatch, core, kernels, variable, hint):
+    monkeypatch.setattr("threadpoolctl.threadpool_info", lambda: [BLAS | {"architecture": kernels}])
+    monkeypatch.setattr(machine, "first_core", lambda: core)
     monkeypatch.delenv("OPENBLAS_CORETYPE", raising=False)
     if variable:
         monkeypatch.setenv("OPENBLAS_CORETYPE", variable)
-    said = machine.describe_blas()
-    assert said.startswith(f"openblas 0.3.31, 2 threads, kernels for {architecture}")
-    assert ("OPENBLAS_CORETYPE=SkylakeX" in said) == hint
+    first, *more = machine.describe_blas().splitlines()
+    assert first == f"openblas 0.3.31, 2 threads, kernels for {kernels}"
+    assert [f"OPENBLAS_CORETYPE={hint}" in line for line in more] == ([True] if hint else [])
 
 
 def test_of_this_machine():
@@ -43,9 +55,10 @@ def test_of_this_machine():
 
 def test_what_the_processor_can_do_is_read_from_its_first_core(tmp_path):
     file = tmp_path / "cpuinfo"
-    assert machine.cpu_flags(file) == set()  # not Linux
+    assert machine.flags_of(machine.first_core(file)) == set()  # not Linux
     file.write_text("processor\t: 0\nflags\t\t: fpu sse2 avx512f\n\nprocessor\t: 1\nflags\t\t: fpu\n")
-    assert machine.cpu_flags(file) == {"fpu", "sse2", "avx512f"}
+    assert machine.flags_of(machine.first_core(file)) == {"fpu", "sse2", "avx512f"}
+    assert machine.first_core(file)["processor"] == "0"
 
 
 def test_a_numpy_without_a_library_that_tells(monkeypatch):

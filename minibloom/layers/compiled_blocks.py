@@ -1,4 +1,4 @@
-"""The fast path of all blocks for a few new positions: a token a row, or a short prompt. One loop, compiled.
+"""The fast path of the whole stack for a few new positions: a token a row, or a short prompt. One loop, compiled.
 
 By NumPy (`one_token.py`) a token is some 50 calls a block. On arrays of a few thousand numbers calling costs as much as
 computing; and while large weights are read, which is what their tokens take, threads sleep until they are woken for

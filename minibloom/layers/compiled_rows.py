@@ -1,34 +1,29 @@
-"""The fast path of `linear` for a few rows: its loops, compiled by Numba where that is installed.
+"""The fast path of `linear` for a few rows, and for many where the weight is small: tile by tile, compiled by Numba.
 
-NumPy multiplies no numbers of two dtypes without a widened copy, so with it a small weight costs what widening costs
-(`row_blocks.py`). A loop widens each number in a register, right where it is multiplied: the weight is read once, as it
-is stored, and nothing is written but the result. What compiles the loops is `compiled.py`.
+A float32 weight that is multiplied with a few rows takes as long as it is read. BLAS, which is made for many rows,
+copies it around first. And NumPy multiplies no numbers of two dtypes without a widened copy, so with it a small weight
+costs what widening costs (`row_blocks.py`). Here tiles of four rows by four (`compiled_tile.py`) go over x and the
+weight: that is read once, as it is stored, and nothing is written but the result.
 
-Measured on 2 cores of an AMD EPYC (Zen 3), shared and noisy, medians: a token of bloom-560m's shape in ms, and products
-with a weight of 3072 x 1024 in us, without Numba and with it:
+Measured on 2 cores of an AMD EPYC (Zen 4), medians in turns: a token of bloom-560m's shape (with 30,000 in its
+vocabulary) in ms, and products with a weight of 3072 x 1024 from memory in us, without Numba and with it:
 
-              a token       1 row      2 rows      4 rows      8 rows     12 rows     16 rows
-    int8      210  76   1443  495   1220  443   1911  713  2327 1267  2886 2243   2615 2916
-    bfloat16  288 101   1869  543   1961  652   2737 1069  3066 1657  4003 2323   4060 2902
-    float16   407 126   2935  821   2894 1067   3510 1315  3475 1698  4935 2720   4857 3337
+                a token      1 row     2 rows     4 rows      8 rows     16 rows     64 rows       512 rows
+    float32     53   29    479 495    833 556    617 503     763 514     795 778   3494 2426    17015 19531
+    int8        73   11    642 151    525 169    501 205     698 321     984 553   4375 1999    23663 15557
+    bfloat16    74   17    680 239    819 246    761 251     946 341    1238 567   4496 1999    24998 15484
+    float16    109   19    962 233   1101 240   1067 251    1213 333    1537 571   4816 2003    25243 15526
 
-A float32 weight needs no widening, but BLAS, which is made for many rows, copies it around before it multiplies it with
-a few, and reads it for one at 36 GB/s on a Zen 4 that has 57. The loop takes two rows of x at once, so that each number
-that comes from memory is used twice, and four of the weight. Those are not neighbours but one from each quarter of it:
-the processor fetches ahead within a page of memory, and waits at each new one. On 2 cores of that Zen 4, in us, without
-Numba and with it; the first are all of a small model's weights (6 blocks, hidden size 256, and 4,096 rows of its head),
-which stay in the cache that cores share, by one core:
+So int8 and 16 bits multiply faster than BLAS does float32: less comes from the caches. With vectors of 8 numbers and 16
+registers of them, as Haswell has (the same machine, told so; BLAS with its kernels): float32 439 and 886 us for 4 rows,
+903 and 1176 for 16, 1699 and 1805 for 32; int8 of many rows at 145 billion operations a second, BLAS at 205. `MOST` has
+where that ends. (Not measured on ARM.)
 
-                       1 row      2 rows      4 rows      8 rows     16 rows
-    small model      674 490   1610 790   1970 1040  2330 1560   2930 3500
-    3072 x 1024                 502 399    537  473   671  569    717  801
-    1024 x 4096                 601 532    668  616  1043  804   1579 1271
-    16384 x 1024               2396 1916  2531 2479  3313 3018   3426 4327
+Many rows are taken `SIZE` numbers at a time: 2,048 rows times 1024 x 4096 at 182, 184, 179 and 155 billion
+operations a second with 2^15, 2^16, 2^17 and 2^18, and at 65 all at once.
 
-Tried and left: of int8, four rows of x side by side in one loop, alike for 8 rows and a third faster for 4, for three
-times the code; a row widened once for all rows of x, 10 to 25% slower. Of float32, neighbours in place of quarters (one
-row of the small model 920, eight 2060); two quarters or eighths, alike for one row; four rows of x at once, 5 to 15%
-faster for 8 in twice the code.
+Tried and left: plain loops, two rows of x by four of the weight (514 -> 900 us for 8 rows); widening each row of a
+weight once for all rows of x (int8, 4 rows: 5.6 in place of 3.1 ms).
 """
 
 from __future__ import annotations
