@@ -129,8 +129,9 @@ class Minibloom(Peer):
         from .layers import compiled_blocks, compiled_steps
         from .models import BloomForCausalLM
 
-        for part in (compiled_blocks, compiled_steps):  # what a library consists of is in memory before its work is
-            part.machine_code()  # measured: Numba, as torch
+        for dtype in ("float32", "int8"):  # what a library consists of is in memory before its work is measured: Numba
+            compiled_blocks.machine_code(dtype)  # as torch
+        compiled_steps.machine_code()
         self.model = BloomForCausalLM(BloomConfig(**config), backend=backend)
         self.gpu = None if backend == "numpy" else self.model.xp
 

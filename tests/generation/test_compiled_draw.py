@@ -74,6 +74,10 @@ def test_it_does_not_wait_for_numba_and_takes_float32_on_the_host_alone(monkeypa
     monkeypatch.setattr(module, "at_hand", lambda: True)
     assert drawn(logits, 3, u) is not None
     assert drawn(logits.astype("float64"), 3, u) is None
+    monkeypatch.setattr(module, "MOST", 8)
+    assert drawn(logits, 3, u) is None  # many
+    monkeypatch.setattr(module, "MOST", 9)
+    assert drawn(logits, 3, u) is not None
     monkeypatch.setattr(module, "machine_code", lambda: None)
     assert drawn(logits, 3, u) is None
 
