@@ -14,7 +14,7 @@ import reprlib
 import warnings
 from collections import ChainMap
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -26,6 +26,7 @@ from . import backend as backends
 from .backend import Array
 from .buffers import Buffers
 from .cache import Cache, StaticCache
+from .compiled import numpy_alone
 from .config import BloomConfig, parameter_shapes
 from .cuda.attention import can_tile
 from .display import Html, by_block, code, details, paragraph, table, together
@@ -33,7 +34,6 @@ from .errors import InputError, suggest
 from .files import SHIPPED
 from .layers.alibi import alibi_bias
 from .layers.block import block
-from .layers.compiled_steps import numpy_alone
 from .layers.run import Run, Unwatched, Watch
 from .layers.small_weights import SmallWeight
 from .layers.transformer import transformer, transformer_backward
@@ -373,12 +373,16 @@ class PreTrainedModel:
         if isinstance(trace, Tape):  # without its watch, which is the tape: a circle holds memory until Python looks
             trace.run = replace(run, watch=Unwatched())
         ids, embeds = (x, None) if inputs_embeds is None else (None, x)
-        with nullcontext() if isinstance(self.params, dict) else numpy_alone():  # streamed, as memory is short
+        with self._within_memory():
             hidden = transformer(ids, embeds, self._params_read(), run)
 
         hidden_states = tuple(kept[name] for name in hidden_names)
         attentions = tuple(kept[name] for name in attention_names)
         return BaseModelOutputWithPast(hidden, cache, hidden_states or None, attentions or None), run
+
+    def _within_memory(self) -> AbstractContextManager[None]:
+        """Streamed, as memory is short, a model takes none of Numba's loops: it needs 0.1 GB of its own."""
+        return nullcontext() if isinstance(self.params, dict) else numpy_alone()
 
     def _finish(self, run: Run, out: ModelOutput, return_dict: bool | None) -> Any:
         """What a call returns, as an object or a tuple. The pass has succeeded: what it put into the cache counts."""

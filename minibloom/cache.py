@@ -309,6 +309,7 @@ class StaticCache(Cache):
         """Block `layer`'s keys and values with all their room, `[B, H, max_length, D]`."""
         keys, values = self._keys[layer], self._values[layer]
         assert keys is not None and values is not None  # they are there from the start
+        self._norms[layer] = self._longest[layer] = None  # they may be written to
         return keys, values
 
     def _held(self) -> Array | None:

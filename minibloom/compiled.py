@@ -3,9 +3,9 @@
 NumPy computes a formula step by step, each step over a whole array and in a call of its own. A loop does all steps to a
 number while that is in a register, and other threads go on meanwhile, without Python's lock. The loops are what they
 look like, and Python can run them, slowly; Numba makes machine code of them, for the processor's own vectors. That
-takes a quarter to half a second for each, once: it keeps what it made beside the file, or in the user's cache. To
-import Numba takes a quarter of a second to half a second, so what is computed soon without it does not ask for it.
-Numba is optional, as it follows new versions of Python and NumPy some months late.
+takes a quarter to half a second for each (for that through all blocks, 8 s), once: it keeps what it made beside the
+file, or in the user's cache. To import Numba takes a quarter of a second to half a second, so what is computed soon
+without it does not ask for it. Numba is optional, as it follows new versions of Python and NumPy some months late.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from __future__ import annotations
 import functools
 import hashlib
 import sys
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FunctionType
 from typing import Any
@@ -25,12 +26,28 @@ from . import compiled_team, compiled_tile
 
 EXACT, SUMS = frozenset({"contract"}), frozenset({"contract", "reassoc"})  # see `compiled`
 NONE: Mapping[Any, Any] = {}
+_local = threading.local()
 Kind = tuple[str, int, str]  # of an array: dtype, number of axes, and C (in one piece) or A (any)
 
 
 def at_hand() -> bool:
     """Whether Numba is in memory already, for whatever reason."""
     return "numba" in sys.modules
+
+
+@contextmanager
+def numpy_alone() -> Iterator[None]:
+    """Within this block, this thread takes no loop: for models that are streamed, as Numba needs 0.1 GB of its own."""
+    before, _local.numpy_alone = not loops_allowed(), True
+    try:
+        yield
+    finally:
+        _local.numpy_alone = before
+
+
+def loops_allowed() -> bool:
+    """Whether this thread may take loops that are of use before Numba is in memory."""
+    return not getattr(_local, "numpy_alone", False)
 
 
 def compiled(

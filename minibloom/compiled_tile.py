@@ -1,10 +1,11 @@
 """A tile of products: up to four rows of x times four of a weight, all sums in registers. Compiled, by Numba.
 
 What limits a product with few rows of x is how often numbers are fetched. In a tile of 4 by 4, each number of x and of
-the weight, once fetched, is used four times, and the 16 sums never leave the processor's registers. The weight's four
-rows are not neighbours but one from each quarter: the processor fetches ahead within a page of memory, and waits at
-each new one. While a tile is computed, the next four rows are asked for, line by line: else memory rests as long as
-rows of x are multiplied with what is in the cache already, and the two times add up.
+the weight, once fetched, is used four times, and the 16 sums never leave the processor's registers. (Where there are 16
+of these and not 32, it is two tiles of 2 by 4.) The weight's four rows are not neighbours but one from each quarter, as
+the processor fetches ahead within a page of memory, and waits at each new one. While a tile is computed, the next four
+rows are asked for, line by line: else memory rests as long as rows of x are multiplied with what is in the cache
+already, and the two times add up.
 
 A compiler makes vectors of such a loop, but neither keeps it to the registers there are nor lets one ask for what is
 next. So the loop stands here as the compiler's own instructions, for weights of any kind: a number is widened on its
@@ -56,13 +57,16 @@ def _in_python(rows: int, columns: int) -> Callable[..., None]:
 one_by_one, one_by_four, two_by_four, four_by_four = (_in_python(*size) for size in ((1, 1), (1, 4), (2, 4), (4, 4)))
 
 
-def registers(numba: Any) -> tuple[str, int, int]:
-    """For which system Numba compiles, how many float32 its vectors hold, and how many of them its registers hold."""
+def registers(numba: Any) -> tuple[int, int, bool]:
+    """Of the processor that Numba compiles for: how many float32 a vector holds, how many vectors its registers hold,
+    and whether it widens float16."""
     from numba.core.registry import cpu_target
 
     system, _, features = cpu_target.target_context.codegen().magic_tuple()
     lanes = 16 if "+avx512f" in features else 8 if "+avx" in features else 4
-    return system, lanes, 16 if system.startswith("x86_64") and lanes < 16 else 32
+    if system.startswith("x86_64"):
+        return lanes, 32 if lanes == 16 else 16, lanes == 16 or "+f16c" in features
+    return lanes, 32, system.startswith(("aarch64", "arm64"))
 
 
 @functools.cache
@@ -155,9 +159,9 @@ def tile_as_machine_code(numba: Any) -> dict[str, Callable[..., Any]]:
             kinds = signature.args
             x, weight, y = (context.make_array(kinds[i])(context, builder, args[i]) for i in (0, 2, 6))
             m, o, far, ahead = args[1], args[3], args[4], args[5]
-            system, lanes, count = registers(numba)
-            if kinds[2].dtype == types.int16 and lanes == 4 and not system.startswith("aarch64"):
-                raise NotImplementedError("float16 on a processor that may not know it")
+            lanes, count, float16s = registers(numba)
+            if kinds[2].dtype == types.int16 and not float16s:  # the compiler would call a function that is not there
+                raise NotImplementedError("float16 on a processor that does not widen it")
             at_once = min(rows, 4 if count == 32 else 2)
             I = builder.extract_value(x.shape, 1)  # noqa: E741
             whole = builder.sub(I, builder.srem(I, i64(lanes)))

@@ -176,7 +176,8 @@ class BloomForCausalLM(PreTrainedModel):
         logits = loss = None
         if output_logits:
             kept = hidden[:, -logits_to_keep:]  # all of them where it is 0, as -0 is 0
-            logits = run.watch("lm_head", linear(kept, weight))  # [B, S, E] -> [B, S, V]
+            with self._within_memory():
+                logits = run.watch("lm_head", linear(kept, weight))  # [B, S, E] -> [B, S, V]
             if labels is not None:
                 loss, dlogits = cross_entropy(logits, shift(labels))
                 run.watch("lm_head.grad", dlogits)  # [B, S, V]

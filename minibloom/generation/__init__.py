@@ -7,6 +7,7 @@ settings.py     what can be set, and what cannot be set together
 processors.py   what is asked of the text changes the logits
 guidance.py     away from what a second prompt would lead to
 filters.py      which tokens may be drawn, and the draw
+top_k.py        a fast path of the draw, and compiled_draw.py another: to be left for later
 stopping.py     when a row ends
 prompts.py      what is to be continued, as ids and mask
 job.py          one call, as every strategy is given it, and what it leaves

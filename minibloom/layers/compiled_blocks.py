@@ -51,9 +51,10 @@ from .small_weights import SmallWeight
 
 float32 = numpy.float32
 PATIENCE = 10**10  # numbers in weights that are used without Numba before it is imported for them
-MOST = 256  # rows, up to which a pass is faster than NumPy's
+MOST = 256  # rows, up to which a pass is as fast as NumPy's
 AS_MANY = 3  # times the rows up to which the products are: where vectors are short, BLAS is faster early
-SHARES = 2  # of a product for each thread: who is ahead takes more; large ones are read fastest, see `rows_numbers`
+FAR = 2**18  # queries times keys, up to which one query after another is as fast as tiles
+SHARES = 2  # of a product for each thread: who is ahead takes more (with 8, a small model's token takes 0.1 ms more)
 SHARED = 2**23  # numbers in weights times rows, from which on other threads are worth their waking
 FAR_BELOW = float32(-65)  # `exp` gives 0 from -63.8 on; the rest is more than what is rounded in scores
 ROUNDED = float32(1.001)  # what a bound is raised by, as it is rounded too
@@ -190,7 +191,7 @@ def describe_block(
     row[KEYS], row[VALUES], row[LONGEST] = keys.ctypes.data, values.ctypes.data, longest.ctypes.data
     row[ROOM], row[FITS], last_bits = room, 0, 0
     for i in range(LONGEST + 1):
-        last_bits |= row[i] & 3  # where no float32 begins, as all begin at multiples of 4; of smaller numbers too
+        last_bits |= row[i] & 3  # each array is to begin at a multiple of 4, as float32 must
     vectors = w_1.size == E and b_1.size == E and b_fused.size == 3 * E and b_dense.size == E
     vectors = vectors and w_2.size == E and b_2.size == E and b_up.size == 4 * E and b_down.size == E
     vectors = vectors and s_fused.size == 3 * E and s_dense.size == E and s_up.size == 4 * E and s_down.size == E
@@ -314,7 +315,13 @@ class _Passes:
 def suits_compiled_blocks(x: Array, params: Mapping[str, Array], run: Run) -> bool:
     """Whether a pass is to be computed here, from embeddings `x [B, S, E]` on: the one place where that is chosen."""
     B, S, E = x.shape
-    if B * S > MOST or not is_bare(x, run) or (run.window is not None and S > 1) or not run.cache.filled_in_place:
+    if (
+        B * S > MOST
+        or S * run.mask.shape[1] > FAR
+        or not is_bare(x, run)
+        or (run.window is not None and S > 1)
+        or not run.cache.filled_in_place
+    ):
         return False
     if x.dtype != float32 or run.alibi.dtype != float32 or run.alibi.shape[1] != run.config.n_head:
         return False

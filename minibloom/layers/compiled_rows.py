@@ -19,6 +19,8 @@ registers of them, as Haswell has (the same machine, told so; BLAS with its kern
 903 and 1176 for 16, 1699 and 1805 for 32; int8 of many rows at 145 billion operations a second, BLAS at 205. `MOST` has
 where that ends. (Not measured on ARM.)
 
+Long rows end that sooner: float32, 1024 x 16384, 32 rows 24 in place of 23 ms, 64 rows 51 and 33 (`LARGE`).
+
 Many rows are taken `SIZE` numbers at a time: 2,048 rows times 1024 x 4096 at 182, 184, 179 and 155 billion
 operations a second with 2^15, 2^16, 2^17 and 2^18, and at 65 all at once.
 
@@ -35,7 +37,7 @@ import numpy
 
 from ..backend import Array
 from ..buffers import empty
-from ..compiled import at_hand, compiled
+from ..compiled import at_hand, compiled, loops_allowed
 from ..compiled_tile import FOUR, four_by_four, one_by_four, one_by_one, registers, two_by_four
 from ..threads import each, parts, threads
 from .small_weights import SmallWeight
@@ -44,19 +46,21 @@ MANY = 2**21  # numbers in a weight for which Numba is imported: a small model g
 SHARED = 2**22  # multiplications, of two rows at least, from which on other threads are worth their waking
 float32 = numpy.float32
 KINDS = {"float32": "f4", "int8": "i1", "bfloat16": "u2", "float16": "i2"}  # dtype of a weight: as it is stored
-MOST = {16: (256, 2**31), 8: (16, 512), 4: (8, 12)}  # rows of x, by numbers in a vector: for float32, for the others
-SIZE = 2**16  # numbers of x at a time: a quarter of the cache of a core
+# Rows of x, up to which it is faster than BLAS, by numbers in a vector: for float32, and for the others.
+MOST = {16: (256, 2**31), 8: (16, 512), 4: (8, 12)}
+LARGE = 2**19  # numbers of x, from which on BLAS is faster for float32 in any case
+SIZE, HEIGHT = 2**16, 16  # numbers of x at a time, a quarter of the cache of a core; or so many rows, if these are long
 
 
 def rows_numbers(x: Array, stored: Array, y: Array) -> None:
     """`x [N, I]` float32, `stored [O, I]` -> x Wᵀ without a scale, into `y [N, O]`, tile by tile."""
     N, far = x.shape[0], stored.shape[0] // FOUR
-    height = max(SIZE // x.shape[1] // 4, 1) * 4
+    height = max(SIZE // x.shape[1] // 4 * 4, HEIGHT)
     for first in range(0, N, height):  # of rows that stay in the cache, while the weight flows through it
         last = min(first + height, N)
         rest = last - (last - first) % 4
         for o in range(far):
-            ahead = o + 1 if N >= 4 else o  # with fewer rows, memory never rests
+            ahead = o + 1 if N >= 4 else o  # with fewer rows memory never rests, and nothing new is asked for
             for m in range(first, rest, 4):
                 four_by_four(x, m, stored, o, far, ahead, y)
             if last - rest >= 2:
@@ -74,7 +78,7 @@ def most_rows() -> tuple[int, int]:
     try:
         import numba
 
-        return MOST[registers(numba)[1]]
+        return MOST[registers(numba)[0]]
     except Exception:  # as in `compiled`
         return 0, 0
 
@@ -84,11 +88,14 @@ def suits_compiled_rows(x: Array, weight: Array | SmallWeight) -> bool:
     if isinstance(weight, SmallWeight) and weight.streamed:
         return False  # as memory is short: Numba takes more than two blocks
     stored, dtype = _stored(weight), str(weight.dtype)
+    if dtype == "float32" and (len(x) > MOST[16][0] or x.size > LARGE):
+        return False  # on no processor, for which Numba need not be asked
     return (
         type(x) is type(stored) is numpy.ndarray
         and x.dtype == float32
         and dtype in KINDS
         and (stored.size >= MANY or at_hand())
+        and loops_allowed()
         and len(x) <= most_rows()[dtype != "float32"]
         and stored.flags.c_contiguous
         and stored.flags.aligned

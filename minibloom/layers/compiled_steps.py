@@ -26,22 +26,18 @@ from __future__ import annotations
 
 import functools
 import math
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy
 
 from ..backend import Array
 from ..buffers import empty
-from ..compiled import EXACT, SUMS, at_hand, compiled
+from ..compiled import EXACT, SUMS, at_hand, compiled, loops_allowed
 from ..threads import chunks, each, over_rows_with_sums
 
 MANY = 2**21  # numbers in all, from which on a pass may wait for Numba to be imported
 FEW = 2**14  # numbers from which on a loop is faster, where Numba is in memory
 float32, int32 = numpy.float32, numpy.int32
-_local = threading.local()
 C, A, ONE = float32(0.79788456), float32(0.044715), float32(1)  # C and A of `mlp.py`
 LN2_HIGH = float32(355 / 512)  # ln 2 in two parts, the first of so few bits that all its multiples below are exact
 LN2_LOW = float32(math.log(2) - 355 / 512)
@@ -223,16 +219,6 @@ def machine_code() -> dict[Any, Any]:
     return {loop: compiled(loop, *needs) for loop, needs in LOOPS.items()}
 
 
-@contextmanager
-def numpy_alone() -> Iterator[None]:
-    """Within this block, this thread takes no loop: for models that are streamed, as Numba needs 0.1 GB of its own."""
-    before, _local.numpy_alone = getattr(_local, "numpy_alone", False), True
-    try:
-        yield
-    finally:
-        _local.numpy_alone = before
-
-
 def suits_compiled_steps(
     count: int, *arrays: Array, rows: tuple[Array, ...] = (), others: tuple[Array, ...] = ()
 ) -> bool:
@@ -242,7 +228,7 @@ def suits_compiled_steps(
     """
     return (
         count >= (FEW if at_hand() else MANY)
-        and not getattr(_local, "numpy_alone", False)
+        and loops_allowed()
         and all(type(x) is numpy.ndarray and x.dtype == float32 for x in (*arrays, *rows, *others))
         and all(x.shape == arrays[0].shape for x in arrays)
         and all(x.shape == arrays[0].shape[-1:] for x in rows)

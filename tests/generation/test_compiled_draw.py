@@ -59,6 +59,14 @@ def test_the_first_and_the_last_of_the_likeliest_can_be_drawn(u):
 
 
 @pytest.mark.usefixtures("way")
+def test_even_the_least_weight_is_counted():
+    """e^-105 is nothing in float32, but `pick` computes in float64; and e^90 and more is infinite in float32."""
+    for logits, u in (([[-105, 0]], 0.0), ([[300, 1000]], 0.5), ([[-3000, -2999]], 0.2)):
+        logits, u = numpy.array(logits, "float32"), numpy.array([u])
+        assert drawn(logits, 2, u).tolist() == pick(keep_top_k(logits, 2), u).tolist()
+
+
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("value", [numpy.nan, numpy.inf])
 @pytest.mark.parametrize("place", [0, 8])
 def test_a_row_that_is_not_finite_is_left_to_the_plain_path_which_says_so(value, place):
@@ -77,7 +85,9 @@ def test_it_does_not_wait_for_numba_and_takes_float32_on_the_host_alone(monkeypa
     monkeypatch.setattr(module, "MOST", 8)
     assert drawn(logits, 3, u) is None  # many
     monkeypatch.setattr(module, "MOST", 9)
+    monkeypatch.setattr(module, "MOST_KEPT", 3)
     assert drawn(logits, 3, u) is not None
+    assert drawn(logits, 4, u) is None  # many of them
     monkeypatch.setattr(module, "machine_code", lambda: None)
     assert drawn(logits, 3, u) is None
 

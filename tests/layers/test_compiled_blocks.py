@@ -283,6 +283,33 @@ def test_a_parameter_of_another_kind_takes_the_plain_path(monkeypatch, place, ch
     assert compiled_blocks(x, model.params, run) is None
 
 
+def test_a_scale_that_is_too_short_takes_the_plain_path(monkeypatch):
+    monkeypatch.setattr(module, "PATIENCE", 0)
+    model = drawn_model(0, 2, 4)
+    x, run = one_token(model.config)
+    for name, p in model.params.items():
+        model.params[name] = small("int8", p) if p.ndim == 2 else p
+    assert compiled_blocks(x, model.params, run) is not None
+    for name in ("self_attention.query_key_value", "self_attention.dense", "mlp.dense_h_to_4h", "mlp.dense_4h_to_h"):
+        weight = model.params[f"h.1.{name}.weight"]
+        model.params[f"h.1.{name}.weight"] = Int8Weight(weight.stored, weight.scale[:-1].copy())
+        assert compiled_blocks(x, model.params, run) is None
+        model.params[f"h.1.{name}.weight"] = weight
+
+
+def test_many_queries_of_many_keys_are_the_blocks(monkeypatch):
+    """For which tiles are faster."""
+    monkeypatch.setattr(module, "PATIENCE", 0)
+    monkeypatch.setattr(module, "FAR", 12)
+    model = drawn_model(0, 2, 4, layers=1)
+    x, run = one_token(model.config)
+    suits = []
+    for new, keys in ((1, 12), (1, 13), (3, 4), (3, 5)):
+        run.mask = numpy.ones((1, keys), "int64")
+        suits.append(suits_compiled_blocks(x.repeat(new, 1), model.params, run))
+    assert suits == [True, False, True, False]
+
+
 def test_several_positions_in_a_window_are_the_blocks(monkeypatch):
     monkeypatch.setattr(module, "PATIENCE", 0)
     model = drawn_model(0, 2, 4, layers=1)
@@ -449,6 +476,17 @@ def test_what_is_written_into_a_view_of_the_cache_is_seen(monkeypatch):
         keys[:, :, :3] = 1000 * numpy.sign(keys[:, :, -1:])
         outs.append(model(ids[:, 60:61], past_key_values=cache).logits)
     numpy.testing.assert_allclose(*outs, rtol=0, atol=1e-4)
+
+
+def test_what_is_written_into_the_buffers_of_a_static_cache_is_seen(monkeypatch):
+    monkeypatch.setattr(module, "PATIENCE", 0)
+    model = drawn_model(1, 8, 8, layers=1)
+    ids = numpy.random.default_rng(1).integers(0, 31, (1, 100))
+    cache = StaticCache(1, 1, 8, 110, 8)
+    model(ids, past_key_values=cache)
+    assert (cache.longest_keys(0) > 0).all()
+    cache.buffers(0)
+    assert (cache.longest_keys(0) == -1).all()
 
 
 def test_a_model_that_is_gone_is_not_kept_in_memory(monkeypatch):

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
 
+from minibloom import BloomConfig, BloomForCausalLM
 from minibloom.layers import compiled_rows as module
 from minibloom.layers import linear as layer
 from minibloom.layers import row_blocks
@@ -87,13 +88,14 @@ def test_rows_that_do_not_fit_the_cache_are_taken_in_turns(kind, N, O, I, height
     stored, y = getattr(weight, "stored", weight).view(KINDS[kind]), numpy.full((N, O), numpy.nan, "float32")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "SIZE", I * height)
+        patch.setattr(module, "HEIGHT", 4)
         rows_numbers(x, stored, y)
     assert_product(scaled(y, weight), x, plain(weight))
 
 
 def test_hundreds_of_rows_go_through_the_compiled_loop():
     x, weight = normal(0, 70, 4096, dtype="float32"), kept("int8", normal(1, 9, 4096, dtype="float32"))
-    assert len(x) * x.shape[1] > 4 * module.SIZE
+    assert x.size > 4 * module.SIZE and len(x) > module.HEIGHT
     assert_product(scaled(compiled_rows(x, weight), weight), x, plain(weight))
 
 
@@ -128,15 +130,17 @@ def test_a_little_work_stays_on_one_thread(monkeypatch):
     monkeypatch.setattr(module, "SHARED", 4 * weight.size)
     monkeypatch.setattr(module, "each", lambda task, items: shared.append(len(items)))
     with threadpool_limits(3, "blas"), shared_out():
-        for rows in (1, 2, 4):
+        for rows in (1, 2, 3, 4):
             compiled_rows(normal(1, rows, 64, dtype="float32"), weight)
-    assert shared == [1, 1, 3]
+        monkeypatch.setattr(module, "SHARED", 2 * weight.size)
+        compiled_rows(normal(1, 1, 64, dtype="float32"), weight)  # one row, for which all is read as for two
+    assert shared == [1, 1, 1, 3, 3]
 
 
 @pytest.mark.parametrize("lanes", module.MOST)
 @pytest.mark.parametrize("kind", KINDS)
 def test_how_many_rows_suit_it_depends_on_the_processor(kind, lanes, monkeypatch):
-    monkeypatch.setattr(module, "registers", lambda numba: ("a system", lanes, 32))
+    monkeypatch.setattr(module, "registers", lambda numba: (lanes, 32, True))
     most_rows.cache_clear()
     try:
         most = module.MOST[lanes][kind != "float32"]
@@ -160,8 +164,29 @@ def test_what_suits_it(monkeypatch):
     monkeypatch.setattr(module, "at_hand", lambda: True)
     assert suits_compiled_rows(x, weight)  # but it is there
     assert not suits_compiled_rows(x, numpy.asfortranarray(matrix))
+    assert not suits_compiled_rows(x, numpy.frombuffer(b"0" + matrix.tobytes(), "f4", offset=1).reshape(matrix.shape))
     weight.streamed = True
     assert not suits_compiled_rows(x, weight)  # memory is short
+
+
+def test_many_float32_numbers_are_left_to_blas_without_asking_numba(monkeypatch):
+    matrix = normal(1, 8, 512, dtype="float32")
+    monkeypatch.setattr(module, "most_rows", lambda: (2**31, 2**31))
+    rows = module.MOST[16][0]
+    assert suits_compiled_rows(numpy.zeros((rows, 512), "float32"), matrix)
+    monkeypatch.setattr(module, "LARGE", rows * 512 - 1)
+    assert not suits_compiled_rows(numpy.zeros((rows, 512), "float32"), matrix)
+    monkeypatch.setattr(module, "most_rows", None)  # cannot be called
+    assert not suits_compiled_rows(numpy.zeros((rows + 1, 2), "float32"), normal(1, 8, 2, dtype="float32"))
+
+
+def test_a_streamed_model_takes_no_loop(monkeypatch, tmp_path):
+    """Of float32, and its head, which stands outside of the blocks: Numba would take more memory than a block."""
+    BloomForCausalLM(BloomConfig(vocab_size=31, hidden_size=32, n_layer=2, n_head=2)).save_pretrained(tmp_path)
+    monkeypatch.setattr(module, "ready", None)  # cannot be called
+    BloomForCausalLM.from_pretrained(tmp_path, stream=True)(numpy.arange(20)[None])
+    with pytest.raises(TypeError):
+        BloomForCausalLM.from_pretrained(tmp_path)(numpy.arange(20)[None])
 
 
 @pytest.mark.parametrize("kind", KINDS)
