@@ -65,12 +65,12 @@ def contrastive_search(job: Job) -> Iterator[Array]:
             history.append(chosen)
             rows.note_ends(history, scores)
             yield rows.of_all(chosen)
-            if not rows.going.any():
+            if not any(rows.going):
                 return
             logits = out.logits[:, -1].reshape(len(at), k, V)[at, best]
             states = xp.concatenate([states, new[at, best][:, None]], axis=1)
             reader.cache.reorder(xp.repeat(at * k + best, k), reader.read - 1)
-            if reader.rows_leave and not rows.going.all():
+            if reader.rows_leave and not all(rows.going):
                 places = rows.leave()
                 logits, states = logits[places], states[places]
                 reader.select((places[:, None] * k + xp.arange(k)).reshape(-1))

@@ -47,9 +47,9 @@ def decode(job: Job) -> Iterator[Array]:
         history.append(chosen)
         rows.note_ends(history, scores)
         yield rows.of_all(chosen)
-        if not rows.going.any():
+        if not any(rows.going):
             return
-        if reader.rows_leave and not rows.going.all():
+        if reader.rows_leave and not all(rows.going):
             places = rows.leave()
             chosen = chosen[places]
             reader.select(places)

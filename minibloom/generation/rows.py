@@ -16,11 +16,11 @@ class Rows:
         self.job, self.count = job, count
         self.numbers = numpy.arange(count)  # [B], which rows of the job are the rows of the batch
         self.here = job.xp.asarray(self.numbers)  # the same, to index with
-        self.going = numpy.ones(count, dtype=bool)  # [B]
+        self.going = [True] * count  # [B]; not an array: each step asks, and Python answers sooner than NumPy
 
     def filled(self, chosen: Array) -> Array:
         """Ids `chosen [B]`, with padding where a row has ended."""
-        return chosen if self.going.all() else self.job.xp.where(self.job.xp.asarray(self.going), chosen, self.job.pad)
+        return chosen if all(self.going) else self.job.xp.where(self.job.xp.asarray(self.going), chosen, self.job.pad)
 
     def note_ends(self, history: History, scores: Array) -> None:
         """Note which rows end with their last id, chosen from `scores [B, V]`."""
@@ -44,5 +44,5 @@ class Rows:
         """Let the rows leave that have ended; returns the places in the batch of those that stay."""
         left = numpy.flatnonzero(self.going)
         places = self.job.xp.asarray(left)
-        self.numbers, self.here, self.going = self.numbers[left], self.here[places], self.going[left]
+        self.numbers, self.here, self.going = self.numbers[left], self.here[places], [True] * len(left)
         return places

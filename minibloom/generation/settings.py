@@ -302,6 +302,8 @@ class GenerationConfig:
     def over(self, base: GenerationConfig) -> GenerationConfig:
         """These settings, and `base`'s where one is not set here. Of two lengths, one set here hides both of `base`."""
         together = base.to_dict()
+        if not together:
+            return self
         for ours, other in LENGTHS:
             if getattr(self, ours) is not None or getattr(self, other) is not None:
                 together.pop(ours, None)
@@ -374,7 +376,8 @@ def settle(asked: GenerationConfig, given: GenerationConfig, own: GenerationConf
         if getattr(called, name, None) is None and not unread:
             raise InputError(error)
     _check_together(asked, full, draft)
-    _check_read(given, (full, given.complete()), draft)  # what makes sense alone may be more than this call needs
+    if given.to_dict():
+        _check_read(given, (full, given.complete()), draft)  # what makes sense alone may be more than this call needs
     return full
 
 
