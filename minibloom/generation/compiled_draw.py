@@ -86,4 +86,4 @@ def drawn(logits: Array, k: int, u: Array) -> Array | None:
         return None
     chosen = numpy.empty(len(logits), "int64")
     code(numpy.ascontiguousarray(logits), u, numpy.empty(k, "float32"), chosen)
-    return chosen if chosen.min() >= 0 else None
+    return None if -1 in chosen.tolist() else chosen

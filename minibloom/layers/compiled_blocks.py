@@ -5,17 +5,18 @@ computing; and while large weights are read, which is what their tokens take, th
 the next product. Here each thread is called once for all blocks, and shares each step with the others as
 `compiled_team.py` says: products by rows of the weight, attention by heads. What compiles the loop is `compiled.py`.
 
-Measured on 2 cores of an AMD EPYC (Zen 4), whose memory was shared with others and gave 30 to 58 GB/s, medians in
-turns, ms, by NumPy and here: a token a row of 5 million parameters (6 blocks, hidden size 256), and of bloom-560m's
-shape with a head of 30,000 tokens.
+Measured on 2 cores of an AMD EPYC (Zen 4), busy with others' work, medians, ms, by NumPy and here: a token a row of
+5 million parameters (6 blocks, hidden size 256), and of bloom-560m's shape with a head of 30,000 tokens.
 
     rows                               1            2            4            8           16           32
-    small, after 128 tokens    1.41 0.97    2.10 1.13    2.88 1.51    4.30 2.15    6.72 3.61    11.8 6.30
-    small, after 1,024         2.17 1.61    3.96 2.39    5.79 3.39    14.4 5.55    23.1 9.27    45.8 18.6
-    large, after 128           51.2 37.6                               115   76
-    large, after 1,024         61.8 45.4                               160  101
+    small, after 128 tokens    2.62 2.54    3.49 2.06    4.36 2.41    6.14 3.42    8.40 5.22    17.3 8.60
+    small, after 1,024         3.56 1.90    5.69 2.47    7.97 3.21    20.7 5.32    31.7 9.01    63.6 15.7
+    large, after 128           61.9 47.3                              138  64.6                 381  177
+    large, after 1,024         74.3 61.0                              227  91.8                 715  318
 
-A prompt of 64 tokens takes the small model 7 ms in place of 15.
+With quiet cores the first line is 1.0, 1.0, 1.3, 1.9, 3.3 and 5.8 here. A prompt of 64 tokens takes the small model 6
+ms in place of 9, one of 256 tokens 24 in place of 26. (With products by plain loops, two rows by four, and in 16 parts
+each: one row 0.4 ms more, and 8 rows of the large model 77 ms in place of 61.)
 
 Far keys of steep heads, which ALiBi makes weigh nothing, are not read, by the bound that `first_seen` derives. (So a
 NaN among them does not show, where the plain path multiplies it with a weight of 0.)
