@@ -130,7 +130,12 @@ def tile_as_machine_code(numba: Any) -> dict[str, Callable[..., Any]]:
 
     def sums(builder: Any, x: Any, weight: Any, kind: Any, ahead: Any, begin: Any, end: Any, totals: Any) -> Any:
         """A loop over columns from `begin` to `end`: to `totals`, for each row of x and of the weight, is added what
-        their numbers there give; these come as many at a time as a total is wide."""
+        their numbers there give; these come as many at a time as a total is wide. `x`, `weight`, `ahead`: where rows
+        begin, of which the last are only asked for.
+
+        `head` asks whether columns are left. There, `at` and `found` (a "phi" each) are what came `before` in the first
+        turn, and later what `body` made of them.
+        """
         lanes = getattr(totals[0].type, "count", 1)
         before, head, body, after = builder.block, *(builder.append_basic_block() for _ in range(3))
         builder.branch(head)
@@ -148,23 +153,24 @@ def tile_as_machine_code(numba: Any) -> dict[str, Callable[..., Any]]:
         name = f"llvm.fmuladd.{f'v{lanes}' if lanes > 1 else ''}f32"
         pairs = [(a, b) for a in of_x for b in of_weight]
         new = [call(builder, name, s.type, a, b, s) for (a, b), s in zip(pairs, found, strict=True)]
-        for phi, first, next_one in zip(
-            [at, *found], [begin, *totals], [builder.add(at, i64(lanes)), *new], strict=True
-        ):
+        further = builder.add(at, i64(lanes))
+        for phi, first, later in zip([at, *found], [begin, *totals], [further, *new], strict=True):
             phi.add_incoming(first, before)
-            phi.add_incoming(next_one, body)
+            phi.add_incoming(later, body)
         builder.branch(head)
         builder.position_at_end(after)
         return found
 
     def tile(rows: int, columns: int) -> Any:
+        """A tile of `rows` of x by `columns` rows of the weight: vectors as long as they fit, then the numbers left."""
+
         def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             kinds = signature.args
             x, weight, y = (context.make_array(kinds[i])(context, builder, args[i]) for i in (0, 2, 6))
             m, o, far, ahead = args[1], args[3], args[4], args[5]
             lanes, count, float16s = registers(numba)
-            if kinds[2].dtype == types.int16 and not float16s:  # the compiler would call a function that is not there
-                raise NotImplementedError("float16 on a processor that does not widen it")
+            if kinds[2].dtype == types.int16 and not float16s:  # the compiler would call a function that is not there;
+                raise TypeError("this processor does not widen float16")  # so `compiled` has no loop of it, but None
             at_once = min(rows, 4 if count == 32 else 2)
             I = builder.extract_value(x.shape, 1)  # noqa: E741
             whole = builder.sub(I, builder.srem(I, i64(lanes)))
