@@ -319,6 +319,7 @@ class PreTrainedModel:
         use_cache: bool | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
+        head: tuple[str, int] | None = None,
         /,  # what a head passes on as an option is none of these: one that it does not have is unknown
         train: bool = False,
         seed: int | None = None,
@@ -330,6 +331,8 @@ class PreTrainedModel:
 
         checked: ids and mask are the library's own arrays, and known to be right, as generation knows of what it chose.
             They are not looked at, so nothing waits for a device.
+        head: the name of the weight that the hidden states are multiplied with next, and how many of the last positions
+            (0: all). Where that has been computed on the way, it stands in the pass's `logits`.
         """
         if unknown:
             raise unknown_argument(next(iter(unknown)), self._arguments())
@@ -367,6 +370,7 @@ class PreTrainedModel:
             head_mask=None if head_mask is None else self._check_head_mask(head_mask),
             rng=generator(seed) if train else None,
             watch=_Keeping(seen, kept) if kept else seen,
+            head=head,
         )
         if trace is not None:  # the last check: a call that is refused leaves a trace as it was
             trace.start(self.step_names(), self.axis_sizes(B, S, cache))
@@ -509,10 +513,13 @@ class PreTrainedModel:
         """
         if not isinstance(self.params, dict):
             return
-        for name, expected in self.shapes(self.config).items():
-            shape = getattr(self.params.get(name), "shape", None)
+        expected_shapes, get = self.shapes(self.config), self.params.get
+        if [getattr(get(name), "shape", None) for name in expected_shapes] == [*expected_shapes.values()]:
+            return  # each call comes by here, and a small model's token takes half a millisecond
+        for name, expected in expected_shapes.items():
+            shape = getattr(get(name), "shape", None)
             if shape != expected:
-                kind = type(self.params.get(name)).__name__
+                kind = type(get(name)).__name__
                 given = f"has shape {list(shape)}" if shape is not None else f"is a {kind}"
                 raise InputError(
                     f"params[{name!r}] {given if name in self.params else 'is missing'}, expected an array of shape "

@@ -57,6 +57,10 @@ def _in_python(rows: int, columns: int) -> Callable[..., None]:
     return tile
 
 
+def ask_for(a: Array, row: int, column: int) -> None:
+    """Have the line of memory with `a[row, column]` brought into the second cache, and do not wait for it."""
+
+
 one_by_one, one_by_four, two_by_four, four_by_four = (_in_python(*size) for size in ((1, 1), (1, 4), (2, 4), (4, 4)))
 
 
@@ -74,7 +78,7 @@ def registers(numba: Any) -> tuple[int, int, bool]:
 
 @functools.cache
 def tile_as_machine_code(numba: Any) -> dict[str, Callable[..., Any]]:
-    """The four functions above, by name, as Numba compiles them."""
+    """The functions above, tiles and `ask_for`, by name, as Numba compiles them."""
     from llvmlite import ir
     from numba.core import types
     from numba.extending import intrinsic
@@ -90,6 +94,11 @@ def tile_as_machine_code(numba: Any) -> dict[str, Callable[..., Any]]:
         known = builder.module.globals.get(name)
         of_kind = ir.FunctionType(result, [argument.type for argument in arguments])
         return builder.call(known or ir.Function(builder.module, of_kind, name), arguments)
+
+    def prefetch(builder: Any, place: Any) -> None:
+        of_kind = ir.FunctionType(ir.VoidType(), [place.type, i32, i32, i32])
+        name = builder.module.declare_intrinsic("llvm.prefetch", [place.type], of_kind)
+        builder.call(name, [place, i32(0), i32(2), i32(1)])  # to read, into the second cache, of data
 
     def load(builder: Any, kind: Any, row: Any, at: Any, lanes: int) -> Any:
         """`lanes` numbers from column `at` on of a row that begins at the address `row`, as float32."""
@@ -145,10 +154,7 @@ def tile_as_machine_code(numba: Any) -> dict[str, Callable[..., Any]]:
         builder.position_at_end(body)
         of_weight = [load(builder, kind, row, at, lanes) for row in weight]
         for row in ahead:
-            place = builder.gep(row, [builder.mul(at, i64(kind.bitwidth // 8))])
-            prefetch = builder.module.declare_intrinsic("llvm.prefetch", [place.type], ir.FunctionType(
-                ir.VoidType(), [place.type, i32, i32, i32]))  # fmt: skip
-            builder.call(prefetch, [place, i32(0), i32(2), i32(1)])  # to read, into the second cache, of data
+            prefetch(builder, builder.gep(row, [builder.mul(at, i64(kind.bitwidth // 8))]))
         of_x = [load(builder, types.float32, row, at, lanes) for row in x]
         name = f"llvm.fmuladd.{f'v{lanes}' if lanes > 1 else ''}f32"
         pairs = [(a, b) for a in of_x for b in of_weight]
@@ -205,7 +211,19 @@ def tile_as_machine_code(numba: Any) -> dict[str, Callable[..., Any]]:
 
         return of_kinds
 
+    @intrinsic
+    def ask_for(typing: Any, a: Any, row: Any, column: Any) -> Any:
+        def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            array, size = context.make_array(signature.args[0])(context, builder, args[0]), i64(a.dtype.bitwidth // 8)
+            begin = builder.mul(args[1], builder.extract_value(array.strides, 0))
+            at = builder.add(begin, builder.mul(args[2], size))
+            prefetch(builder, builder.gep(builder.bitcast(array.data, i8.as_pointer()), [at]))
+            return context.get_dummy_value()
+
+        return types.void(a, types.int64, types.int64), code
+
     return {
+        "ask_for": ask_for,
         "one_by_one": tile(1, 1),
         "one_by_four": tile(1, 4),
         "two_by_four": tile(2, 4),

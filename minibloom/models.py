@@ -170,11 +170,14 @@ class BloomForCausalLM(PreTrainedModel):
             raise InputError("output_logits=False needs labels: without logits and loss there is nothing to return.")
         base, run = self._base(
             input_ids, past_key_values, attention_mask, head_mask, inputs_embeds,
-            use_cache, output_attentions, output_hidden_states, **options,
+            use_cache, output_attentions, output_hidden_states,
+            (self.head_matrix, logits_to_keep) if labels is None else None, **options,
         )  # fmt: skip
         hidden, weight = base.last_hidden_state, self.params[self.head_matrix]
-        logits = loss = None
-        if output_logits:
+        logits, loss = run.logits, None
+        if logits is not None:
+            pass  # the stack and the head were one loop
+        elif output_logits:
             kept = hidden[:, -logits_to_keep:]  # all of them where it is 0, as -0 is 0
             with self._within_memory():
                 logits = run.watch("lm_head", linear(kept, weight))  # [B, S, E] -> [B, S, V]

@@ -43,24 +43,27 @@ import numpy
 from ..backend import Array
 from ..compiled import EXACT, SUMS, at_hand, compiled
 from ..compiled_team import array_at, counts_of, parts_of_step
+from ..compiled_tile import ask_for
 from ..threads import each, threads
-from .compiled_rows import KINDS, most_rows, rows_numbers
+from .compiled_rows import KINDS, most_rows, name_of, rows_numbers
 from .compiled_steps import LOWEST, exp, gelu_of, moments, norm_numbers, number, order
 from .one_token import block_parameters, is_bare
 from .run import Run
 from .small_weights import SmallWeight
 
 float32 = numpy.float32
+LINE = 16  # numbers in a line of memory
 PATIENCE = 10**10  # numbers in weights that are used without Numba before it is imported for them
 MOST = 256  # rows, up to which a pass is as fast as NumPy's
 AS_MANY = 3  # times the rows up to which the products are: where vectors are short, BLAS is faster early
 FAR = 2**18  # queries times keys, up to which one query after another is as fast as tiles
 SHARES = 2  # of a product for each thread: who is ahead takes more (with 8, a small model's token takes 0.1 ms more)
-SHARED = 2**23  # numbers in weights times rows, from which on other threads are worth their waking
+SHARED = 2**22  # numbers in weights times rows, from which on other threads are worth their waking
 FAR_BELOW = float32(-65)  # `exp` gives 0 from -63.8 on; the rest is more than what is rounded in scores
+NOTHING = numpy.empty(0, float32)  # a scale that a weight does not have
 ROUNDED = float32(1.001)  # what a bound is raised by, as it is rounded too
 # Places in what describes a block, behind its parameters: the scales of its four weights, and what is cached of it.
-SCALES, KEYS, VALUES, LONGEST, ROOM, FITS, ROW = 12, 16, 17, 18, 19, 20, 21
+SCALES, KEYS, VALUES, LONGEST, SCALED, ROOM, FITS, ROW = 12, 16, 17, 18, 19, 20, 21, 22
 
 
 def first_seen(query: Array, keys: Array, alibi: Array, longest: Array) -> int:
@@ -100,12 +103,27 @@ def any_of(seen: Array) -> bool:
     return found
 
 
-def attend(query: Array, keys: Array, values: Array, alibi: Array, seen: Array, weights: Array, context: Array) -> None:
+def ask_for_rows(a: Array, t: int, far: int) -> None:
+    """Have the rows `t`, `t + far`, ... of `a [T, D]` brought nearer, which come next."""
+    for row in range(t, min(t + 4 * far, a.shape[0]), far):
+        for i in range(0, a.shape[1], LINE):
+            ask_for(a, row, i)
+
+
+def attend(
+    query: Array, keys: Array, values: Array, later: Array, alibi: Array, seen: Array, weights: Array, context: Array
+) -> None:
     """A head's attention: `query [D]`, `keys, values [T, D]`, `alibi [T]` -> softmax(q kᵀ / √D + alibi) v, into
-    `context [D]`. `seen [T]`, empty where all keys are visible; `weights [T]` is a place for the weights."""
+    `context [D]`. `seen [T]`, empty where all keys are visible; `weights [T]` is a place for the weights.
+
+    `later [T or 0, D]`: what is read next, the keys of another head. In short pieces, as a head is, memory is not yet
+    at its pace when they end: so values are asked for while keys are read, and `later` while values are.
+    """
     T, D = keys.shape
     far, scale = T // 4, float32(1 / math.sqrt(D))
     for t in range(far):  # four keys at once, one from each quarter, as rows of a weight
+        if later.shape[0] > 0:
+            ask_for_rows(values, t, far)
         a, b, c, d = float32(0), float32(0), float32(0), float32(0)
         for i in range(D):
             a += query[i] * keys[t, i]
@@ -133,6 +151,7 @@ def attend(query: Array, keys: Array, values: Array, alibi: Array, seen: Array, 
     for i in range(D):
         context[i] = float32(0)
     for t in range(far):  # four values at once: the sum is read and written less often
+        ask_for_rows(later, t, far)
         a, b, c, d = weights[t], weights[t + far], weights[t + 2 * far], weights[t + 3 * far]
         for i in range(D):
             two = a * values[t, i] + b * values[t + far, i]
@@ -146,28 +165,47 @@ def attend(query: Array, keys: Array, values: Array, alibi: Array, seen: Array, 
 
 
 def part_height(weight: Array, shares: int) -> int:
-    """Rows of `weight [O, I]` in each of `shares` parts: a multiple of 16, as so many float32 lie in the piece of
-    memory that cores hand on."""
-    return -(-weight.shape[0] // (shares * 16)) * 16
+    """Rows of `weight [O, I]` in each of `shares` parts: a multiple of `LINE`, as cores hand on a line at once."""
+    return -(-weight.shape[0] // (shares * LINE)) * LINE
 
 
 def parts_of(weight: Array, shares: int) -> int:
     """How many parts a weight `[O, I]` has: `shares`, or fewer if it is small."""
-    return -(-weight.shape[0] // part_height(weight, shares))
+    return -(-weight.shape[0] // max(LINE, part_height(weight, shares)))
 
 
 def product_part(
     x: Array, weight: Array, scale: Array, bias: Array, part: int, shares: int, y: Array
 ) -> tuple[int, int]:
-    """`x [N, I]`, `weight [O, I]`, `scale [O]`, `bias [O]` -> part number `part` of scale * x Wᵀ + b, into `y [N, O]`;
-    its columns."""
+    """`x [N, I]`, `weight [O, I]`, `scale [O or 0]`, `bias [O or 0]` -> part number `part` of scale * x Wᵀ + b, into
+    `y [N, O]`; its columns."""
     height = part_height(weight, shares)
     begin, end = part * height, min((part + 1) * height, weight.shape[0])
     rows_numbers(x, weight[begin:end], y[:, begin:end])
-    for n in range(x.shape[0]):
-        for o in range(begin, end):
-            y[n, o] = y[n, o] * scale[o] + bias[o]
+    for n in range(x.shape[0]):  # a row in one piece, as all that these are given: of others, compilers make no vectors
+        if scale.shape[0] > 0:
+            scale_by(scale[begin:end], y[n, begin:end])
+        if bias.shape[0] > 0:
+            add(bias[begin:end], y[n, begin:end])
     return begin, end
+
+
+def scale_by(scale: Array, y: Array) -> None:
+    """`y *= scale`."""
+    for i in range(y.shape[0]):
+        y[i] *= scale[i]
+
+
+def add(x: Array, y: Array) -> None:
+    """`y += x`."""
+    for i in range(y.shape[0]):
+        y[i] += x[i]
+
+
+def gelu_in_place(y: Array) -> None:
+    """`gelu` of each number of a row."""
+    for i in range(y.shape[0]):
+        y[i] = gelu_of(y[i])
 
 
 def describe_block(
@@ -177,8 +215,8 @@ def describe_block(
     keys: Array, values: Array, longest: Array, sizes: Array, row: Array,
 ) -> None:  # fmt: skip
     """What `blocks_numbers` reads of a block, into `row [ROW]`: the addresses of its parameters, in the order in which
-    they are used, of the scales of its weights, of its keys, values and `cache.longest_keys`; the room of the cache;
-    and 1 if all of that fits.
+    they are used, of the scales of its weights, of its keys, values and `cache.longest_keys`; 1 if there are scales, 0
+    if all are of size 0; the room of the cache; and 1 if all of that fits.
 
     The loop itself checks nothing. Arrays of another dtype, or with gaps, Numba does not let in here; shapes are held
     to `sizes`: B, H, D, and where in the room the positions begin and end.
@@ -190,12 +228,14 @@ def describe_block(
     row[8], row[9], row[10], row[11] = w_up.ctypes.data, b_up.ctypes.data, w_down.ctypes.data, b_down.ctypes.data
     row[12], row[13], row[14], row[15] = s_fused.ctypes.data, s_dense.ctypes.data, s_up.ctypes.data, s_down.ctypes.data
     row[KEYS], row[VALUES], row[LONGEST] = keys.ctypes.data, values.ctypes.data, longest.ctypes.data
-    row[ROOM], row[FITS], last_bits = room, 0, 0
+    row[SCALED], row[ROOM], row[FITS], last_bits = min(s_fused.size, 1), room, 0, 0
     for i in range(LONGEST + 1):
         last_bits |= row[i] & 3  # each array is to begin at a multiple of 4, as float32 must
     vectors = w_1.size == E and b_1.size == E and b_fused.size == 3 * E and b_dense.size == E
     vectors = vectors and w_2.size == E and b_2.size == E and b_up.size == 4 * E and b_down.size == E
-    vectors = vectors and s_fused.size == 3 * E and s_dense.size == E and s_up.size == 4 * E and s_down.size == E
+    scaled = row[SCALED] * E
+    vectors = vectors and s_fused.size == 3 * scaled and s_dense.size == scaled
+    vectors = vectors and s_up.size == 4 * scaled and s_down.size == scaled
     matrices = w_fused.shape == (3 * E, E) and w_dense.shape == (E, E) and w_up.shape == (4 * E, E)
     matrices = matrices and w_down.shape == (E, 4 * E)
     cache = keys.shape == (B, H, room, D) and values.shape == (B, H, room, D) and longest.shape == (B, H)
@@ -205,16 +245,18 @@ def describe_block(
 
 def blocks_numbers(
     like: Array, embeds: Array, w_first: Array, b_first: Array, w_last: Array, b_last: Array,
-    blocks: Array, alibi: Array, seen: Array, sizes: Array, eps: Array,
-    counts: Array, x: Array, fused: Array, context: Array, middle: Array, up: Array,
+    head: Array, head_scale: Array, blocks: Array, alibi: Array, seen: Array, sizes: Array, eps: Array,
+    counts: Array, x: Array, fused: Array, context: Array, middle: Array, up: Array, last: Array, logits: Array,
 ) -> None:  # fmt: skip
-    """The first norm of `embeds [B S, E]`, all blocks and the last norm, into `x [B S, E]`: what one thread does of it,
-    together with others that are called alike.
+    """The first norm of `embeds [B S, E]`, all blocks and the last norm, into `x [B S, E]`, and the head's product of
+    each row's last position, into `logits [B, V]`: what one thread does of it, together with others that are called
+    alike.
 
     `like`: any array of the weights' dtype. `blocks [L, ROW]`, see `describe_block`; `sizes`, as for that, and in how
     many parts a product is shared out; of the T positions in the cache the last S are those of x, and are filled.
-    `alibi [1 or B, H, T]`; `seen [1 or B, T]`, or of width 0 without padding; `counts`: `counts_of(5 * L + 2)`. Places
-    to compute in: `fused [B S, 3E]`, `context` and `middle` `[B S, E]`, `up [B S, 4E]`.
+    `alibi [1 or B, H, T]`; `seen [1 or B, T]`, or of width 0 without padding; `head [V, E]`, without rows where no
+    logits are wanted; `counts`: `counts_of(5 * L + 3)`. Places to compute in: `fused [B S, 3E]`, `context` and `middle`
+    `[B S, E]`, `up [B S, 4E]`, `last [B, E]`.
 
     A block has five steps, and none begins before all parts of the last are done. What a step writes, no thread reads
     before the next. What it reads may be read only within its parts: a thread that has none may be late, and others
@@ -222,18 +264,18 @@ def blocks_numbers(
     """
     N, E = x.shape
     B, H, D, first = sizes[0], sizes[1], sizes[2], sizes[3]
-    S, T, shares = N // B, sizes[4] - first, sizes[5]
+    S, T, shares, threads = N // B, sizes[4] - first, sizes[5], sizes[6]
     normed, weights, none = numpy.empty((N, E), float32), numpy.empty(T, float32), numpy.zeros(T, numpy.bool_)
     for _ in parts_of_step(counts, 0, 1):
         norm_numbers(embeds, w_first, b_first, eps, x)
     for layer in range(blocks.shape[0]):
         at, step, ready = blocks[layer], 5 * layer + 1, False
-        room, longest = at[ROOM], array_at(x, at[LONGEST], (B, H))
+        room, scaled, longest = at[ROOM], at[SCALED] * E, array_at(x, at[LONGEST], (B, H))
         keys, values = array_at(x, at[KEYS], (B, H, room, D)), array_at(x, at[VALUES], (B, H, room, D))
 
         w_1, b_1 = array_at(x, at[0], (E,)), array_at(x, at[1], (E,))
         weight, bias = array_at(like, at[2], (3 * E, E)), array_at(x, at[3], (3 * E,))
-        scale = array_at(x, at[SCALES], (3 * E,))
+        scale = array_at(x, at[SCALES], (3 * scaled,))
         for part in parts_of_step(counts, step, parts_of(weight, shares)):
             if not ready:  # each thread for itself, and within a part: else x may be the next block's by now
                 norm_numbers(x, w_1, b_1, eps, normed)
@@ -241,7 +283,7 @@ def blocks_numbers(
             product_part(normed, weight, scale, bias, part, shares, fused)
 
         for part in parts_of_step(counts, step + 1, B * H):
-            b, h = part // H, part % H
+            b, h, after = part // H, part % H, min(part + threads, B * H - 1)
             slope, sight = alibi[b % alibi.shape[0], h], seen[b % seen.shape[0]]
             for s in range(S):
                 for i in range(D):  # q, k, v stand side by side in each head
@@ -254,37 +296,39 @@ def blocks_numbers(
                 if sight.shape[0] > 0 and not any_of(sight[:end]):
                     end, mask = T, none  # all keys alike, as `attention_scores` says
                 own = slice(first + start, first + end)
-                attend(query, keys[b, h, own], values[b, h, own], slope[start:end], mask[start:end], weights, out)
+                now, later = keys[b, h, own], keys[after // H, after % H, own if s == 0 else slice(0)]
+                attend(query, now, values[b, h, own], later, slope[start:end], mask[start:end], weights, out)
 
         weight, bias = array_at(like, at[4], (E, E)), array_at(x, at[5], (E,))
-        scale = array_at(x, at[SCALES + 1], (E,))
+        scale = array_at(x, at[SCALES + 1], (scaled,))
         for part in parts_of_step(counts, step + 2, parts_of(weight, shares)):
             begin, end = product_part(context, weight, scale, bias, part, shares, middle)
             for n in range(N):
-                for o in range(begin, end):
-                    middle[n, o] += x[n, o]
+                add(x[n, begin:end], middle[n, begin:end])
 
         w_2, b_2 = array_at(x, at[6], (E,)), array_at(x, at[7], (E,))
         weight, bias, ready = array_at(like, at[8], (4 * E, E)), array_at(x, at[9], (4 * E,)), False
-        scale = array_at(x, at[SCALES + 2], (4 * E,))
+        scale = array_at(x, at[SCALES + 2], (4 * scaled,))
         for part in parts_of_step(counts, step + 3, parts_of(weight, shares)):
             if not ready:
                 norm_numbers(middle, w_2, b_2, eps, normed)
                 ready = True
             begin, end = product_part(normed, weight, scale, bias, part, shares, up)
             for n in range(N):
-                for o in range(begin, end):
-                    up[n, o] = gelu_of(up[n, o])
+                gelu_in_place(up[n, begin:end])
 
         weight, bias = array_at(like, at[10], (E, 4 * E)), array_at(x, at[11], (E,))
-        scale = array_at(x, at[SCALES + 3], (E,))
+        scale = array_at(x, at[SCALES + 3], (scaled,))
         for part in parts_of_step(counts, step + 4, parts_of(weight, shares)):
             begin, end = product_part(up, weight, scale, bias, part, shares, x)
             for n in range(N):
-                for o in range(begin, end):
-                    x[n, o] += middle[n, o]
+                add(middle[n, begin:end], x[n, begin:end])
     for _ in parts_of_step(counts, 5 * blocks.shape[0] + 1, 1):
         norm_numbers(x, w_last, b_last, eps, x)
+        for b in range(B):
+            last[b] = x[b * S + S - 1]
+    for part in parts_of_step(counts, 5 * blocks.shape[0] + 2, parts_of(head, shares)):
+        product_part(last, head, head_scale, w_last[:0], part, shares, logits)
 
 
 @functools.cache
@@ -296,14 +340,14 @@ def machine_code(dtype: str) -> tuple[Any, Any]:
     parameters = (row, row, weight, row, weight, row, row, row, weight, row, weight, row, row, row, row, row)
     cached = ("f4", 4, "C"), ("f4", 4, "C"), matrix
     functions: dict[Any, frozenset[str]] = {
-        **dict.fromkeys((exp, gelu_of, order, number, part_height, parts_of, any_of), EXACT),
+        **dict.fromkeys((exp, gelu_of, order, number, part_height, parts_of, any_of, ask_for_rows), EXACT),
         **dict.fromkeys((moments, attend, first_seen), SUMS),
-        **dict.fromkeys((norm_numbers, rows_numbers, product_part), EXACT),
+        **dict.fromkeys((norm_numbers, rows_numbers, scale_by, add, gelu_in_place, product_part), EXACT),
     }
-    read = (weight, matrix, row, row, row, row, ("i8", 2, "C"), stack, ("?", 2, "C"), sizes, row)
+    read = (weight, matrix, row, row, row, row, weight, row, ("i8", 2, "C"), stack, ("?", 2, "C"), sizes, row)
     return (
         compiled(describe_block, (*parameters, *cached, sizes), (sizes,)),
-        compiled(blocks_numbers, read, (("i8", 2, "C"), *[matrix] * 5), functions),
+        compiled(blocks_numbers, read, (("i8", 2, "C"), *[matrix] * 7), functions),
     )
 
 
@@ -328,7 +372,7 @@ def suits_compiled_blocks(x: Array, params: Mapping[str, Array], run: Run) -> bo
         return False
     if type(params) is not dict:
         return False  # streamed
-    dtype = str(params["h.0.mlp.dense_h_to_4h.weight"].dtype)
+    dtype = name_of(params["h.0.mlp.dense_h_to_4h.weight"].dtype)
     if dtype not in KINDS:
         return False
     if not at_hand() and _Passes.numbers < PATIENCE:
@@ -344,52 +388,72 @@ def compiled_blocks(embeds: Array, params: Mapping[str, Array], run: Run) -> Arr
     """
     B, S, E = embeds.shape
     H, L, T = run.config.n_head, run.config.n_layer, run.mask.shape[1]
-    describe, loop = machine_code(str(params["h.0.mlp.dense_h_to_4h.weight"].dtype))
+    describe, loop = machine_code(name_of(params["h.0.mlp.dense_h_to_4h.weight"].dtype))
     norms = [params[f"{name}.{kind}"] for name in ("word_embeddings_layernorm", "ln_f") for kind in ("weight", "bias")]
     if not all(is_row(p, E) for p in norms):
         return None
     new = embeds.reshape(B, H, S, -1)  # [B, H, S, D]: no keys, but of their shape and dtype
     count = threads() if 12 * E * E * L * B * S >= SHARED else 1
     shares = 1 if count == 1 else SHARES * count
-    ones = numpy.ones(4 * E, float32)
-    blocks, read, sizes = numpy.zeros((L, ROW), "int64"), [], numpy.empty(0)
+    blocks, read, begin, end = numpy.zeros((L, ROW), "int64"), [], 0, 0
     for layer in range(L):
         keys, values, here = run.cache.extend(layer, new, new)
         if layer == 0:
-            sizes = numpy.array([B, H, E // H, here.start, here.stop, shares])
-        stored, scales = parts_of_weights(block_parameters(layer)(params), ones)
-        read.append([*stored, *scales, keys, values, run.cache.longest_keys(layer)])
-        if not all(type(a) is numpy.ndarray for a in read[layer]) or sizes[3] != here.start or sizes[4] != here.stop:
+            begin, end = here.start, here.stop
+            sizes = numpy.array([B, H, E // H, begin, end, shares, count])
+        read.append([*parts_of_weights(block_parameters(layer)(params)), keys, values, run.cache.longest_keys(layer)])
+        if set(map(type, read[layer])) != {numpy.ndarray} or (here.start, here.stop) != (begin, end):
             return None
         try:
             describe(*read[layer], sizes, blocks[layer])
         except TypeError:  # of another dtype, or with gaps
             return None
-    if not blocks[:, FITS].all() or not sizes[4] - sizes[3] == T == run.alibi.shape[-1]:
+    if not blocks[:, FITS].all() or not end - begin == T == run.alibi.shape[-1]:
         return None
 
+    head, scale = head_of(params, run, read[0][2])
     alibi, eps = numpy.ascontiguousarray(run.alibi[:, :, 0]), numpy.array([run.config.layer_norm_epsilon], float32)
     seen, rows = sight(run), numpy.ascontiguousarray(embeds.reshape(B * S, E))
     x, *between = (numpy.empty((B * S, width), float32) for width in (E, 3 * E, E, E, 4 * E))
-    counts = counts_of(5 * L + 2)
+    last, logits = x if S == 1 else numpy.empty((B, E), float32), numpy.empty((B, len(head)), float32)
+    counts = counts_of(5 * L + 3)
 
     def of_thread(_: int, read: Any = read) -> None:  # with what it has addresses of: a Ctrl-C may end the waiting
-        loop(read[0][2], rows, *norms, blocks, alibi, seen, sizes, eps, counts, x, *between)
+        loop(read[0][2], rows, *norms, head, scale, blocks, alibi, seen, sizes, eps, counts, x, *between, last, logits)
 
     each(of_thread, range(count))
+    if len(head):
+        run.logits = logits[:, None]
     return x.reshape(B, S, E)
 
 
-def parts_of_weights(parameters: tuple[Any, ...], ones: Array) -> tuple[list[Any], list[Array]]:
-    """A block's `parameters`, with each weight as it is stored; and the scale of each weight: `ones [4E]` where it has
-    none."""
-    stored, scales = list(parameters), []
-    for i in (2, 4, 8, 10):
-        weight, scale = parameters[i], None
-        if isinstance(weight, SmallWeight):
-            stored[i], scale = weight.stored.view(KINDS[weight.dtype]), weight.scale
-        scales.append(ones[: len(weight)] if scale is None else scale)
-    return stored, scales
+def parts_of_weights(parameters: tuple[Any, ...]) -> list[Any]:
+    """A block's `parameters`, with each weight as it is stored, and behind them the scales of the weights."""
+    stored, scales = list(parameters), [NOTHING] * 4
+    for i, place in enumerate((2, 4, 8, 10)):
+        weight = parameters[place]
+        if type(weight) is not numpy.ndarray and isinstance(weight, SmallWeight):
+            stored[place] = weight.stored.view(KINDS[weight.dtype])
+            scales[i] = NOTHING if weight.scale is None else weight.scale
+    return stored + scales
+
+
+def head_of(params: Mapping[str, Array], run: Run, like: Array) -> tuple[Array, Array]:
+    """The weight of the head as it is stored `[V, E]`, and its scale `[V]` if it has one.
+
+    Without rows where more than the last positions go through it, or where it is of another kind than `like [O, E]`.
+    """
+    nothing = like[:0], NOTHING
+    if run.head is None or (run.new > 1 and run.head[1] != 1):
+        return nothing
+    head: Any = params[run.head[0]]
+    scale = getattr(head, "scale", None)
+    head = head.stored.view(KINDS[head.dtype]) if isinstance(head, SmallWeight) else head
+    fits = type(head) is numpy.ndarray and head.dtype == like.dtype and head.shape[1:] == like.shape[1:]
+    fits = fits and head.flags.c_contiguous and head.flags.aligned
+    if not fits or not (scale is None or is_row(scale, len(head))):
+        return nothing
+    return head, NOTHING if scale is None else scale
 
 
 def is_row(p: Any, width: int) -> bool:

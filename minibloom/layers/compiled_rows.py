@@ -49,6 +49,7 @@ KINDS = {"float32": "f4", "int8": "i1", "bfloat16": "u2", "float16": "i2"}  # dt
 # Rows of x, up to which it is faster than BLAS, by numbers in a vector: for float32, and for the others.
 MOST = {16: (256, 2**31), 8: (16, 512), 4: (8, 12)}
 LARGE = 2**19  # numbers of x, from which on BLAS is faster for float32 in any case
+name_of = functools.lru_cache(maxsize=16)(str)  # of a dtype, which NumPy takes 2 us to spell
 SIZE, HEIGHT = 2**16, 16  # numbers of x at a time, a quarter of the cache of a core; or so many rows, if these are long
 
 
@@ -87,7 +88,7 @@ def suits_compiled_rows(x: Array, weight: Array | SmallWeight) -> bool:
     """Whether `x [N, I]` times `weight [O, I]` is to be computed here: the one place where that is chosen."""
     if isinstance(weight, SmallWeight) and weight.streamed:
         return False  # as memory is short: Numba takes more than two blocks
-    stored, dtype = _stored(weight), str(weight.dtype)
+    stored, dtype = _stored(weight), name_of(weight.dtype)
     if dtype == "float32" and (len(x) > MOST[16][0] or x.size > LARGE):
         return False  # on no processor, for which Numba need not be asked
     return (
@@ -105,7 +106,7 @@ def suits_compiled_rows(x: Array, weight: Array | SmallWeight) -> bool:
 
 def compiled_rows(x: Array, weight: Array | SmallWeight) -> Array:
     """`x [N, I]`, `weight [O, I]` -> `x Wᵀ [N, O]` without a scale, each core a part of the weight's rows."""
-    dtype = str(weight.dtype)
+    dtype = name_of(weight.dtype)
     loop, stored = ready(dtype), _stored(weight).view(KINDS[dtype])
     x, y = numpy.ascontiguousarray(x), empty((len(x), len(stored)), x.dtype)
     count = threads() if stored.size * max(2, len(x)) >= SHARED else 1

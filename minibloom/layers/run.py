@@ -53,6 +53,8 @@ class Run:
     head_mask: Array | None = None  # [L, H], factors on the attention of each head
     rng: numpy.random.Generator | None = None  # draws dropout. None: dropout is off
     rng_states: list[Any] = field(default_factory=list)  # before each block: backward may have to draw it again
+    head: tuple[str, int] | None = None  # the weight [V, E] behind the stack, for how many last positions (0: all)
+    logits: Array | None = None  # [B, 1, V], what came of it, where it and the stack were one loop
     watch: Watch = field(default_factory=Unwatched)
 
     def again(self, layer: int, watch: Watch) -> Run:
