@@ -23,6 +23,7 @@ from typing import Any, ClassVar, TypeVar
 import numpy
 
 from . import backend as backends
+from .alignment import aligned_copy, aligned_empty
 from .backend import Array
 from .buffers import Buffers
 from .cache import Cache, StaticCache
@@ -220,7 +221,7 @@ class PreTrainedModel:
         """The same model with every parameter as an array, in the precision that it computes in: one to train."""
         model = copy.copy(self)  # with what else it has, as a language model its generation_config
         params = {
-            name: p.widen().astype(self.dtype) if isinstance(p, SmallWeight) else p.copy()
+            name: aligned_copy(p.widen().astype(self.dtype) if isinstance(p, SmallWeight) else p)
             for name, p in self.params.items()
         }
         model._assign(self.config, params, self.dtype, self.hf_compat)
@@ -634,7 +635,9 @@ def initial_params(
         if len(shape) == 1:
             value = numpy.full(shape, 1.0 if name.endswith(".weight") else 0.0, dtype)
         else:
-            value = (rng.standard_normal(shape, dtype=numpy.float32) * config.initializer_range).astype(dtype)
+            value = rng.standard_normal(dtype=numpy.float32, out=aligned_empty(shape, "float32"))
+            value *= config.initializer_range
+            value = value.astype(dtype, copy=False)
         params[name] = xp.asarray(value)
     return params
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy
 
+from .alignment import at_a_line
 from .backend import Array, asarray, namespace
 from .errors import InputError, suggest
 from .fields import whole
@@ -196,7 +197,7 @@ class Cache:
         def copied(a: Array | None) -> Array | None:
             if a is None:
                 return None
-            b = namespace(a).empty(a.shape, dtype=a.dtype)
+            b = at_a_line(namespace(a).empty, a.shape, a.dtype)
             b[:, :, here] = a[:, :, here]
             return b
 
@@ -270,10 +271,10 @@ class Cache:
         B, H, _, D = new.shape
         xp = namespace(new)
         if buffer is None or not self.length:  # a pass that failed may have left a buffer of other rows
-            return xp.empty((B, H, end, D), dtype=new.dtype)
+            return at_a_line(xp.empty, (B, H, end, D), new.dtype)
         if buffer.shape[2] >= end:
             return buffer
-        larger = xp.empty((B, H, max(end, 2 * buffer.shape[2]), D), dtype=new.dtype)
+        larger = at_a_line(xp.empty, (B, H, max(end, 2 * buffer.shape[2]), D), new.dtype)
         larger[:, :, : self.length] = buffer[:, :, : self.length]
         return larger
 
@@ -302,8 +303,8 @@ class StaticCache(Cache):
         for name, size in zip(("batch", "heads", "max_length", "head_dim"), shape, strict=True):
             whole(1).check(name, size)
         self.max_length = max_length
-        self._keys = [xp.zeros(shape, dtype=dtype) for _ in range(layers)]  # [B, H, max_length, D]
-        self._values = [xp.zeros(shape, dtype=dtype) for _ in range(layers)]
+        self._keys = [at_a_line(xp.zeros, shape, dtype) for _ in range(layers)]  # [B, H, max_length, D]
+        self._values = [at_a_line(xp.zeros, shape, dtype) for _ in range(layers)]
 
     def buffers(self, layer: int) -> tuple[Array, Array]:
         """Block `layer`'s keys and values with all their room, `[B, H, max_length, D]`."""

@@ -49,10 +49,10 @@ def widened(stored: Array) -> Array:
 
 def _in_python(rows: int, columns: int) -> Callable[..., None]:
     def tile(x: Array, m: int, weight: Array, o: int, far: int, ahead: int, y: Array) -> None:
-        """`x [N, I]`, `weight [O, I]`: the rows of x from `m` on, times the weight's rows `o`, `o + far`, ...; into
-        `y [N, O]`. `ahead`: the number of the row that comes after `o`."""
+        """`x [N, I or more]`, `weight [O, I]`: the rows of x from `m` on, times the weight's rows `o`, `o + far`, ...;
+        into `y [N, O]`. `ahead`: the number of a row that comes after `o`, soon."""
         places = [o + i * far for i in range(columns)]
-        y[m : m + rows, places] = x[m : m + rows] @ widened(weight[places]).T
+        y[m : m + rows, places] = x[m : m + rows, : weight.shape[1]] @ widened(weight[places]).T
 
     return tile
 
@@ -178,7 +178,7 @@ def tile_as_machine_code(numba: Any) -> dict[str, Callable[..., Any]]:
             if kinds[2].dtype == types.int16 and not float16s:  # the compiler would call a function that is not there;
                 raise TypeError("this processor does not widen float16")  # so `compiled` has no loop of it, but None
             at_once = min(rows, 4 if count == 32 else 2)
-            I = builder.extract_value(x.shape, 1)  # noqa: E741
+            I = builder.extract_value(weight.shape, 1)  # noqa: E741
             whole = builder.sub(I, builder.srem(I, i64(lanes)))
 
             def begins(array: Any, numbers: Any) -> list[Any]:

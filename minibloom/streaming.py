@@ -33,6 +33,7 @@ from typing import Any
 
 import numpy
 
+from .alignment import aligned_empty
 from .backend import Array
 from .checkpoint import block_number
 from .layers.small_weights import KINDS, SmallWeight
@@ -40,7 +41,7 @@ from .memory import physical_memory
 from .tensor_file import STORED, Empty, Shape, TensorEntry, read_tensor
 
 
-def read_as_stored(entry: TensorEntry, empty: Empty = numpy.empty) -> Array | SmallWeight:
+def read_as_stored(entry: TensorEntry, empty: Empty = aligned_empty) -> Array | SmallWeight:
     """A tensor in float32, but for a matrix that the file has in fewer bits: a small weight, with no number changed."""
     tensor = read_tensor(entry, weights=entry.kind if entry.kind in KINDS else None, empty=empty)
     if isinstance(tensor, SmallWeight):

@@ -21,6 +21,7 @@ from typing import IO, Any, NamedTuple
 
 import numpy
 
+from .alignment import aligned_empty, at_a_line
 from .backend import Array, to_numpy
 from .errors import InputError
 from .layers.small_weights import KINDS, Int8Weight, SmallWeight, from_bfloat16, row_scales, to_bfloat16, to_int8
@@ -154,7 +155,11 @@ def read_tensors(
 
 
 def read_tensor(
-    entry: TensorEntry, dtype: str = "float32", xp: Any = numpy, weights: str | None = None, empty: Empty = numpy.empty
+    entry: TensorEntry,
+    dtype: str = "float32",
+    xp: Any = numpy,
+    weights: str | None = None,
+    empty: Empty = aligned_empty,
 ) -> Array:
     """Return one tensor; arguments as for `read_tensors`. What needs no conversion is read into what `empty` gives."""
     small = (entry.kind if entry.scale else dtype) if weights is None else weights
@@ -162,7 +167,7 @@ def read_tensor(
         return _read_small(entry, small, xp, empty)
     if xp is numpy and entry.kind == dtype:  # as it is, without a copy
         return read_raw(entry, empty)
-    array = xp.empty(entry.shape, dtype)
+    array = at_a_line(xp.empty, entry.shape, dtype)
     flat, filled = array.reshape(-1), 0
     for block in blocks(entry, BLOCK if xp is numpy else DEVICE_BLOCK):
         check_range(entry.name, block, dtype)
@@ -177,7 +182,7 @@ def _read_small(entry: TensorEntry, kind: str, xp: Any, empty: Empty) -> SmallWe
     scale = numpy.empty(O, "<f4")
     if entry.kind == kind and xp is numpy:
         return small_weight(entry, read_raw(entry, empty), read_raw(entry.scale) if entry.scale else scale)
-    stored, start = xp.empty(entry.shape, STORED[CODES[kind]]), 0
+    stored, start = at_a_line(xp.empty, entry.shape, STORED[CODES[kind]]), 0
     height = max(1, (BLOCK if xp is numpy else DEVICE_BLOCK) // I)
     for block in (raw_blocks if entry.kind == kind else blocks)(entry, height * I):
         rows = block.reshape(-1, I)
@@ -229,7 +234,7 @@ def _reading(entry: TensorEntry) -> Iterator[FileIO]:
         raise InputError(f"{entry.file} cannot be read: {error.strerror}.") from None
 
 
-def read_raw(entry: TensorEntry, empty: Empty = numpy.empty) -> numpy.ndarray:
+def read_raw(entry: TensorEntry, empty: Empty = aligned_empty) -> numpy.ndarray:
     """The numbers of a stored tensor as they are stored, in its shape, in memory that `empty` gives."""
     array = empty(entry.shape, STORED[entry.dtype])
     left = array.reshape(-1).view("u1").data

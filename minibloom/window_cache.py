@@ -9,6 +9,7 @@ position still hears of the L * (W - 1) before it.
 
 from __future__ import annotations
 
+from .alignment import at_a_line
 from .backend import Array, namespace
 from .cache import Cache, rows_of
 from .errors import InputError
@@ -93,7 +94,7 @@ class WindowCache(Cache):
         Of a new one, as views of the old one are what a trace has of the pass, and what backward is about to read.
         """
         B, H, _, D = buffer.shape
-        front = namespace(buffer).empty((B, H, 2 * (self.window or 0), D), dtype=buffer.dtype)
+        front = at_a_line(namespace(buffer).empty, (B, H, 2 * (self.window or 0), D), buffer.dtype)
         front[:, :, : self.length] = buffer[:, :, self._here]
         return front
 
@@ -102,7 +103,7 @@ class WindowCache(Cache):
         held = self._start + self.length
         if buffer is not None and held and buffer.shape[2] >= end:
             return buffer
-        larger = namespace(new).empty((B, H, max(end, 2 * (self.window or 0)), D), dtype=new.dtype)
+        larger = at_a_line(namespace(new).empty, (B, H, max(end, 2 * (self.window or 0)), D), new.dtype)
         if buffer is not None and held:
             larger[:, :, :held] = buffer[:, :, :held]
         return larger

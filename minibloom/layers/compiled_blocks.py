@@ -40,6 +40,7 @@ from typing import Any
 
 import numpy
 
+from ..alignment import aligned_empty
 from ..backend import Array
 from ..compiled import EXACT, SUMS, at_hand, compiled
 from ..compiled_team import array_at, counts_of, parts_of_step
@@ -246,7 +247,8 @@ def describe_block(
 def blocks_numbers(
     like: Array, embeds: Array, w_first: Array, b_first: Array, w_last: Array, b_last: Array,
     head: Array, head_scale: Array, blocks: Array, alibi: Array, seen: Array, sizes: Array, eps: Array,
-    counts: Array, x: Array, fused: Array, context: Array, middle: Array, up: Array, last: Array, logits: Array,
+    counts: Array, normed: Array, x: Array, fused: Array, context: Array, middle: Array, up: Array,
+    last: Array, logits: Array,
 ) -> None:  # fmt: skip
     """The first norm of `embeds [B S, E]`, all blocks and the last norm, into `x [B S, E]`, and the head's product of
     each row's last position, into `logits [B, V]`: what one thread does of it, together with others that are called
@@ -256,7 +258,7 @@ def blocks_numbers(
     many parts a product is shared out; of the T positions in the cache the last S are those of x, and are filled.
     `alibi [1 or B, H, T]`; `seen [1 or B, T]`, or of width 0 without padding; `head [V, E]`, without rows where no
     logits are wanted; `counts`: `counts_of(5 * L + 3)`. Places to compute in: `fused [B S, 3E]`, `context` and `middle`
-    `[B S, E]`, `up [B S, 4E]`, `last [B, E]`.
+    `[B S, E]`, `up [B S, 4E]`, `last [B, E]`; and for each thread its own, `normed [B S, E]`.
 
     A block has five steps, and none begins before all parts of the last are done. What a step writes, no thread reads
     before the next. What it reads may be read only within its parts: a thread that has none may be late, and others
@@ -265,7 +267,7 @@ def blocks_numbers(
     N, E = x.shape
     B, H, D, first = sizes[0], sizes[1], sizes[2], sizes[3]
     S, T, shares, threads = N // B, sizes[4] - first, sizes[5], sizes[6]
-    normed, weights, none = numpy.empty((N, E), float32), numpy.empty(T, float32), numpy.zeros(T, numpy.bool_)
+    weights, none = numpy.empty(T, float32), numpy.zeros(T, numpy.bool_)
     for _ in parts_of_step(counts, 0, 1):
         norm_numbers(embeds, w_first, b_first, eps, x)
     for layer in range(blocks.shape[0]):
@@ -347,7 +349,7 @@ def machine_code(dtype: str) -> tuple[Any, Any]:
     read = (weight, matrix, row, row, row, row, weight, row, ("i8", 2, "C"), stack, ("?", 2, "C"), sizes, row)
     return (
         compiled(describe_block, (*parameters, *cached, sizes), (sizes,)),
-        compiled(blocks_numbers, read, (("i8", 2, "C"), *[matrix] * 7), functions),
+        compiled(blocks_numbers, read, (("i8", 2, "C"), *[matrix] * 8), functions),
     )
 
 
@@ -414,12 +416,18 @@ def compiled_blocks(embeds: Array, params: Mapping[str, Array], run: Run) -> Arr
     head, scale = head_of(params, run, read[0][2])
     alibi, eps = numpy.ascontiguousarray(run.alibi[:, :, 0]), numpy.array([run.config.layer_norm_epsilon], float32)
     seen, rows = sight(run), numpy.ascontiguousarray(embeds.reshape(B * S, E))
-    x, *between = (numpy.empty((B * S, width), float32) for width in (E, 3 * E, E, E, 4 * E))
+    x, room = aligned_empty((B * S, E), float32), aligned_empty(((9 + count) * B * S * E,), float32)
+    widths, room = [3, 1, 1, 4, *[1] * count], room.reshape(-1, B * S * E)
+    rest = [room[sum(widths[:i]) : sum(widths[: i + 1])].reshape(B * S, -1) for i in range(len(widths))]
     last, logits = x if S == 1 else numpy.empty((B, E), float32), numpy.empty((B, len(head)), float32)
     counts = counts_of(5 * L + 3)
 
-    def of_thread(_: int, read: Any = read) -> None:  # with what it has addresses of: a Ctrl-C may end the waiting
-        loop(read[0][2], rows, *norms, head, scale, blocks, alibi, seen, sizes, eps, counts, x, *between, last, logits)
+    def of_thread(me: int, read: Any = read) -> None:  # with what it has addresses of: a Ctrl-C may end the waiting
+        like, normed, between = read[0][2], rest[4 + me], rest[:4]
+        loop(
+            like, rows, *norms, head, scale, blocks, alibi, seen, sizes, eps,
+            counts, normed, x, *between, last, logits,
+        )  # fmt: skip
 
     each(of_thread, range(count))
     if len(head):

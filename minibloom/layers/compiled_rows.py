@@ -49,6 +49,7 @@ KINDS = {"float32": "f4", "int8": "i1", "bfloat16": "u2", "float16": "i2"}  # dt
 # Rows of x, up to which it is faster than BLAS, by numbers in a vector: for float32, and for the others.
 MOST = {16: (256, 2**31), 8: (16, 512), 4: (8, 12)}
 LARGE = 2**19  # numbers of x, from which on BLAS is faster for float32 in any case
+AHEAD = 800  # numbers of each of four rows, after which come those that are asked for
 name_of = functools.lru_cache(maxsize=16)(str)  # of a dtype, which NumPy takes 2 us to spell
 SIZE, HEIGHT = 2**16, 16  # numbers of x at a time, a quarter of the cache of a core; or so many rows, if these are long
 
@@ -56,12 +57,12 @@ SIZE, HEIGHT = 2**16, 16  # numbers of x at a time, a quarter of the cache of a 
 def rows_numbers(x: Array, stored: Array, y: Array) -> None:
     """`x [N, I]` float32, `stored [O, I]` -> x Wᵀ without a scale, into `y [N, O]`, tile by tile."""
     N, far = x.shape[0], stored.shape[0] // FOUR
-    height = max(SIZE // x.shape[1] // 4 * 4, HEIGHT)
+    height, soon = max(SIZE // x.shape[1] // 4 * 4, HEIGHT), max(1, AHEAD // x.shape[1])
     for first in range(0, N, height):  # of rows that stay in the cache, while the weight flows through it
         last = min(first + height, N)
         rest = last - (last - first) % 4
         for o in range(far):
-            ahead = o + 1 if N >= 4 else o  # with fewer rows memory never rests, and nothing new is asked for
+            ahead = min(o + soon, far) if N >= 4 else o  # with fewer rows memory never rests, and none is asked
             for m in range(first, rest, 4):
                 four_by_four(x, m, stored, o, far, ahead, y)
             if last - rest >= 2:
