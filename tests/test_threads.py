@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
+from contextlib import nullcontext
 from typing import Any
 
 import numpy
@@ -26,6 +27,7 @@ from minibloom.threads import (
     over_rows,
     over_rows_with_sums,
     shared_out,
+    together,
 )
 
 from .strategies import normal, seeds, some
@@ -312,3 +314,119 @@ def test_a_thread_that_comes_late_keeps_no_array(monkeypatch):
     del x
     assert late and seen() is None
     late[0]()  # and has nothing to do
+
+
+# --- a task that several threads share ---
+
+
+def test_a_shared_task_is_called_once_by_each_thread():
+    called, meet = [], threading.Barrier(3, timeout=20)
+
+    def task(me: int) -> None:
+        called.append((me, threading.get_ident()))
+        meet.wait()  # all are there at once
+
+    together(task, 3)
+    assert sorted(me for me, _ in called) == [0, 1, 2] and len({thread for _, thread in called}) == 3
+    assert dict(called)[0] == threading.get_ident()
+    called.clear()
+    together(lambda me: called.append(me), 1)
+    assert called == [0]
+
+
+def test_who_shares_a_task_waits_neither_for_a_thread_that_is_late_nor_for_one_that_is_slow():
+    free, began, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def task(me: int) -> None:
+        if me:
+            began.set()
+            free.wait(20)
+            ended.set()
+        else:
+            began.wait(20)
+
+    together(task, 2)
+    assert began.is_set() and not ended.is_set()
+    free.set()
+    assert ended.wait(20)
+    free.clear()
+    threads._threads.call(lambda: print(free.wait(20)), 2)  # keeps every helper
+    called: list[int] = []
+    together(called.append, 3)
+    free.set()
+    assert called == [0]
+
+
+@pytest.mark.parametrize("who", [0, 1])
+def test_a_task_that_fails_is_an_error_here_and_none_elsewhere(who):
+    meet, called = threading.Barrier(2, timeout=20), []
+
+    def task(me: int) -> None:
+        meet.wait()
+        if me == who:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError) if who == 0 else nullcontext():
+        together(task, 2)
+    again = threading.Barrier(3, timeout=20)  # which needs every helper
+    together(lambda me: (again.wait(), called.append(me)), 3)
+    assert 0 in called
+
+
+def test_a_thread_that_comes_late_keeps_nothing_of_a_shared_task(monkeypatch):
+    late = []
+    monkeypatch.setattr(threads._threads, "call", lambda function, times: late.extend([function] * times))
+    x = numpy.ones(3)
+    seen = weakref.ref(x)
+    together(lambda me, x=x: x, 3)
+    del x
+    assert len(late) == 2 and seen() is None
+    late[0]()  # and has nothing to do
+
+
+# --- on which core ---
+
+
+@pytest.mark.skipif(threads.core_of_this_thread is None, reason="only where threads choose their cores")
+def test_threads_stay_off_the_core_of_who_calls_them():
+    allowed, cores, meet = os.sched_getaffinity(0), [], threading.Barrier(2, timeout=20)
+
+    def task(me: int) -> None:
+        meet.wait()
+        cores.append(os.sched_getaffinity(0))
+        meet.wait()  # so that nobody is called once more
+
+    for _ in range(5):
+        cores.clear()
+        with shared_out():
+            together(task, 2)
+        assert os.sched_getaffinity(0) == allowed  # the caller's own choice is left alone
+        avoided = {threads._threads.avoided}
+        assert sorted(map(len, cores)) == sorted([len(allowed), len(allowed - avoided) or 1])
+
+
+@pytest.mark.skipif(threads.core_of_this_thread is None, reason="only where threads choose their cores")
+def test_where_there_is_one_core_all_stay_on_it(monkeypatch):
+    chosen = []
+    monkeypatch.setattr(os, "sched_getaffinity", lambda thread: {3})
+    monkeypatch.setattr(os, "sched_setaffinity", lambda thread, cores: chosen.append(cores))
+    threads.keep_off(3, [1, 2])
+    assert not chosen
+    monkeypatch.setattr(os, "sched_getaffinity", lambda thread: {3, 5, 6})
+    threads.keep_off(3, [1, 2])
+    assert chosen == [{5, 6}, {5, 6}]
+
+
+def test_where_the_system_does_not_say_on_which_core_a_thread_is_all_goes_on(monkeypatch):
+    monkeypatch.setattr(threads, "core_of_this_thread", None)
+    done: list[int] = []
+    with shared_out():
+        each(done.append, range(9))
+    assert sorted(done) == list(range(9))
+    monkeypatch.delattr(os, "sched_setaffinity", raising=False)  # as on macOS and Windows
+    assert threads._core_of_this_thread() is None
+
+
+@pytest.mark.skipif(threads.core_of_this_thread is None, reason="only where threads choose their cores")
+def test_a_thread_that_is_no_more_is_no_error():
+    threads.keep_off(threads.core_of_this_thread(), [2**22 + 1])  # above what the system numbers
