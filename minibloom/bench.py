@@ -55,6 +55,8 @@ WORK = {  # name -> shape, kind, batch, length; training last, as what it frees 
     "prefill-8192": ("6 blocks of bloom-560m", "prefill", 1, 8192),
     "prefill-16384": ("6 blocks of bloom-560m", "prefill", 1, 16384),
 }
+REST = 0.25  # seconds before each measurement: for a tenth of a second behind their last product, threads of BLAS and
+# OpenMP may stay awake, on a core that the next contestant needs (a small model's token, 0.60 ms in place of 0.46)
 ALONE = ("prefill-8192", "prefill-16384")  # measured of minibloom only: the others need minutes, or more memory
 FOR_A_GPU = ("decode-32x128", "train-8x512")  # on a CPU only if they are named: they take minutes
 ON_A_GPU = ("prefill-512", "prefill-2048", "decode-128", "decode-1024", *FOR_A_GPU, "generate", "generate-8")
@@ -165,6 +167,7 @@ def in_turns(
                     for kind in [*kinds[peer]]:
                         if worker.poll() is not None:  # it died, which was said
                             break
+                        time.sleep(REST)
                         answer = _ask(worker, {"work": kind, "batch": batch, "length": length})
                         if "error" in answer:
                             kinds[peer].remove(kind)  # what it cannot do is said once
