@@ -11,7 +11,12 @@ from .bench_worker import NEW, tokens
 def overheads(config: dict[str, int], batch: int, do_sample: bool, repeats: int) -> list[float]:
     """The time of `generate` outside the forward passes, as a share of theirs, of so many runs after a first."""
     from .config import BloomConfig
+    from .generation import compiled_draw
+    from .layers import compiled_blocks
     from .models import BloomForCausalLM
+
+    compiled_blocks.machine_code("float32")  # in memory before anything is measured, as in `bench_worker.py`
+    compiled_draw.machine_code()
 
     inside = [0.0]
 

@@ -15,7 +15,7 @@ from ..backend import Array
 from .compiled_draw import drawn
 from .filters import TopK, filtered, pick, spread
 from .graph import GraphReader, suits_graph
-from .job import Job, check_numbers
+from .job import Job, check_numbers, check_values
 from .reader import Reader
 from .rows import Rows
 
@@ -68,7 +68,7 @@ def _choose(job: Job, reader: Reader, scores: Array, u: numpy.ndarray | None) ->
             scores = step(scores)
         chosen = reader.likeliest(scores)
         if xp is numpy:  # on a device nothing is looked at, so nothing is gathered for it either
-            check_numbers(scores[xp.arange(len(scores)), chosen])
+            check_values([scores.item(row, i) for row, i in enumerate(chosen.tolist())])
         return chosen, scores
     wanted = job.settings.output_scores or job.stopping.own  # else nobody looks at them, and they stay as they were
     if not wanted and len(job.filters) == 1 and isinstance(job.filters[0], TopK):

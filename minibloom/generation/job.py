@@ -135,9 +135,14 @@ def check_numbers(deciding: Array, drawn: bool = False) -> None:
     the host would have to wait.
     """
     if backends.namespace(deciding) is numpy:
-        for value in deciding.ravel().tolist():  # a few numbers, for which Python is faster than NumPy
-            if value != value or (drawn and math.isinf(value)):
-                raise InputError(NOT_FINITE)
+        check_values(deciding.ravel().tolist(), drawn)
+
+
+def check_values(values: list[float], drawn: bool = False) -> None:
+    """The same of a few numbers, for which Python is faster than NumPy."""
+    for value in values:
+        if value != value or (drawn and math.isinf(value)):
+            raise InputError(NOT_FINITE)
 
 
 class History:

@@ -226,6 +226,108 @@ def test_far_keys_of_steep_heads_count_for_nothing():
     assert_alike(model, ids, [ids[:, :1], ids[:, :30]])
 
 
+# --- the head, as the loop's last step ---
+
+
+def logits_of_the_loop(model, *args, **kwargs):
+    """What a call gives; and whether the loop computed its logits."""
+    found, real = [], transformer.compiled_blocks
+
+    def computed(x, params, run):
+        after = real(x, params, run)
+        assert after is not None
+        found.append(run.logits is not None)
+        return after
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "PATIENCE", 0)
+        patch.setattr(transformer, "compiled_blocks", computed)
+        out = model(*args, use_cache=True, **kwargs)
+    return out, found == [True]
+
+
+@some
+@given(
+    kind=st.sampled_from(sorted(module.KINDS)),
+    tied=st.booleans(),
+    batch=st.integers(1, 9),
+    length=st.integers(1, 9),
+    threads=st.sampled_from([1, 2]),
+    seed=seeds,
+)
+def test_logits_of_last_positions_are_those_of_the_head(kind, tied, batch, length, threads, seed):
+    rng, model = numpy.random.default_rng(seed), drawn_model(seed, 2, 8)
+    if not tied:
+        model.config = model.config.replace(tie_word_embeddings=False)
+        model.params["lm_head.weight"] = rng.normal(size=(31, 16)).astype("float32")
+    if kind != "float32":
+        model.params = {name: small(kind, p) if p.ndim == 2 else p for name, p in model.params.items()}
+    ids = rng.integers(0, 31, (batch, length))
+    with threadpool_limits(threads, "blas"), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "SHARED", 0)
+        last, in_loop = logits_of_the_loop(model, ids, logits_to_keep=1)
+        _, of_all = logits_of_the_loop(model, ids)
+    assert in_loop and of_all == (length == 1)  # of more positions the head is not the loop's
+    right = model(ids, use_cache=False).logits[:, -1:]  # by the blocks, and the head behind them
+    assert last.logits.shape == right.shape
+    numpy.testing.assert_allclose(last.logits, right, rtol=0, atol=2e-5 * abs(right).max())
+
+
+@pytest.mark.usefixtures("in_python")
+def test_in_python_the_loop_has_logits_too():
+    model, ids = drawn_model(0, 2, 4), numpy.arange(6).reshape(2, 3)
+    out, in_loop = logits_of_the_loop(model, ids, logits_to_keep=1)
+    assert in_loop
+    right = model(ids, use_cache=False).logits[:, -1:]
+    numpy.testing.assert_allclose(out.logits, right, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda p: small("int8", p), id="of another kind than the blocks"),
+        pytest.param(lambda p: numpy.repeat(p, 2, axis=1)[:, ::2], id="a view with gaps"),
+        pytest.param(lambda p: numpy.asfortranarray(p), id="column by column"),
+        pytest.param(lambda p: p.view(numpy.memmap), id="a kind of array of its own"),
+        pytest.param(lambda p: numpy.frombuffer(b"0" + p.tobytes(), "f4", p.size, 1).reshape(p.shape), id="unaligned"),
+    ],
+)
+def test_a_head_of_another_kind_is_computed_behind_the_loop(change):
+    model, ids = drawn_model(0, 2, 8), numpy.arange(6).reshape(2, 3)
+    model.config = model.config.replace(tie_word_embeddings=False)
+    plain = model.params["lm_head.weight"] = numpy.random.default_rng(0).normal(size=(31, 16)).astype("float32")
+    right, in_loop = logits_of_the_loop(model, ids, logits_to_keep=1)
+    assert in_loop
+    model.params["lm_head.weight"] = change(plain)
+    out, in_loop = logits_of_the_loop(model, ids, logits_to_keep=1)
+    assert not in_loop
+    numpy.testing.assert_allclose(out.logits, right.logits, rtol=0, atol=0.02 * abs(right.logits).max())
+
+
+def test_a_scale_of_the_head_that_is_too_short_is_not_the_loop_s():
+    model = drawn_model(0, 2, 8)
+    model.params = {name: small("int8", p) if p.ndim == 2 else p for name, p in model.params.items()}
+    table = model.params["word_embeddings.weight"]
+    run, like = Run(model.config, 1, None, None, head=("word_embeddings.weight", 1)), table.stored
+    assert len(module.head_of(model.params, run, like)[0]) == 31
+    model.params["word_embeddings.weight"] = Int8Weight(table.stored, table.scale[:-1].copy())
+    assert len(module.head_of(model.params, run, like)[0]) == 0
+
+
+def test_with_labels_logits_are_not_the_loop_s_and_the_loss_is_there():
+    model, ids = drawn_model(0, 2, 4), numpy.arange(3)[None]
+    out, in_loop = logits_of_the_loop(model, ids, labels=ids)
+    assert not in_loop and out.loss is not None and out.logits.shape == (1, 3, 31)
+
+
+def test_hidden_states_that_are_kept_hold_no_more_memory_than_their_own():
+    model, x = drawn_model(0, 2, 4), numpy.zeros((1, 1, 8), "float32")
+    _, run = one_token(model.config)
+    hidden = compiled_blocks(x, model.params, run)
+    owner = hidden if hidden.base is None else hidden.base
+    assert owner.nbytes < hidden.nbytes + 128
+
+
 # --- where it is chosen ---
 
 
