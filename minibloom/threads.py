@@ -25,7 +25,7 @@ many rows (but see `layers/one_row.py`); larger chunks of rows, see `CHUNK`.
 Who wakes a thread is about to sleep, thinks Linux, and where cores are few it puts that thread on the same core: two
 then take turns there, for as long as a text takes, while the other core rests. So our threads stay off the core that
 calls them. After a pause, 32 tokens of 5 million parameters took 0.65 ms each on 2 cores of an AMD EPYC (Zen 5), and
-0.46 so; and 0.44 since the one who calls does not wait for the others to return (`together`).
+0.46 so; and 0.44 since the one who calls does not wait for the others to return (`call_together`).
 """
 
 from __future__ import annotations
@@ -234,7 +234,7 @@ def each(task: Callable[[Any], Any], items: Iterable[Any]) -> None:
         raise error
 
 
-def together(task: Callable[[int], Any], count: int) -> None:
+def call_together(task: Callable[[int], Any], count: int) -> None:
     """`task(0)` here, and meanwhile `task(1)`, ... by other threads, `count` in all: a task that they share.
 
     It is over when `task(0)` is: by then all must be done, and who comes later find nothing to do. So nobody waits for

@@ -21,13 +21,13 @@ from minibloom.losses import IGNORE, cross_entropy
 from minibloom.threads import (
     add_to_rows,
     blas_on_all_cores,
+    call_together,
     each,
     matmul,
     on_all_cores,
     over_rows,
     over_rows_with_sums,
     shared_out,
-    together,
 )
 
 from .strategies import normal, seeds, some
@@ -326,11 +326,11 @@ def test_a_shared_task_is_called_once_by_each_thread():
         called.append((me, threading.get_ident()))
         meet.wait()  # all are there at once
 
-    together(task, 3)
+    call_together(task, 3)
     assert sorted(me for me, _ in called) == [0, 1, 2] and len({thread for _, thread in called}) == 3
     assert dict(called)[0] == threading.get_ident()
     called.clear()
-    together(lambda me: called.append(me), 1)
+    call_together(lambda me: called.append(me), 1)
     assert called == [0]
 
 
@@ -345,14 +345,14 @@ def test_who_shares_a_task_waits_neither_for_a_thread_that_is_late_nor_for_one_t
         else:
             began.wait(20)
 
-    together(task, 2)
+    call_together(task, 2)
     assert began.is_set() and not ended.is_set()
     free.set()
     assert ended.wait(20)
     free.clear()
     threads._threads.call(lambda: print(free.wait(20)), 2)  # keeps every helper
     called: list[int] = []
-    together(called.append, 3)
+    call_together(called.append, 3)
     free.set()
     assert called == [0]
 
@@ -367,9 +367,9 @@ def test_a_task_that_fails_is_an_error_here_and_none_elsewhere(who):
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError) if who == 0 else nullcontext():
-        together(task, 2)
+        call_together(task, 2)
     again = threading.Barrier(3, timeout=20)  # which needs every helper
-    together(lambda me: (again.wait(), called.append(me)), 3)
+    call_together(lambda me: (again.wait(), called.append(me)), 3)
     assert 0 in called
 
 
@@ -378,7 +378,7 @@ def test_a_thread_that_comes_late_keeps_nothing_of_a_shared_task(monkeypatch):
     monkeypatch.setattr(threads._threads, "call", lambda function, times: late.extend([function] * times))
     x = numpy.ones(3)
     seen = weakref.ref(x)
-    together(lambda me, x=x: x, 3)
+    call_together(lambda me, x=x: x, 3)
     del x
     assert len(late) == 2 and seen() is None
     late[0]()  # and has nothing to do
@@ -399,7 +399,7 @@ def test_threads_stay_off_the_core_of_who_calls_them():
     for _ in range(5):
         cores.clear()
         with shared_out():
-            together(task, 2)
+            call_together(task, 2)
         assert os.sched_getaffinity(0) == allowed  # the caller's own choice is left alone
         avoided = {threads._threads.avoided}
         assert sorted(map(len, cores)) == sorted([len(allowed), len(allowed - avoided) or 1])

@@ -45,7 +45,7 @@ from ..backend import Array
 from ..compiled import EXACT, SUMS, at_hand, compiled
 from ..compiled_team import array_at, counts_of, parts_of_step
 from ..compiled_tile import ask_for
-from ..threads import threads, together
+from ..threads import call_together, threads
 from .compiled_rows import KINDS, most_rows, name_of, rows_numbers
 from .compiled_steps import LOWEST, exp, gelu_of, moments, norm_numbers, number, order
 from .one_token import block_parameters, is_bare
@@ -429,7 +429,7 @@ def compiled_blocks(embeds: Array, params: Mapping[str, Array], run: Run) -> Arr
             counts, normed, x, *between, last, logits,
         )  # fmt: skip
 
-    together(of_thread, count)
+    call_together(of_thread, count)
     if len(head):
         run.logits = logits[:, None]
     return x.reshape(B, S, E)

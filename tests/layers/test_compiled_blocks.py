@@ -424,7 +424,7 @@ def test_several_positions_in_a_window_are_the_blocks(monkeypatch):
 def test_small_passes_stay_on_one_thread_and_larger_ones_are_shared(monkeypatch):
     model, ids, shared = drawn_model(0, 2, 4), numpy.ones((1, 3), int), []
     monkeypatch.setattr(module, "PATIENCE", 0)
-    monkeypatch.setattr(module, "together", lambda task, count: shared.append(count) or task(0))
+    monkeypatch.setattr(module, "call_together", lambda task, count: shared.append(count) or task(0))
     for least in (2 * 12 * 8 * 8 * 3 + 1, 2 * 12 * 8 * 8 * 3):
         monkeypatch.setattr(module, "SHARED", least)
         with threadpool_limits(3, "blas"):
