@@ -4,7 +4,7 @@ A thread that sleeps takes a tenth of a millisecond to be woken, and one that re
 what consists of many short steps is called once by each thread. Each step's work lies in parts: whoever is free takes
 the next, by a count that only one at a time can raise, and goes on to the next step when all parts of this are done.
 Nobody waits for a thread that has not come: where another program has its core, the others take all parts. They wait
-for one that has begun a part and then lost its core, and meanwhile offer it their own.
+for one that has begun a part and then lost its core, and meanwhile offer theirs to whoever waits for them.
 
 The functions here say what is meant, and a single thread can run them in Python. `team_as_machine_code` has those that
 `compiled.py` puts in their places: a processor's own instructions for it, as LLVM, which Numba compiles by, names them.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 import weakref
 from contextlib import nullcontext
 from typing import Any
@@ -350,7 +351,7 @@ def test_who_shares_a_task_waits_neither_for_a_thread_that_is_late_nor_for_one_t
     free.set()
     assert ended.wait(20)
     free.clear()
-    threads._threads.call(lambda: print(free.wait(20)), 2)  # keeps every helper
+    threads._threads.call(lambda: print(free.wait(20)), len(threads._threads.helpers))  # keeps every one
     called: list[int] = []
     call_together(called.append, 3)
     free.set()
@@ -373,6 +374,61 @@ def test_a_task_that_fails_is_an_error_here_and_none_elsewhere(who):
     assert 0 in called
 
 
+@pytest.mark.parametrize("when", ["in its own share", "while others are called"])
+def test_when_a_failure_is_heard_of_nobody_works_on_a_shared_task_any_more(when, monkeypatch):
+    """As after Ctrl-C: the caller may go on with the same memory."""
+    began, done = threading.Event(), []
+
+    def task(me: int) -> None:
+        if me == 0:
+            began.wait(20)
+            raise KeyboardInterrupt
+        began.set()
+        time.sleep(0.2)
+        done.append(me)
+
+    call = threads._threads.call
+
+    def interrupted(function, times):
+        call(function, times)
+        began.wait(20)
+        raise KeyboardInterrupt
+
+    if when == "while others are called":
+        monkeypatch.setattr(threads._threads, "call", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        call_together(task, 2)
+    before = list(done)
+    time.sleep(0.3)
+    assert done == before == [1]
+    monkeypatch.undo()
+    threads._threads.call(lambda: print(began.wait(20)), 1)
+    began.clear()
+    late = []
+    monkeypatch.setattr(threads._threads, "call", lambda function, times: late.append(function))
+    with pytest.raises(KeyboardInterrupt):
+        call_together(lambda me: done.append(me) if me else interrupt(), 2)  # a thread that had not begun never does
+    late[0]()
+    assert done == [1]
+
+
+def interrupt():
+    raise KeyboardInterrupt
+
+
+def test_where_there_can_be_no_more_threads_the_caller_does_it_all(monkeypatch):
+    def refuse(self):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threads, "_threads", threads._Threads())
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    done: list[int] = []
+    call_together(done.append, 3)
+    with shared_out():
+        each(done.append, range(3))
+    assert sorted(done) == [0, 0, 1, 2] and threads._threads.calls.empty()
+
+
 def test_a_thread_that_comes_late_keeps_nothing_of_a_shared_task(monkeypatch):
     late = []
     monkeypatch.setattr(threads._threads, "call", lambda function, times: late.extend([function] * times))
@@ -387,34 +443,59 @@ def test_a_thread_that_comes_late_keeps_nothing_of_a_shared_task(monkeypatch):
 # --- on which core ---
 
 
-@pytest.mark.skipif(threads.core_of_this_thread is None, reason="only where threads choose their cores")
+few_cores = pytest.mark.skipif(
+    threads.core_of_this_thread is None or not 1 < len(os.sched_getaffinity(0)) <= threads.FEW_CORES,
+    reason="only where threads choose among a few cores",
+)
+
+
+class Helper:
+    """A thread as `keep_off` sees it."""
+
+    def __init__(self, native_id):
+        self.native_id = native_id
+
+
+@few_cores
 def test_threads_stay_off_the_core_of_who_calls_them():
     allowed, cores, meet = os.sched_getaffinity(0), [], threading.Barrier(2, timeout=20)
 
     def task(me: int) -> None:
         meet.wait()
-        cores.append(os.sched_getaffinity(0))
-        meet.wait()  # so that nobody is called once more
+        if me:
+            cores.append(os.sched_getaffinity(0))
+        meet.wait()
 
     for _ in range(5):
         cores.clear()
-        with shared_out():
-            call_together(task, 2)
+        call_together(task, 2)
+        assert cores == [allowed - {threads._threads.avoided}]
         assert os.sched_getaffinity(0) == allowed  # the caller's own choice is left alone
-        avoided = {threads._threads.avoided}
-        assert sorted(map(len, cores)) == sorted([len(allowed), len(allowed - avoided) or 1])
 
 
-@pytest.mark.skipif(threads.core_of_this_thread is None, reason="only where threads choose their cores")
-def test_where_there_is_one_core_all_stay_on_it(monkeypatch):
+def test_threads_are_moved_where_there_are_a_few_cores(monkeypatch):
     chosen = []
-    monkeypatch.setattr(os, "sched_getaffinity", lambda thread: {3})
-    monkeypatch.setattr(os, "sched_setaffinity", lambda thread, cores: chosen.append(cores))
-    threads.keep_off(3, [1, 2])
-    assert not chosen
-    monkeypatch.setattr(os, "sched_getaffinity", lambda thread: {3, 5, 6})
-    threads.keep_off(3, [1, 2])
-    assert chosen == [{5, 6}, {5, 6}]
+    monkeypatch.setattr(os, "sched_setaffinity", lambda thread, cores: chosen.append((thread, cores)), raising=False)
+    for allowed, moved in (({3}, None), ({3, 5, 6}, {5, 6}), (set(range(16)), None)):
+        chosen.clear()
+        monkeypatch.setattr(os, "sched_getaffinity", lambda thread, allowed=allowed: allowed, raising=False)
+        decided = threads.keep_off(3, [Helper(11), Helper(None), Helper(12)])
+        assert chosen == ([] if moved is None else [(11, moved), (12, moved)])
+        assert decided == (len(allowed) > 1)
+
+
+def test_a_thread_that_is_no_more_keeps_no_other_from_being_moved(monkeypatch):
+    chosen = []
+
+    def choose(thread, cores):
+        if thread == 11:
+            raise ProcessLookupError
+        chosen.append(thread)
+
+    monkeypatch.setattr(os, "sched_setaffinity", choose, raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda thread: {0, 1}, raising=False)
+    threads.keep_off(0, [Helper(11), Helper(12)])
+    assert chosen == [12]
 
 
 def test_where_the_system_does_not_say_on_which_core_a_thread_is_all_goes_on(monkeypatch):
@@ -425,8 +506,3 @@ def test_where_the_system_does_not_say_on_which_core_a_thread_is_all_goes_on(mon
     assert sorted(done) == list(range(9))
     monkeypatch.delattr(os, "sched_setaffinity", raising=False)  # as on macOS and Windows
     assert threads._core_of_this_thread() is None
-
-
-@pytest.mark.skipif(threads.core_of_this_thread is None, reason="only where threads choose their cores")
-def test_a_thread_that_is_no_more_is_no_error():
-    threads.keep_off(threads.core_of_this_thread(), [2**22 + 1])  # above what the system numbers

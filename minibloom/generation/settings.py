@@ -219,7 +219,7 @@ class GenerationConfig:
     refused: ClassVar[dict[str, tuple[Any, str]]] = {}
 
     def __init__(self, **given: Any) -> None:
-        self.__dict__.update(dict.fromkeys(FIELDS), refused={})
+        self.__dict__["refused"] = {}  # beside what is set; what is not is the class's None
         for name, value in given.items():
             setattr(self, name, value)
 
@@ -235,7 +235,8 @@ class GenerationConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings that are set, and nothing else."""
-        return {name: copy.deepcopy(v) for name, v in self.__dict__.items() if v is not None and name in FIELDS}
+        found = [name for name, value in self.__dict__.items() if value is not None and name != "refused"]
+        return {name: copy.deepcopy(self.__dict__[name]) for name in sorted(found, key=PLACES.__getitem__)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> GenerationConfig:
@@ -332,6 +333,7 @@ class GenerationConfig:
 
 LENGTHS = (("max_new_tokens", "max_length"), ("min_new_tokens", "min_length"))
 FIELDS = {field.name: field for field in dataclasses.fields(GenerationConfig)}
+PLACES = {name: i for i, name in enumerate(FIELDS)}
 GenerationConfig.__signature__ = signature(dict.fromkeys(FIELDS))  # type: ignore[attr-defined]
 GenerationConfig.__doc__ = f"{GenerationConfig.__doc__}" + described(
     {name: (field.metadata["help"], field.metadata["default"]) for name, field in FIELDS.items()}

@@ -68,6 +68,8 @@ class Stopping:
     def reasons(self, ids: Array, scores: Array) -> dict[int, str]:
         """Why rows have ended with their last id: `{row: reason}`. ids `[B, T]`, -1 at padding; scores `[B, V]`."""
         reasons: dict[int, str] = {}
+        if self.only_tokens and not self.ends:
+            return reasons
         last = to_numpy(ids[:, -1]).tolist()
         if self.seconds is not None and time.monotonic() - self._begun > self.seconds:
             reasons |= dict.fromkeys(range(len(last)), TIME)

@@ -3,20 +3,22 @@
 By NumPy (`one_token.py`) a token is some 50 calls a block. On arrays of a few thousand numbers calling costs as much as
 computing; and while large weights are read, which is what their tokens take, threads sleep until they are woken for
 the next product. Here each thread is called once for all blocks, and shares each step with the others as
-`compiled_team.py` says: products by rows of the weight, attention by heads. What compiles the loop is `compiled.py`.
+`compiled_team.py` says: products by rows of the weight, attention by heads. The head's product of the last positions is
+the last step, where only they are wanted. What compiles the loop is `compiled.py`.
 
-Measured on 2 cores of an AMD EPYC (Zen 4), busy with others' work, medians, ms, by NumPy and here: a token a row of
-5 million parameters (6 blocks, hidden size 256), and of bloom-560m's shape with a head of 30,000 tokens.
+A head's keys and values are pieces of memory too short for it to come up to its pace before they end: so values are
+asked for while keys are read, and the next head's keys while values are.
+
+Measured on 2 cores of an AMD EPYC (Zen 5), medians, ms, by NumPy and here: a token a row of 5 million parameters (6
+blocks, hidden size 256), and of bloom-560m's shape with a head of 30,000 tokens.
 
     rows                               1            2            4            8           16           32
-    small, after 128 tokens    2.62 2.54    3.49 2.06    4.36 2.41    6.14 3.42    8.40 5.22    17.3 8.60
-    small, after 1,024         3.56 1.90    5.69 2.47    7.97 3.21    20.7 5.32    31.7 9.01    63.6 15.7
-    large, after 128           61.9 47.3                              138  64.6                 381  177
-    large, after 1,024         74.3 61.0                              227  91.8                 715  318
-
-With quiet cores the first line is 1.0, 1.0, 1.3, 1.9, 3.3 and 5.8 here. A prompt of 64 tokens takes the small model 6
-ms in place of 9, one of 256 tokens 24 in place of 26. (With products by plain loops, two rows by four, and in 16 parts
-each: one row 0.4 ms more, and 8 rows of the large model 77 ms in place of 61.)
+    small, after 128 tokens    0.83 0.52    1.57 0.57    2.09 0.72    2.91 0.90    4.36 1.60    7.36 2.84
+    small, after 1,024         1.48 0.75    2.82 0.97    4.14 1.43    8.08 2.66    13.6 5.14    24.7 10.3
+LARGE
+What made a token of the small model faster, one row and 8 rows, one after another: two threads for one row too, 0.74 ->
+0.65 ms; rows in one piece, of which the compiler makes vectors (GELU, biases), keys and values asked for, and the head
+in the loop, 0.62 -> 0.54 and 1.60 -> 1.17; arrays that begin at lines (`alignment.py`), 0.50 -> 0.45 and 1.17 -> 0.98.
 
 Far keys of steep heads, which ALiBi makes weigh nothing, are not read, by the bound that `first_seen` derives. (So a
 NaN among them does not show, where the plain path multiplies it with a weight of 0.)
@@ -28,7 +30,8 @@ by rounding.
 Tried and left: a thread for each half of a batch, which reads all weights by itself (8 rows of the small model 2.3 ms
 a token, and nothing gained for one row); a loop for each block, called from Python (0.1 ms more a token); for one row,
 the head by BLAS's threads (`one_row.py`), which stay awake on the core that ours need (57 ms a token in place of 30,
-when memory gave most).
+when memory gave most); for each part a thread that takes it every time, as its weights are in that core's cache (one
+row 0.02 ms less, 8 rows alike); the first head's keys asked for while the product before them runs (alike).
 """
 
 from __future__ import annotations
@@ -46,7 +49,7 @@ from ..compiled import EXACT, SUMS, at_hand, compiled
 from ..compiled_team import array_at, counts_of, parts_of_step
 from ..compiled_tile import ask_for
 from ..threads import call_together, threads
-from .compiled_rows import KINDS, most_rows, name_of, rows_numbers
+from .compiled_rows import KINDS, LARGE, most_rows, name_of, rows_numbers
 from .compiled_steps import LOWEST, exp, gelu_of, moments, norm_numbers, number, order
 from .one_token import block_parameters, is_bare
 from .run import Run
@@ -384,7 +387,8 @@ def suits_compiled_blocks(x: Array, params: Mapping[str, Array], run: Run) -> bo
 
 
 def compiled_blocks(embeds: Array, params: Mapping[str, Array], run: Run) -> Array | None:
-    """The embeddings `[B, S, E]` -> the hidden states behind the last norm `[B, S, E]`.
+    """The embeddings `[B, S, E]` -> the hidden states behind the last norm `[B, S, E]`; and into `run.logits`, what the
+    head makes of the last positions, if that is wanted and can be computed here too.
 
     None where a parameter, or what the cache holds of a block, is of another kind or shape than the loop takes.
     """
@@ -395,14 +399,12 @@ def compiled_blocks(embeds: Array, params: Mapping[str, Array], run: Run) -> Arr
     if not all(is_row(p, E) for p in norms):
         return None
     new = embeds.reshape(B, H, S, -1)  # [B, H, S, D]: no keys, but of their shape and dtype
-    count = threads() if 12 * E * E * L * B * S >= SHARED else 1
-    shares = 1 if count == 1 else SHARES * count
     blocks, read, begin, end = numpy.zeros((L, ROW), "int64"), [], 0, 0
     for layer in range(L):
         keys, values, here = run.cache.extend(layer, new, new)
         if layer == 0:
             begin, end = here.start, here.stop
-            sizes = numpy.array([B, H, E // H, begin, end, shares, count])
+            sizes = numpy.array([B, H, E // H, begin, end, 0, 0])
         read.append([*parts_of_weights(block_parameters(layer)(params)), keys, values, run.cache.longest_keys(layer)])
         if set(map(type, read[layer])) != {numpy.ndarray} or (here.start, here.stop) != (begin, end):
             return None
@@ -413,7 +415,9 @@ def compiled_blocks(embeds: Array, params: Mapping[str, Array], run: Run) -> Arr
     if not blocks[:, FITS].all() or not end - begin == T == run.alibi.shape[-1]:
         return None
 
-    head, scale = head_of(params, run, read[0][2])
+    head, scale = head_of(params, run, read[0][2], B)
+    count = threads() if 12 * E * E * L * B * S + head.size * B >= SHARED else 1
+    sizes[5:] = 1 if count == 1 else SHARES * count, count
     alibi, eps = numpy.ascontiguousarray(run.alibi[:, :, 0]), numpy.array([run.config.layer_norm_epsilon], float32)
     seen, rows = sight(run), numpy.ascontiguousarray(embeds.reshape(B * S, E))
     x, room = aligned_empty((B * S, E), float32), aligned_empty(((9 + count) * B * S * E,), float32)
@@ -446,13 +450,16 @@ def parts_of_weights(parameters: tuple[Any, ...]) -> list[Any]:
     return stored + scales
 
 
-def head_of(params: Mapping[str, Array], run: Run, like: Array) -> tuple[Array, Array]:
+def head_of(params: Mapping[str, Array], run: Run, like: Array, rows: int) -> tuple[Array, Array]:
     """The weight of the head as it is stored `[V, E]`, and its scale `[V]` if it has one.
 
-    Without rows where more than the last positions go through it, or where it is of another kind than `like [O, E]`.
+    Without rows where more than the last positions go through it, where it is of another kind than `like [O, E]`, or
+    where so many `rows` are for BLAS.
     """
-    nothing = like[:0], NOTHING
+    nothing, plain = (like[:0], NOTHING), like.dtype == float32
     if run.head is None or (run.new > 1 and run.head[1] != 1):
+        return nothing
+    if rows > most_rows()[not plain] or (plain and rows * like.shape[1] > LARGE):
         return nothing
     head: Any = params[run.head[0]]
     scale = getattr(head, "scale", None)

@@ -309,9 +309,19 @@ def test_a_scale_of_the_head_that_is_too_short_is_not_the_loop_s():
     model.params = {name: small("int8", p) if p.ndim == 2 else p for name, p in model.params.items()}
     table = model.params["word_embeddings.weight"]
     run, like = Run(model.config, 1, None, None, head=("word_embeddings.weight", 1)), table.stored
-    assert len(module.head_of(model.params, run, like)[0]) == 31
+    assert len(module.head_of(model.params, run, like, 1)[0]) == 31
     model.params["word_embeddings.weight"] = Int8Weight(table.stored, table.scale[:-1].copy())
-    assert len(module.head_of(model.params, run, like)[0]) == 0
+    assert len(module.head_of(model.params, run, like, 1)[0]) == 0
+
+
+def test_a_head_of_many_rows_is_for_blas(monkeypatch):
+    model = drawn_model(0, 2, 8)
+    run, like = Run(model.config, 1, None, None, head=("word_embeddings.weight", 1)), numpy.zeros((1, 16), "float32")
+    monkeypatch.setattr(module, "most_rows", lambda: (5, 9))
+    lengths = [len(module.head_of(model.params, run, like, rows)[0]) for rows in (5, 6)]
+    monkeypatch.setattr(module, "LARGE", 3 * 16)
+    lengths += [len(module.head_of(model.params, run, like, rows)[0]) for rows in (3, 4)]
+    assert lengths == [31, 0, 31, 0]
 
 
 def test_with_labels_logits_are_not_the_loop_s_and_the_loss_is_there():
@@ -429,6 +439,18 @@ def test_small_passes_stay_on_one_thread_and_larger_ones_are_shared(monkeypatch)
         monkeypatch.setattr(module, "SHARED", least)
         with threadpool_limits(3, "blas"):
             model(ids)
+    assert shared == [1, 3]
+
+
+def test_a_large_head_is_shared_though_the_blocks_are_small(monkeypatch):
+    model, ids, shared = drawn_model(0, 2, 4), numpy.ones((2, 1), int), []
+    monkeypatch.setattr(module, "PATIENCE", 0)
+    monkeypatch.setattr(module, "call_together", lambda task, count: shared.append(count) or task(0))
+    numbers = 2 * 12 * 8 * 8 * 2 + 2 * 31 * 8
+    for least in (numbers + 1, numbers):
+        monkeypatch.setattr(module, "SHARED", least)
+        with threadpool_limits(3, "blas"):
+            model(ids, use_cache=True)
     assert shared == [1, 3]
 
 
