@@ -15,7 +15,9 @@ blocks, hidden size 256), and of bloom-560m's shape with a head of 30,000 tokens
     rows                               1            2            4            8           16           32
     small, after 128 tokens    0.83 0.52    1.57 0.57    2.09 0.72    2.91 0.90    4.36 1.60    7.36 2.84
     small, after 1,024         1.48 0.75    2.82 0.97    4.14 1.43    8.08 2.66    13.6 5.14    24.7 10.3
-LARGE
+    large, after 128           25.2 18.6                              70.6 40.8                 166  109
+    large, after 1,024         37.8 30.5                               102 63.5                 292  172
+
 What made a token of the small model faster, one row and 8 rows, one after another: two threads for one row too, 0.74 ->
 0.65 ms; rows in one piece, of which the compiler makes vectors (GELU, biases), keys and values asked for, and the head
 in the loop, 0.62 -> 0.54 and 1.60 -> 1.17; arrays that begin at lines (`alignment.py`), 0.50 -> 0.45 and 1.17 -> 0.98.
