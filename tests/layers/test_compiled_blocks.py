@@ -93,7 +93,8 @@ def assert_alike(model, ids, new, mask=None, cache=lambda: None):
 
 @pytest.fixture
 def in_python(monkeypatch):
-    """The loop as it stands, without Numba."""
+    """The loop as it stands, without Numba: of that, nothing is asked."""
+    monkeypatch.setattr(module, "most_rows", lambda: (module.MOST, module.MOST))
     monkeypatch.setattr(module, "machine_code", lambda dtype: (module.describe_block, module.blocks_numbers))
 
 
