@@ -242,6 +242,7 @@ def logits_of_the_loop(model, *args, **kwargs):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "PATIENCE", 0)
+        patch.setattr(module, "most_rows", lambda: (module.MOST, module.MOST))  # whatever the processor's vectors
         patch.setattr(transformer, "compiled_blocks", computed)
         out = model(*args, use_cache=True, **kwargs)
     return out, found == [True]
@@ -605,6 +606,7 @@ def test_what_is_written_into_a_view_of_the_cache_is_seen(monkeypatch):
 
 def test_what_is_written_into_the_buffers_of_a_static_cache_is_seen(monkeypatch):
     monkeypatch.setattr(module, "PATIENCE", 0)
+    monkeypatch.setattr(module, "most_rows", lambda: (module.MOST, module.MOST))
     model = drawn_model(1, 8, 8, layers=1)
     ids = numpy.random.default_rng(1).integers(0, 31, (1, 100))
     cache = StaticCache(1, 1, 8, 110, 8)

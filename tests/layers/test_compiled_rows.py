@@ -184,9 +184,9 @@ def test_a_streamed_model_takes_no_loop(monkeypatch, tmp_path):
     """Of float32, and its head, which stands outside of the blocks: Numba would take more memory than a block."""
     BloomForCausalLM(BloomConfig(vocab_size=31, hidden_size=32, n_layer=2, n_head=2)).save_pretrained(tmp_path)
     monkeypatch.setattr(module, "ready", None)  # cannot be called
-    BloomForCausalLM.from_pretrained(tmp_path, stream=True)(numpy.arange(20)[None])
+    BloomForCausalLM.from_pretrained(tmp_path, stream=True)(numpy.arange(5)[None])
     with pytest.raises(TypeError):
-        BloomForCausalLM.from_pretrained(tmp_path)(numpy.arange(20)[None])
+        BloomForCausalLM.from_pretrained(tmp_path)(numpy.arange(5)[None])
 
 
 @pytest.mark.parametrize("kind", KINDS)
