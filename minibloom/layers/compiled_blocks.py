@@ -45,7 +45,7 @@ from typing import Any
 
 import numpy
 
-from ..alignment import aligned_empty
+from ..alignment import LINE, aligned_empty
 from ..backend import Array
 from ..compiled import EXACT, SUMS, at_hand, compiled
 from ..compiled_team import array_at, counts_of, parts_of_step
@@ -58,7 +58,7 @@ from .run import Run
 from .small_weights import SmallWeight
 
 float32 = numpy.float32
-LINE = 16  # numbers in a line of memory
+IN_LINE = LINE // 4  # float32 numbers in a line of memory
 PATIENCE = 10**10  # numbers in weights that are used without Numba before it is imported for them
 MOST = 256  # rows, up to which a pass is as fast as NumPy's
 AS_MANY = 3  # times the rows up to which the products are: where vectors are short, BLAS is faster early
@@ -112,7 +112,7 @@ def any_of(seen: Array) -> bool:
 def ask_for_rows(a: Array, t: int, far: int) -> None:
     """Have the rows `t`, `t + far`, ... of `a [T, D]` brought nearer, which come next."""
     for row in range(t, min(t + 4 * far, a.shape[0]), far):
-        for i in range(0, a.shape[1], LINE):
+        for i in range(0, a.shape[1], IN_LINE):
             ask_for(a, row, i)
 
 
@@ -171,13 +171,13 @@ def attend(
 
 
 def part_height(weight: Array, shares: int) -> int:
-    """Rows of `weight [O, I]` in each of `shares` parts: a multiple of `LINE`, as cores hand on a line at once."""
-    return -(-weight.shape[0] // (shares * LINE)) * LINE
+    """Rows of `weight [O, I]` in each of `shares` parts: a multiple of `IN_LINE`, as cores hand on a line at once."""
+    return -(-weight.shape[0] // (shares * IN_LINE)) * IN_LINE
 
 
 def parts_of(weight: Array, shares: int) -> int:
     """How many parts a weight `[O, I]` has: `shares`, or fewer if it is small."""
-    return -(-weight.shape[0] // max(LINE, part_height(weight, shares)))
+    return -(-weight.shape[0] // max(IN_LINE, part_height(weight, shares)))
 
 
 def product_part(
@@ -259,8 +259,9 @@ def blocks_numbers(
     each row's last position, into `logits [B, V]`: what one thread does of it, together with others that are called
     alike.
 
-    `like`: any array of the weights' dtype. `blocks [L, ROW]`, see `describe_block`; `sizes`, as for that, and in how
-    many parts a product is shared out; of the T positions in the cache the last S are those of x, and are filled.
+    `like`: any array of the weights' dtype. `blocks [L, ROW]`, see `describe_block`; `sizes`, as for that, and behind
+    them, in how many parts a product is shared out, and among how many threads; of the T positions in the cache the
+    last S are those of x, and are filled.
     `alibi [1 or B, H, T]`; `seen [1 or B, T]`, or of width 0 without padding; `head [V, E]`, without rows where no
     logits are wanted; `counts`: `counts_of(5 * L + 3)`. Places to compute in: `fused [B S, 3E]`, `context` and `middle`
     `[B S, E]`, `up [B S, 4E]`, `last [B, E]`; and for each thread its own, `normed [B S, E]`.
