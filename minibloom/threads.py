@@ -109,7 +109,7 @@ core_of_this_thread = _core_of_this_thread()
 
 
 def keep_off(core: int, helpers: Iterable[threading.Thread]) -> bool:
-    """Have these threads run on any core that this one may run on, but not on `core`; whether they do.
+    """Have these threads run on any core that this one may run on, but not on `core`; False where there is no other.
 
     Where there are more cores than `FEW_CORES`, Linux finds one that rests, and they are left alone.
     """
