@@ -25,7 +25,7 @@ import numpy
 from . import backend as backends
 from .alignment import aligned_copy, aligned_empty
 from .backend import Array
-from .buffers import Buffers
+from .buffers import LEAST, Buffers
 from .cache import Cache, StaticCache
 from .compiled import numpy_alone
 from .config import BloomConfig, parameter_shapes
@@ -121,7 +121,7 @@ class PreTrainedModel:
 
     def _assign(self, config: BloomConfig, params: Any, dtype: str, hf_compat: bool) -> None:
         self.config, self.params, self.dtype, self.hf_compat = config, params, dtype, hf_compat
-        self._buffers = Buffers()
+        self._buffers, self._passes = Buffers(), Buffers()  # of training steps, and of passes alone
 
     @classmethod
     def shapes(cls, config: BloomConfig) -> dict[str, tuple[int, ...]]:
@@ -378,7 +378,7 @@ class PreTrainedModel:
         if isinstance(trace, Tape):  # without its watch, which is the tape: a circle holds memory until Python looks
             trace.run = replace(run, watch=Unwatched())
         ids, embeds = (x, None) if inputs_embeds is None else (None, x)
-        with self._within_memory():
+        with self._within_memory(), self._reused_memory(B * S, run.watch):
             hidden = transformer(ids, embeds, self._params_read(), run)
 
         hidden_states = tuple(kept[name] for name in hidden_names)
@@ -388,6 +388,15 @@ class PreTrainedModel:
     def _within_memory(self) -> AbstractContextManager[None]:
         """Streamed, as memory is short, a model takes none of Numba's loops: it needs 0.1 GB of its own."""
         return nullcontext() if isinstance(self.params, dict) else numpy_alone()
+
+    def _reused_memory(self, tokens: int, watch: Watch) -> AbstractContextManager[None]:
+        """The arrays of a pass over many tokens lie in the memory of the one before, see `buffers.py`.
+
+        Not where a watch keeps them, or memory is short, nor on a device, which sees to it itself.
+        """
+        largest = tokens * 4 * self.config.hidden_size * numpy.dtype(self.dtype).itemsize  # bytes of the MLP's inside
+        kept = type(watch) is not Unwatched or not isinstance(self.params, dict)
+        return nullcontext() if kept or largest < LEAST or self.xp is not numpy else self._passes.reused()
 
     def _finish(self, run: Run, out: ModelOutput, return_dict: bool | None) -> Any:
         """What a call returns, as an object or a tuple. The pass has succeeded: what it put into the cache counts."""

@@ -1,4 +1,4 @@
-"""The memory of a training step serves the next one, and never anything that somebody still has."""
+"""The memory of a training step or a long pass serves the next one, and never anything that somebody still has."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minibloom import BloomConfig, BloomForCausalLM, Trace, buffers, threads
+from minibloom import BloomConfig, BloomForCausalLM, Trace, base, buffers, threads
 from minibloom.buffers import LEAST, MOST, Buffers, empty
+from minibloom.compiled import numpy_alone
 
 from .strategies import some
 
@@ -28,6 +29,7 @@ def place(x):
 @pytest.fixture
 def any_size(monkeypatch):
     monkeypatch.setattr(buffers, "LEAST", 1)
+    monkeypatch.setattr(base, "LEAST", 1)
     monkeypatch.setattr(threads, "SMALL_PRODUCT", 0)
 
 
@@ -127,12 +129,58 @@ def test_gradients_are_the_caller_s_own_and_the_same_bits_in_used_memory(any_siz
         assert gradient.ndim < 2 or place(second[name]) not in blocks
 
 
+def test_a_pass_lies_in_the_memory_of_the_one_before_and_what_is_held_of_that_stays(any_size):
+    model, rng, held = BloomForCausalLM(CONFIG), numpy.random.default_rng(0), []
+    with numpy_alone():  # the loop over all blocks has memory of its own
+        for i in range(4):
+            ids = rng.integers(0, 50, (2, 9))
+            before = {place(block) for blocks in model._passes.kept.values() for block in blocks}
+            out = model(ids, use_cache=True)
+            after = {place(block) for blocks in model._passes.kept.values() for block in blocks}
+            assert after & before or i == 0
+            arrays = [out.logits, *(x for pair in out.past_key_values for x in pair)]
+            held.append((arrays, [x.copy() for x in arrays]))
+    for arrays, copies in held:
+        for now, then in zip(arrays, copies, strict=True):
+            numpy.testing.assert_array_equal(now, then)
+
+
+def test_the_next_block_of_a_model_takes_the_place_of_the_one_before(any_size):
+    kept = []
+    for layers in (1, 4):
+        model = BloomForCausalLM(BloomConfig(vocab_size=50, hidden_size=16, n_layer=layers, n_head=2))
+        with numpy_alone():
+            model(numpy.arange(9)[None])
+        kept.append(sum(size * len(blocks) for size, blocks in model._passes.kept.items()))
+    assert kept[0] == kept[1] > 0
+
+
+def test_passes_that_are_short_or_watched_keep_no_memory_and_none_takes_that_of_steps(any_size, monkeypatch):
+    model, ids = BloomForCausalLM(CONFIG), numpy.arange(18).reshape(2, 9)
+    with numpy_alone():
+        model(ids, trace=Trace("*"))
+        model(ids, output_hidden_states=True)
+        assert not model._passes.kept
+        model.value_and_grad(ids, labels=ids)
+        kept = copy.copy(model._buffers.kept)
+        assert kept and not model._passes.kept
+        model(ids)
+        assert model._buffers.kept == kept and (held := list(model._passes.kept))
+        monkeypatch.setattr(base, "LEAST", 9 * 4 * 16 * 4)  # bytes of the MLP's inside, of half of them
+        model(ids[:, :4])
+        assert list(model._passes.kept) == held  # nor does it lose what the long one left
+        model(ids[:, :5])
+        assert list(model._passes.kept) != held
+
+
 def test_a_copy_of_a_model_and_a_pickled_one_have_no_memory_of_steps(any_size):
     model, ids = BloomForCausalLM(CONFIG), numpy.arange(9)[None]
     model.value_and_grad(ids, labels=ids)
-    assert model._buffers.kept
+    with numpy_alone():
+        model(ids)
+    assert model._buffers.kept and model._passes.kept
     for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
-        assert not other._buffers.kept
+        assert not other._buffers.kept and not other._passes.kept
         numpy.testing.assert_array_equal(other(ids).logits, model(ids).logits)
 
 
