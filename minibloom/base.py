@@ -28,6 +28,7 @@ from .backend import Array
 from .buffers import LEAST, Buffers
 from .cache import Cache, StaticCache
 from .compiled import numpy_alone
+from .compiled_choice import Ahead
 from .config import BloomConfig, parameter_shapes
 from .cuda.attention import can_tile
 from .display import Html, by_block, code, details, paragraph, table, together
@@ -326,12 +327,14 @@ class PreTrainedModel:
         seed: int | None = None,
         trace: Trace | None = None,
         checked: bool = False,
+        ahead: Ahead | None = None,
         **unknown: Any,
     ) -> tuple[BaseModelOutputWithPast, Run]:
         """The base model's output; and the pass, with the watch that sees a head's steps and the draws of dropout.
 
         checked: ids and mask are the library's own arrays, and known to be right, as generation knows of what it chose.
             They are not looked at, so nothing waits for a device.
+        ahead: how the pass, where it is a loop, may go on with the next tokens by itself. The cache has room for them.
         head: the name of the weight that the hidden states are multiplied with next, and how many of the last positions
             (0: all). Where that has been computed on the way, it stands in the pass's `logits`.
         """
@@ -372,6 +375,7 @@ class PreTrainedModel:
             rng=generator(seed) if train else None,
             watch=_Keeping(seen, kept) if kept else seen,
             head=head,
+            ahead=ahead,
         )
         if trace is not None:  # the last check: a call that is refused leaves a trace as it was
             trace.start(self.step_names(), self.axis_sizes(B, S, cache))
@@ -401,7 +405,7 @@ class PreTrainedModel:
     def _finish(self, run: Run, out: ModelOutput, return_dict: bool | None) -> Any:
         """What a call returns, as an object or a tuple. The pass has succeeded: what it put into the cache counts."""
         if run.cache is not None:
-            run.cache.advance(run.new)
+            run.cache.advance(run.new + run.more)
         return out if _or(return_dict, self.config.return_dict) else out.to_tuple()
 
     @on_all_cores

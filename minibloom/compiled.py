@@ -3,7 +3,7 @@
 NumPy computes a formula step by step, each step over a whole array and in a call of its own. A loop does all steps to a
 number while that is in a register, and other threads go on meanwhile, without Python's lock. The loops are what they
 look like, and Python can run them, slowly; Numba makes machine code of them, for the processor's own vectors. That
-takes a quarter to half a second for each (for that through all blocks, 8 s), once: it keeps what it made beside the
+takes a quarter to half a second for each (for that through all blocks, 13 s), once: it keeps what it made beside the
 file, or in the user's cache. To import Numba takes a quarter of a second to half a second, so what is computed soon
 without it does not ask for it. Numba is optional, as it follows new versions of Python and NumPy some months late.
 """

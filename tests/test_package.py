@@ -35,7 +35,7 @@ HEAVY = ORACLES | {
 FLOORS = [
     ["errors", "version"],
     ["backend", "fields"],
-    ["display", "memory", "alignment", "buffers", "compiled_team", "compiled_tile"],
+    ["display", "memory", "alignment", "buffers", "compiled_choice", "compiled_team", "compiled_tile"],
     ["files", "threads", "machine", "compiled"],
     ["config"],
     ["byte_pair", "encoding"],

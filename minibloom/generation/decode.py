@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import numpy
 
 from ..backend import Array
+from .ahead import NO_STEPS, go_ahead, tokens_ahead
 from .compiled_draw import drawn
 from .filters import TopK, filtered, pick, spread
 from .graph import GraphReader, suits_graph
@@ -30,31 +31,37 @@ def decode(job: Job) -> Iterator[Array]:
     rows, history = Rows(job, len(job.ids) * N), job.history()
     feed = None
     while True:
-        out = reader.prompt(N) if feed is None else reader(feed)
-        logits = out.logits[:, -1]  # [B, V]
-        if feed is None and N > 1:
-            logits = xp.repeat(logits, N, axis=0)
-            history.select(xp.repeat(xp.arange(len(job.ids)), N))
-            history.prompts = rows.here  # from here on each row is one of its own, as for transformers
-        scores = job.process(history.ids, logits, history.prompts)
-        # A number for each row of the job, ended or not: so no draw depends on other rows.
-        u = job.rng.random(rows.count)[rows.numbers] if s.do_sample else None
-        chosen, scores = _choose(job, reader, scores, u)
-        job.keep(logits, scores, out, N if feed is None else 1)
-        job.keep_log_probs(logits, rows.here, chosen, rows.count)
+        if (most := tokens_ahead(job, rows, history)) > 1:
+            steps, out = go_ahead(job, reader, rows, feed, most)  # [n, B], ids of so many steps
+        else:
+            steps, out = NO_STEPS, reader.prompt(N) if feed is None else reader(feed)
+        scores = out.logits[:, -1]  # [B, V]
+        if not len(steps):
+            logits = scores
+            if feed is None and N > 1:
+                logits = xp.repeat(logits, N, axis=0)
+                history.select(xp.repeat(xp.arange(len(job.ids)), N))
+                history.prompts = rows.here  # from here on each row is one of its own, as for transformers
+            scores = job.process(history.ids, logits, history.prompts)
+            # A number for each row of the job, ended or not: so no draw depends on other rows.
+            u = job.rng.random(rows.count)[rows.numbers] if s.do_sample else None
+            chosen, scores = _choose(job, reader, scores, u)
+            job.keep(logits, scores, out, N if feed is None else 1)
+            job.keep_log_probs(logits, rows.here, chosen, rows.count)
+            steps = chosen[None]
 
-        chosen = rows.filled(chosen)
-        history.append(chosen)
+        steps = rows.filled(steps)
+        history.append(steps)
         rows.note_ends(history, scores)
-        yield rows.of_all(chosen)
+        yield from map(rows.of_all, steps)
         if not any(rows.going):
             return
         if reader.rows_leave and not all(rows.going):
             places = rows.leave()
-            chosen = chosen[places]
+            steps = steps[:, places]
             reader.select(places)
             history.select(places)
-        feed = chosen[:, None]  # [B] -> [B, 1]
+        feed = steps[-1][:, None]  # [B, 1]
 
 
 def _choose(job: Job, reader: Reader, scores: Array, u: numpy.ndarray | None) -> tuple[Array, Array]:

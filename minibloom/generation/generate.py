@@ -132,6 +132,7 @@ def collect(job: Job) -> Any:
     """All steps as one output."""
     xp, s = job.xp, job.settings
     columns = [xp.repeat(job.ids, s.num_return_sequences, axis=0)]
+    job.alone = job.callback is None and job.streamer is None
     try:
         begin(job)
         for chosen in steps_of(job):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy
@@ -69,18 +70,23 @@ class Job:
     as_read: tuple[Array, Array | None] | None = None  # ids and mask, where behind a cache their order is another
     callers_cache: Cache | None = None  # the same, where it is no copy: the caller goes on with what is read here
     draft: BloomForCausalLM | None = None
-    rng: numpy.random.Generator = field(default_factory=numpy.random.default_rng)
+    seed: Any = None  # of the draws, or a generator
     callback: Any = None  # called with the ids [B * N] of each step
     streamer: Any = None  # its `put` is called with prompts and ids, on the host, and its `end` in the end
     first: int = 0  # number of the first prompt: not 0 where one of several goes on alone
     trace: Trace | None = None  # sees and edits every pass of the model
     wants_log_probs: bool = False
+    alone: bool = False  # nobody acts between two steps, say on the cache or the model's parameters
 
     result: Result = field(default_factory=Result)
 
     @property
     def xp(self) -> Any:
         return self.model.xp
+
+    @cached_property  # where nothing is drawn, nobody waits for the system's random numbers
+    def rng(self) -> numpy.random.Generator:
+        return numpy.random.default_rng(self.seed)
 
     def history(self) -> History:
         """The prompts, to be continued."""
@@ -157,12 +163,15 @@ class History:
         return self._buffer[:, : self.length]
 
     def append(self, chosen: Array) -> None:
-        """Add one id a row, `[B]`."""
-        if self.length == self._buffer.shape[1]:  # doubling keeps the copies rare
+        """Add one id a row, `[B]`, or those of several steps, `[n, B]`."""
+        new = chosen.reshape(-1, len(self._buffer)).T  # [B, n]
+        end = self.length + new.shape[1]
+        if end > self._buffer.shape[1]:  # doubling keeps the copies rare
             xp = backends.namespace(self._buffer)
-            self._buffer = xp.concatenate([self._buffer, xp.empty_like(self._buffer)], axis=1)
-        self._buffer[:, self.length] = chosen
-        self.length += 1
+            room = xp.empty((len(self._buffer), max(end, 2 * self.length) - self.length), dtype=self._buffer.dtype)
+            self._buffer = xp.concatenate([self.ids, room], axis=1)
+        self._buffer[:, self.length : end] = new
+        self.length = end
 
     def select(self, rows: Array) -> None:
         """Keep these rows, in this order, repeats allowed."""

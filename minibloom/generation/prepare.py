@@ -60,14 +60,15 @@ def prepare(
     ids, mask = read_prompts(model, prompts, attention_mask, tokenizer, pad)
     S = ids.shape[1]
     length = _length(s, S)
-    s.suppress_tokens = _forbidden(s.suppress_tokens or [], model.config.vocab_size, tokenizer)
+    if s.suppress_tokens or tokenizer is not None:
+        s.suppress_tokens = _forbidden(s.suppress_tokens or [], model.config.vocab_size, tokenizer)
     allowed = _callable("prefix_allowed_tokens_fn", prefix_allowed_tokens_fn)
     job = Job(
         model, s, ids, mask, length, ends, pad,
         processors(s, S, length, ends, _listed("logits_processor", logits_processor), allowed),
         _filters(s, ends),
         Stopping(ends, _stop_strings(s, tokenizer), s.max_time, _listed("stopping_criteria", stopping_criteria)),
-        rng=numpy.random.default_rng(seed),
+        seed=seed,
         callback=_callable("callback", callback),
         streamer=_streamer(streamer),
         trace=trace,
@@ -113,17 +114,18 @@ def _check_ids_known(full: GenerationConfig, called: GenerationConfig, V: int, t
         "forced_eos_token_id", "bad_words_ids", "sequence_bias", "force_words_ids",
     )  # fmt: skip
     for name in names:
+        value = getattr(called if name in ("eos_token_id", "pad_token_id") else full, name)
+        if value is None:
+            continue
         forced = name.startswith("force")
         limit = min(V, len(tokenizer)) if forced and tokenizer is not None else V
-        for one in _flat(getattr(called if name in ("eos_token_id", "pad_token_id") else full, name)):
+        for one in _flat(value):
             if one >= limit:
                 raise InputError(f"{name} holds {one}, expected ids from 0 to {limit - 1}.")
 
 
 def _flat(value: Any) -> list[int]:
     """All ids in a setting, however they are nested."""
-    if value is None:
-        return []
     return [value] if isinstance(value, int) else [i for item in value for i in _flat(item)]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..backend import Array
+from ..compiled_choice import Ahead
 from .job import Job
 
 if TYPE_CHECKING:
@@ -48,6 +49,19 @@ class Reader:
             self.job.result.passes += 1
             if self.job.settings.return_dict_in_generate:
                 self.job.result.cache = self.cache
+        return out
+
+    def ahead(self, ids: Array | None, ahead: Ahead) -> Any:
+        """The same for `ids [B, 1]`, or without them the prompts, and for the ids that a loop chooses behind them.
+
+        Where it chooses none, the output has the logits that the first depends on.
+        """
+        out = self.prompt(ahead=ahead) if ids is None else self(ids, ahead=ahead)
+        more = 0 if ahead.chosen is None else max(0, len(ahead.chosen) - 1)
+        self.read += more
+        self.job.result.passes += more
+        if self.cache.length > self.read:  # it has read a token behind which it could not choose
+            self.cache.crop(self.read)
         return out
 
     @property

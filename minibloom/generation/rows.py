@@ -19,7 +19,7 @@ class Rows:
         self.going = [True] * count  # [B]; not an array: each step asks, and Python answers sooner than NumPy
 
     def filled(self, chosen: Array) -> Array:
-        """Ids `chosen [B]`, with padding where a row has ended."""
+        """Ids `chosen [..., B]`, with padding where a row has ended."""
         return chosen if all(self.going) else self.job.xp.where(self.job.xp.asarray(self.going), chosen, self.job.pad)
 
     def note_ends(self, history: History, scores: Array) -> None:

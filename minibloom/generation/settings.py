@@ -236,7 +236,8 @@ class GenerationConfig:
     def to_dict(self) -> dict[str, Any]:
         """Return the settings that are set, and nothing else."""
         found = [name for name, value in self.__dict__.items() if value is not None and name != "refused"]
-        return {name: copy.deepcopy(self.__dict__[name]) for name in sorted(found, key=PLACES.__getitem__)}
+        values = {name: self.__dict__[name] for name in sorted(found, key=PLACES.__getitem__)}
+        return {name: copy.deepcopy(x) if isinstance(x, list | dict) else x for name, x in values.items()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> GenerationConfig:
@@ -319,13 +320,11 @@ class GenerationConfig:
 
     def complete(self) -> GenerationConfig:
         """A copy in which every setting has its value: what is not set has its default."""
-        full = GenerationConfig(**self.to_dict())
+        full, here = GenerationConfig(), self.to_dict()
         for new, total in LENGTHS:
-            if getattr(full, new) is not None:  # a file that has both: transformers goes by that of new tokens
-                full.__dict__[total] = None
-        for name, field in FIELDS.items():
-            if getattr(full, name) is None:
-                full.__dict__[name] = field.metadata["default"]
+            if new in here:  # a file that has both: transformers goes by that of new tokens
+                here.pop(total, None)
+        full.__dict__.update(DEFAULTS | here)  # not set one by one, which they have been
         if full.max_new_tokens is None and full.max_length is None:
             full.max_new_tokens = NEW_TOKENS
         return full
@@ -334,6 +333,7 @@ class GenerationConfig:
 LENGTHS = (("max_new_tokens", "max_length"), ("min_new_tokens", "min_length"))
 FIELDS = {field.name: field for field in dataclasses.fields(GenerationConfig)}
 PLACES = {name: i for i, name in enumerate(FIELDS)}
+DEFAULTS = {name: field.metadata["default"] for name, field in FIELDS.items()}
 GenerationConfig.__signature__ = signature(dict.fromkeys(FIELDS))  # type: ignore[attr-defined]
 GenerationConfig.__doc__ = f"{GenerationConfig.__doc__}" + described(
     {name: (field.metadata["help"], field.metadata["default"]) for name, field in FIELDS.items()}
@@ -387,14 +387,16 @@ def _check_read(settings: GenerationConfig, readers: Sequence[GenerationConfig],
     """Raise an InputError that names one of `settings` which no generation by one of `readers` would read."""
     for name, value in settings.to_dict().items():
         unread = [_unread(name, full, draft) for full in readers]
-        if all(unread) and value != FIELDS[name].metadata["default"]:
+        if all(unread) and value != DEFAULTS[name]:
             raise InputError(f"{name} is {value} but {unread[0]}.")
 
 
 def _unread(name: str, s: GenerationConfig, draft: bool) -> str:
     """Why a generation by `s` does not read the setting `name`, or an empty string."""
+    only = FIELDS[name].metadata["only"]
+    if not only:
+        return ""
     kinds = {  # kind of generation -> whether it is asked for, and what is said if it is not
-        "": (True, ""),
         "drawing": (s.do_sample, "do_sample is False: greedy decoding draws nothing"),
         "beams": (s.num_beams > 1, "num_beams is 1: only beam search reads it"),
         "groups": (s.num_beam_groups > 1, "num_beam_groups is 1: only groups differ from each other"),
@@ -402,7 +404,7 @@ def _unread(name: str, s: GenerationConfig, draft: bool) -> str:
         "draft": (draft, "assistant_model is not set: there is no draft model"),
         "returning": (s.return_dict_in_generate, "return_dict_in_generate is False: ids alone are returned"),
     }
-    asked_for, says = kinds[FIELDS[name].metadata["only"]]
+    asked_for, says = kinds[only]
     return "" if asked_for or (name == "top_k" and s.penalty_alpha > 0) else says
 
 

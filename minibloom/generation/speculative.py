@@ -109,7 +109,7 @@ def speculate(job: Job) -> Iterator[Array]:
         ids, mask = _of_row(row, job.ids, job.mask)
         as_read = None if job.as_read is None else _of_row(row, *job.as_read)
         cache = None if job.cache is None else job.cache.copy(job.xp.asarray([row]))
-        alone = replace(job, ids=ids, mask=mask, as_read=as_read, cache=cache, rng=rng, first=row, result=Result())
+        alone = replace(job, ids=ids, mask=mask, as_read=as_read, cache=cache, seed=rng, first=row, result=Result())
         rows.append((alone, _row(alone)))
     return _together(job, rows)
 

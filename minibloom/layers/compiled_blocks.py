@@ -4,7 +4,8 @@ By NumPy (`one_token.py`) a token is some 50 calls a block. On arrays of a few t
 computing; and while large weights are read, which is what their tokens take, threads sleep until they are woken for
 the next product. Here each thread is called once for all blocks, and shares each step with the others as
 `compiled_team.py` says: products by rows of the weight, attention by heads. The head's product of the last positions is
-the last step, where only they are wanted. What compiles the loop is `compiled.py`.
+the last step, where only they are wanted; and if more tokens are to follow, chosen by that alone, the loop chooses them
+and goes on (`passes_numbers`; who asks for it is `generation/ahead.py`). What compiles the loop is `compiled.py`.
 
 A head's keys and values are pieces of memory too short for it to come up to its pace before they end: so values are
 asked for while keys are read, and the next head's keys while values are.
@@ -41,6 +42,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy
@@ -48,11 +50,13 @@ import numpy
 from ..alignment import LINE, aligned_empty
 from ..backend import Array
 from ..compiled import EXACT, SUMS, at_hand, compiled
+from ..compiled_choice import draw_numbers, number_at, order, place_of_largest
 from ..compiled_team import array_at, counts_of, parts_of_step
 from ..compiled_tile import ask_for
 from ..threads import call_together, threads
+from .alibi import alibi_bias
 from .compiled_rows import KINDS, LARGE, most_rows, name_of, rows_numbers
-from .compiled_steps import LOWEST, exp, gelu_of, moments, norm_numbers, number, order
+from .compiled_steps import LOWEST, exp, gelu_of, moments, norm_numbers
 from .one_token import block_parameters, is_bare
 from .run import Run
 from .small_weights import SmallWeight
@@ -67,6 +71,7 @@ SHARES = 2  # of a product for each thread: who is ahead takes more (with 8, a s
 SHARED = 2**22  # numbers in weights times rows, from which on other threads are worth their waking
 FAR_BELOW = float32(-65)  # `exp` gives 0 from -63.8 on; the rest is more than what is rounded in scores
 NOTHING = numpy.empty(0, float32)  # a scale that a weight does not have
+NO_IDS, NO_DRAWS, NOT_REACHED = numpy.empty(0, "int64"), numpy.empty((0, 0)), -2  # -1: reached, but not chosen
 ROUNDED = float32(1.001)  # what a bound is raised by, as it is rounded too
 # Places in what describes a block, behind its parameters: the scales of its four weights, and what is cached of it.
 SCALES, KEYS, VALUES, LONGEST, SCALED, ROOM, FITS, ROW = 12, 16, 17, 18, 19, 20, 21, 22
@@ -150,7 +155,7 @@ def attend(
     place = order(weights[0])
     for t in range(T):
         place = max(place, order(weights[t]))
-    top, total = number(place), float32(0)
+    top, total = number_at(place), float32(0)
     for t in range(T):
         weights[t] = exp(weights[t] - top)
         total += weights[t]
@@ -339,23 +344,63 @@ def blocks_numbers(
         product_part(last, head, head_scale, w_last[:0], part, shares, logits)
 
 
+def passes_numbers(
+    like: Array, table: Array, w_first: Array, b_first: Array, w_last: Array, b_last: Array,
+    head: Array, head_scale: Array, blocks: Array, alibi: Array, seen: Array, sizes: Array, eps: Array,
+    ends: Array, u: Array,
+    counts: Array, embeds: Array, normed: Array, x: Array, fused: Array, context: Array, middle: Array, up: Array,
+    last: Array, logits: Array, best: Array, chosen: Array,
+) -> None:  # fmt: skip
+    """A pass, `blocks_numbers`; and if `chosen [turns, B]` has rows, as many at most, each with its tokens.
+
+    Of `Ahead`: `ends`, `u [turns, B]`, `chosen`, and in `best [B, k]` a place to compute in. What a pass chooses is
+    looked up in `table [V, E]` for the next. It ends behind a pass that has chosen one of `ends`, or of which a row's
+    choice is -1: not made here. `sizes`: as for the first pass, each has a position more; `alibi`, `seen`: of all.
+    `counts`: a pass's behind another's, and of each one step more.
+    """
+    turns = chosen.shape[0]
+    own, steps = sizes.copy(), counts.shape[0] // max(1, turns)
+    for turn in range(max(1, turns)):
+        now, n, over = counts[turn * steps : (turn + 1) * steps], x.shape[0] if turn == 0 else sizes[0], False
+        blocks_numbers(
+            like, embeds[:n], w_first, b_first, w_last, b_last, head, head_scale, blocks, alibi, seen, own, eps,
+            now, normed[:n], x[:n], fused[:n], context[:n], middle[:n], up[:n], last, logits,
+        )  # fmt: skip
+        if turns > 0:
+            for b in parts_of_step(now, steps - 1, sizes[0]):
+                if best.shape[1] > 0:
+                    draw_numbers(logits[b : b + 1], u[turn, b : b + 1], best[b], chosen[turn, b : b + 1])
+                else:
+                    chosen[turn, b] = place_of_largest(logits[b])
+                embeds[b] = table[max(0, chosen[turn, b])]
+            for b in range(sizes[0]):
+                over |= chosen[turn, b] < 0
+                for i in range(ends.shape[0]):
+                    over |= chosen[turn, b] == ends[i]
+        if over:
+            break
+        own[4] += 1
+
+
 @functools.cache
 def machine_code(dtype: str) -> tuple[Any, Any]:
-    """`describe_block` and `blocks_numbers`, compiled for weights of `dtype`; None for each without a Numba for this
+    """`describe_block` and `passes_numbers`, compiled for weights of `dtype`; None for each without a Numba for this
     Python and NumPy."""
     weight: Any = (KINDS[dtype], 2, "C")
     row, matrix, stack, sizes = ("f4", 1, "C"), ("f4", 2, "C"), ("f4", 3, "C"), ("i8", 1, "C")
     parameters = (row, row, weight, row, weight, row, row, row, weight, row, weight, row, row, row, row, row)
     cached = ("f4", 4, "C"), ("f4", 4, "C"), matrix
     functions: dict[Any, frozenset[str]] = {
-        **dict.fromkeys((exp, gelu_of, order, number, part_height, parts_of, any_of, ask_for_rows), EXACT),
+        **dict.fromkeys((exp, gelu_of, order, number_at, part_height, parts_of, any_of, ask_for_rows), EXACT),
         **dict.fromkeys((moments, attend, first_seen), SUMS),
         **dict.fromkeys((norm_numbers, rows_numbers, scale_by, add, gelu_in_place, product_part), EXACT),
+        **dict.fromkeys((blocks_numbers, draw_numbers, place_of_largest), EXACT),
     }
-    read = (weight, matrix, row, row, row, row, weight, row, ("i8", 2, "C"), stack, ("?", 2, "C"), sizes, row)
+    numbers = ("i8", 2, "C")
+    read = (weight, matrix, row, row, row, row, weight, row, numbers, stack, ("?", 2, "C"), sizes, row, sizes)
     return (
         compiled(describe_block, (*parameters, *cached, sizes), (sizes,)),
-        compiled(blocks_numbers, read, (("i8", 2, "C"), *[matrix] * 8), functions),
+        compiled(passes_numbers, (*read, ("f8", 2, "C")), (numbers, *[matrix] * 10, numbers), functions),
     )
 
 
@@ -396,50 +441,80 @@ def compiled_blocks(embeds: Array, params: Mapping[str, Array], run: Run) -> Arr
     None where a parameter, or what the cache holds of a block, is of another kind or shape than the loop takes.
     """
     B, S, E = embeds.shape
-    H, L, T = run.config.n_head, run.config.n_layer, run.mask.shape[1]
+    H, L = run.config.n_head, run.config.n_layer
     describe, loop = machine_code(name_of(params["h.0.mlp.dense_h_to_4h.weight"].dtype))
     norms = [params[f"{name}.{kind}"] for name in ("word_embeddings_layernorm", "ln_f") for kind in ("weight", "bias")]
     if not all(is_row(p, E) for p in norms):
         return None
-    new = embeds.reshape(B, H, S, -1)  # [B, H, S, D]: no keys, but of their shape and dtype
-    blocks, read, begin, end = numpy.zeros((L, ROW), "int64"), [], 0, 0
+    read = [parts_of_weights(block_parameters(layer)(params)) for layer in range(L)]
+    like = read[0][2]
+    head, scale = head_of(params, run, like, B)
+    ahead = run.ahead if len(head) and suits_ahead(params["word_embeddings.weight"], head, run) else None
+    turns = 0 if ahead is None else ahead.most
+    more = max(0, turns - 1)
+    seen_by = with_more(run, more) if more else run
+
+    new = numpy.empty((B, H, S + more, E // H), float32)  # no keys, but of their shape and dtype
+    blocks, begin, end = numpy.zeros((L, ROW), "int64"), 0, 0
     for layer in range(L):
         keys, values, here = run.cache.extend(layer, new, new)
         if layer == 0:
             begin, end = here.start, here.stop
             sizes = numpy.array([B, H, E // H, begin, end, 0, 0])
-        read.append([*parts_of_weights(block_parameters(layer)(params)), keys, values, run.cache.longest_keys(layer)])
+        read[layer] += [keys, values, run.cache.longest_keys(layer)]
         if set(map(type, read[layer])) != {numpy.ndarray} or (here.start, here.stop) != (begin, end):
             return None
         try:
             describe(*read[layer], sizes, blocks[layer])
         except TypeError:  # of another dtype, or with gaps
             return None
-    if not blocks[:, FITS].all() or not end - begin == T == run.alibi.shape[-1]:
+    if not blocks[:, FITS].all() or not end - begin == seen_by.mask.shape[1] == seen_by.alibi.shape[-1]:
         return None
 
-    head, scale = head_of(params, run, read[0][2], B)
     count = threads() if 12 * E * E * L * B * S + head.size * B >= SHARED else 1
-    sizes[5:] = 1 if count == 1 else SHARES * count, count
-    alibi, eps = numpy.ascontiguousarray(run.alibi[:, :, 0]), numpy.array([run.config.layer_norm_epsilon], float32)
-    seen, rows = sight(run), numpy.ascontiguousarray(embeds.reshape(B * S, E))
+    sizes[4:] = end - more, 1 if count == 1 else SHARES * count, count
+    alibi, eps = numpy.ascontiguousarray(seen_by.alibi[:, :, 0]), numpy.array([run.config.layer_norm_epsilon], float32)
+    seen, rows = sight(seen_by), numpy.ascontiguousarray(embeds.reshape(B * S, E))
+    rows = rows if rows.flags.writeable else rows.copy()
     x, room = aligned_empty((B * S, E), float32), aligned_empty(((9 + count) * B * S * E,), float32)
     widths, room = [3, 1, 1, 4, *[1] * count], room.reshape(-1, B * S * E)
     rest = [room[sum(widths[:i]) : sum(widths[: i + 1])].reshape(B * S, -1) for i in range(len(widths))]
     last, logits = x if S == 1 else numpy.empty((B, E), float32), numpy.empty((B, len(head)), float32)
-    counts = counts_of(5 * L + 3)
+    table, ends, u, best = rows[:0], NO_IDS, NO_DRAWS, logits[:, :0]
+    if ahead is not None:
+        table, ends, u = params["word_embeddings.weight"], ahead.ends, ahead.u
+        best = numpy.empty((B, ahead.k), float32)
+    chosen = numpy.full((turns, B), NOT_REACHED)
+    counts = counts_of((5 * L + 4) * max(1, turns))
 
     def of_thread(me: int, read: Any = read) -> None:  # with what it has addresses of: a Ctrl-C may end the waiting
-        like, normed, between = read[0][2], rest[4 + me], rest[:4]
+        normed, between = rest[4 + me], rest[:4]
         loop(
-            like, rows, *norms, head, scale, blocks, alibi, seen, sizes, eps,
-            counts, normed, x, *between, last, logits,
+            like, table, *norms, head, scale, blocks, alibi, seen, sizes, eps, ends, u,
+            counts, rows, normed, x, *between, last, logits, best, chosen,
         )  # fmt: skip
 
     call_together(of_thread, count)
+    if ahead is not None:
+        reached = [ids for ids in chosen.tolist() if NOT_REACHED not in ids]
+        run.more = len(reached) - 1
+        ahead.chosen = chosen[: len(reached) - (min(reached[-1]) < 0)]
     if len(head):
         run.logits = logits[:, None]
     return x.reshape(B, S, E)
+
+
+def suits_ahead(table: Any, head: Array, run: Run) -> bool:
+    """Whether the loop may go on with what it chooses: whether it can look ids up in `table`."""
+    wide = type(table) is numpy.ndarray and table.dtype == head.dtype == float32 and table.shape == head.shape
+    return bool(wide and run.window is None and table.flags.c_contiguous and table.flags.aligned)
+
+
+def with_more(run: Run, positions: int) -> Run:
+    """`run` as it is seen by the last of so many tokens behind its own."""
+    tokens = numpy.ones((len(run.mask), positions), run.mask.dtype)
+    mask = numpy.concatenate([run.mask, tokens], axis=1)
+    return replace(run, mask=mask, alibi=alibi_bias(mask, run.config.n_head, "float32"))
 
 
 def parts_of_weights(parameters: tuple[Any, ...]) -> list[Any]:

@@ -33,6 +33,7 @@ import numpy
 from ..backend import Array
 from ..buffers import empty
 from ..compiled import EXACT, SUMS, at_hand, compiled, loops_allowed
+from ..compiled_choice import number_at, order
 from ..threads import chunks, each, over_rows_with_sums
 
 MANY = 2**21  # numbers in all, from which on a pass may wait for Numba to be imported
@@ -46,7 +47,6 @@ SERIES = tuple(float32(1 / math.factorial(k)) for k in range(8))  # of exp; the 
 LEAST, MOST = float32(-92 * math.log(2)), float32(89)  # below 2^-92 weights count for nothing: see `subnormals.py`
 NOTHING = float32(-88)
 LOWEST = numpy.finfo(float32).min
-MAGNITUDE = int32(2**31 - 1)  # all bits but the sign's
 
 
 def exp(x: Any) -> Any:
@@ -67,22 +67,6 @@ def exp(x: Any) -> Any:
     y = y * r + ONE
     y = y * r + ONE
     return y * int32(biased << int32(23)).view(float32)
-
-
-def order(x: Any) -> Any:
-    """A whole number for each float32, the larger the larger it is, and for NaN the largest.
-
-    Of whole numbers compilers find the largest by vectors; of floating ones they do not, as NaN has no place there.
-    """
-    if x != x:
-        return MAGNITUDE
-    bits = float32(x).view(int32)
-    return int32(bits ^ (bits >> int32(31) & MAGNITUDE))
-
-
-def number(place: Any) -> Any:
-    """The float32 whose `order` this is."""
-    return int32(place ^ (place >> int32(31) & MAGNITUDE)).view(float32)
 
 
 def moments(x: Any, eps: Any) -> Any:
@@ -178,7 +162,7 @@ def softmax_numbers(alibi: Array, seen: Array, scores: Array, top: Array, total:
             place = order(top[g, n, 0])
             for i in range(row.shape[0]):
                 place = max(place, order(row[i]))
-            new_top = number(place)
+            new_top = number_at(place)
             sum_of_weights = float32(0)
             for i in range(row.shape[0]):
                 weight = exp(row[i] - new_top)
@@ -208,7 +192,12 @@ LOOPS: dict[Any, tuple[Any, ...]] = {  # each with what `compiled` asks for
     gelu_backward_numbers: ((MATRIX, MATRIX), (MATRIX,), {exp: EXACT}, EXACT),
     norm_numbers: ((MATRIX, ROW, ROW, ROW), (MATRIX,), {moments: SUMS}, EXACT),
     norm_backward_numbers: ((MATRIX, MATRIX, ROW, ROW), (MATRIX, ROW, ROW), {moments: SUMS}, SUMS),
-    softmax_numbers: ((STACK, ("?", 2, "C")), (STACK, STACK, STACK), {exp: EXACT, order: EXACT, number: EXACT}, SUMS),
+    softmax_numbers: (
+        (STACK, ("?", 2, "C")),
+        (STACK, STACK, STACK),
+        {exp: EXACT, order: EXACT, number_at: EXACT},
+        SUMS,
+    ),
     softmax_backward_numbers: ((STACK, STACK), (STACK,), {}, SUMS),
 }
 

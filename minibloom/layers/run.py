@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy
 
 from ..backend import Array, namespace, number
+from ..compiled_choice import Ahead
 from .subnormals import steep_heads
 
 
@@ -55,6 +56,8 @@ class Run:
     rng_states: list[Any] = field(default_factory=list)  # before each block: backward may have to draw it again
     head: tuple[str, int] | None = None  # the weight [V, E] behind the stack, for how many last positions (0: all)
     logits: Array | None = None  # [B, 1, V], what came of it, where it and the stack were one loop
+    ahead: Ahead | None = None  # how a loop may go on with the next tokens by itself
+    more: int = 0  # positions that it has read so, behind the new ones
     watch: Watch = field(default_factory=Unwatched)
 
     def again(self, layer: int, watch: Watch) -> Run:

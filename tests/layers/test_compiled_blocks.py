@@ -95,7 +95,7 @@ def assert_alike(model, ids, new, mask=None, cache=lambda: None):
 def in_python(monkeypatch):
     """The loop as it stands, without Numba: of that, nothing is asked."""
     monkeypatch.setattr(module, "most_rows", lambda: (module.MOST, module.MOST))
-    monkeypatch.setattr(module, "machine_code", lambda dtype: (module.describe_block, module.blocks_numbers))
+    monkeypatch.setattr(module, "machine_code", lambda dtype: (module.describe_block, module.passes_numbers))
 
 
 @pytest.mark.usefixtures("in_python")

@@ -17,7 +17,7 @@ from minibloom import BloomConfig, BloomForCausalLM, Trace
 from minibloom.compiled import EXACT, compiled
 from minibloom.layers import compiled_steps as steps
 from minibloom.layers import layer_norm, mlp, tiled_attention
-from minibloom.layers.compiled_steps import exp, machine_code, number, order, suits_compiled_steps
+from minibloom.layers.compiled_steps import exp, machine_code, suits_compiled_steps
 from minibloom.threads import shared_out
 
 from ..strategies import normal, seeds, some
@@ -73,16 +73,6 @@ def test_exp_at_its_ends():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # NumPy warns that no whole number is NaN
         numpy.testing.assert_array_equal([exp(numpy.float32(a)) for a in x], numpy.array(right, "float32"))
-
-
-@some
-@given(st.lists(st.floats(width=32, allow_nan=False), min_size=1))
-def test_order_is_that_of_the_numbers_and_can_be_undone(numbers):
-    numbers = [numpy.float32(x) for x in numbers]
-    largest = max(order(x) for x in numbers)
-    assert number(largest) == max(numbers)
-    for nan in (numpy.float32("nan"), NEGATIVE_NAN):
-        assert order(nan) > order(numpy.float32("inf")) and numpy.isnan(number(order(nan)))
 
 
 @pytest.mark.usefixtures("code")
