@@ -23,6 +23,7 @@ import numpy
 from .backend import Array, namespace
 
 LINE = 64  # bytes
+IN_LINE = LINE // 4  # float32 numbers
 
 
 def at_a_line(make: Callable[..., Array], shape: tuple[int, ...], dtype: Any) -> Array:

@@ -3,12 +3,10 @@
 By NumPy (`one_token.py`) a token is some 50 calls a block. On arrays of a few thousand numbers calling costs as much as
 computing; and while large weights are read, which is what their tokens take, threads sleep until they are woken for
 the next product. Here each thread is called once for all blocks, and shares each step with the others as
-`compiled_team.py` says: products by rows of the weight, attention by heads. The head's product of the last positions is
-the last step, where only they are wanted; and if more tokens are to follow, chosen by that alone, the loop chooses them
-and goes on (`passes_numbers`; who asks for it is `generation/ahead.py`). What compiles the loop is `compiled.py`.
-
-A head's keys and values are pieces of memory too short for it to come up to its pace before they end: so values are
-asked for while keys are read, and the next head's keys while values are.
+`compiled_team.py` says: products by rows of the weight, attention by heads (`compiled_attention.py`). The head's
+product of the last positions is the last step, where only they are wanted; and if more tokens are to follow, chosen by
+that alone, the loop chooses them and goes on (`passes_numbers`; who asks for it is `generation/ahead.py`). What
+compiles the loop is `compiled.py`.
 
 Measured on 2 cores of an AMD EPYC (Zen 5), medians, ms, by NumPy and here: a token a row of 5 million parameters (6
 blocks, hidden size 256), and of bloom-560m's shape with a head of 30,000 tokens.
@@ -22,9 +20,6 @@ blocks, hidden size 256), and of bloom-560m's shape with a head of 30,000 tokens
 What made a token of the small model faster, one row and 8 rows, one after another: two threads for one row too, 0.74 ->
 0.65 ms; rows in one piece, of which the compiler makes vectors (GELU, biases), keys and values asked for, and the head
 in the loop, 0.62 -> 0.54 and 1.60 -> 1.17; arrays that begin at lines (`alignment.py`), 0.50 -> 0.45 and 1.17 -> 0.98.
-
-Far keys of steep heads, which ALiBi makes weigh nothing, are not read, by the bound that `first_seen` derives. (So a
-NaN among them does not show, where the plain path multiplies it with a weight of 0.)
 
 Numba takes a quarter of a second to import, so a small model's first 2,000 tokens are generated without it: it is
 asked for where it is in memory anyway, or when `PATIENCE` numbers in weights have gone by. From then on results differ
@@ -40,139 +35,37 @@ row 0.02 ms less, 8 rows alike); the first head's keys asked for while the produ
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy
 
-from ..alignment import LINE, aligned_empty
+from ..alignment import IN_LINE, aligned_empty
 from ..backend import Array
 from ..compiled import EXACT, SUMS, at_hand, compiled
 from ..compiled_choice import draw_numbers, number_at, order, place_of_largest
 from ..compiled_team import array_at, counts_of, parts_of_step
-from ..compiled_tile import ask_for
 from ..threads import call_together, threads
 from .alibi import alibi_bias
+from .compiled_attention import any_of, ask_for_rows, attend, first_seen
 from .compiled_rows import KINDS, LARGE, most_rows, name_of, rows_numbers
-from .compiled_steps import LOWEST, exp, gelu_of, moments, norm_numbers
+from .compiled_steps import exp, gelu_of, moments, norm_numbers
 from .one_token import block_parameters, is_bare
 from .run import Run
 from .small_weights import SmallWeight
 
 float32 = numpy.float32
-IN_LINE = LINE // 4  # float32 numbers in a line of memory
 PATIENCE = 10**10  # numbers in weights that are used without Numba before it is imported for them
 MOST = 256  # rows, up to which a pass is as fast as NumPy's
 AS_MANY = 3  # times the rows up to which the products are: where vectors are short, BLAS is faster early
 FAR = 2**18  # queries times keys, up to which one query after another is as fast as tiles
 SHARES = 2  # of a product for each thread: who is ahead takes more (with 8, a small model's token takes 0.1 ms more)
 SHARED = 2**22  # numbers in weights times rows, from which on other threads are worth their waking
-FAR_BELOW = float32(-65)  # `exp` gives 0 from -63.8 on; the rest is more than what is rounded in scores
 NOTHING = numpy.empty(0, float32)  # a scale that a weight does not have
 NO_IDS, NO_DRAWS, NOT_REACHED = numpy.empty(0, "int64"), numpy.empty((0, 0)), -2  # -1: reached, but not chosen
-ROUNDED = float32(1.001)  # what a bound is raised by, as it is rounded too
 # Places in what describes a block, behind its parameters: the scales of its four weights, and what is cached of it.
 SCALES, KEYS, VALUES, LONGEST, SCALED, ROOM, FITS, ROW = 12, 16, 17, 18, 19, 20, 21, 22
-
-
-def first_seen(query: Array, keys: Array, alibi: Array, longest: Array) -> int:
-    """The number of the first key that may count for `query [D]`, of `keys [T, D]`, the last of which does.
-
-    The score of the last key is known. No other is above |q| |k| / √D + alibi, by its own alibi and the longest key.
-    Where that lies `FAR_BELOW` the last key's, the weight is below 2^-92, and `exp` makes 0 of it: so the key need not
-    be read at all. ALiBi rises with the position, so that in steep heads such keys are the most. (Where the last key is
-    padding, it has the least ALiBi, and none lies below it so far.)
-
-    `longest [1]`: a length that no key exceeds, or -1 where nobody has measured them. Then all are measured here, else
-    only the last, which is new.
-    """
-    T, D = keys.shape
-    scale = float32(1 / math.sqrt(D))
-    for t in range(T - 1 if longest[0] >= 0 else 0, T):
-        square = float32(0)
-        for i in range(D):
-            square += keys[t, i] * keys[t, i]
-        longest[0] = max(longest[0], numpy.sqrt(square))
-    square, last = float32(0), float32(0)
-    for i in range(D):
-        square += query[i] * query[i]
-        last += query[i] * keys[T - 1, i]
-    most = numpy.sqrt(square) * longest[0] * scale * ROUNDED
-    least, t = last * scale + alibi[T - 1] + FAR_BELOW, 0
-    while t < T - 1 and most + alibi[t] < least:  # never where one is not a number
-        t += 1
-    return t
-
-
-def any_of(seen: Array) -> bool:
-    """Whether one of `seen [T]` is true."""
-    found = False
-    for t in range(seen.shape[0]):
-        found |= seen[t]
-    return found
-
-
-def ask_for_rows(a: Array, t: int, far: int) -> None:
-    """Have the rows `t`, `t + far`, ... of `a [T, D]` brought nearer, which come next."""
-    for row in range(t, min(t + 4 * far, a.shape[0]), far):
-        for i in range(0, a.shape[1], IN_LINE):
-            ask_for(a, row, i)
-
-
-def attend(
-    query: Array, keys: Array, values: Array, later: Array, alibi: Array, seen: Array, weights: Array, context: Array
-) -> None:
-    """A head's attention: `query [D]`, `keys, values [T, D]`, `alibi [T]` -> softmax(q kᵀ / √D + alibi) v, into
-    `context [D]`. `seen [T]`, empty where all keys are visible; `weights [T]` is a place for the weights.
-
-    `later [T or 0, D]`: what is read next, the keys of another head. In short pieces, as a head is, memory is not yet
-    at its pace when they end: so values are asked for while keys are read, and `later` while values are.
-    """
-    T, D = keys.shape
-    far, scale = T // 4, float32(1 / math.sqrt(D))
-    for t in range(far):  # four keys at once, one from each quarter, as rows of a weight
-        if later.shape[0] > 0:
-            ask_for_rows(values, t, far)
-        a, b, c, d = float32(0), float32(0), float32(0), float32(0)
-        for i in range(D):
-            a += query[i] * keys[t, i]
-            b += query[i] * keys[t + far, i]
-            c += query[i] * keys[t + 2 * far, i]
-            d += query[i] * keys[t + 3 * far, i]
-        weights[t], weights[t + far], weights[t + 2 * far], weights[t + 3 * far] = a, b, c, d
-    for t in range(4 * far, T):
-        a = float32(0)
-        for i in range(D):
-            a += query[i] * keys[t, i]
-        weights[t] = a
-    for t in range(T):
-        weights[t] = weights[t] * scale + alibi[t]
-    for t in range(seen.shape[0]):
-        if not seen[t]:
-            weights[t] = LOWEST
-    place = order(weights[0])
-    for t in range(T):
-        place = max(place, order(weights[t]))
-    top, total = number_at(place), float32(0)
-    for t in range(T):
-        weights[t] = exp(weights[t] - top)
-        total += weights[t]
-    for i in range(D):
-        context[i] = float32(0)
-    for t in range(far):  # four values at once: the sum is read and written less often
-        ask_for_rows(later, t, far)
-        a, b, c, d = weights[t], weights[t + far], weights[t + 2 * far], weights[t + 3 * far]
-        for i in range(D):
-            two = a * values[t, i] + b * values[t + far, i]
-            two_more = c * values[t + 2 * far, i] + d * values[t + 3 * far, i]
-            context[i] += two + two_more
-    for t in range(4 * far, T):
-        for i in range(D):
-            context[i] += weights[t] * values[t, i]
-    for i in range(D):
-        context[i] /= total
 
 
 def part_height(weight: Array, shares: int) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 import subprocess
 import sys
@@ -626,37 +625,6 @@ def test_a_model_that_is_gone_is_not_kept_in_memory(monkeypatch):
 
 
 # --- keys that are not read ---
-
-
-@some
-@given(
-    T=st.integers(1, 300),
-    slope=st.floats(0, 2),
-    size=st.sampled_from([0.1, 1.0, 10.0, 100.0]),
-    far=st.sampled_from([1.0, 30.0, 1000.0]),
-    seed=seeds,
-)
-def test_what_is_not_read_has_no_weight_however_long_the_keys_are(T, slope, size, far, seed):
-    """The first keys are the longest, as an adversary would have them: the bound must know."""
-    rng = numpy.random.default_rng(seed)
-    query, keys = (size * rng.normal(size=shape).astype("float32") for shape in (8, (T, 8)))
-    keys[: T // 2] *= far
-    alibi = numpy.arange(T, dtype="float32") * numpy.float32(slope)
-    scores = keys.astype("float64") @ query / math.sqrt(8) + alibi
-    longest = numpy.full(1, -1, "float32")
-    start = module.first_seen(query, keys, alibi, longest)
-    assert start < T
-    assert (scores[:start] < scores.max() - 92 * math.log(2)).all()
-    numpy.testing.assert_allclose(longest, numpy.sqrt((keys.astype("float64") ** 2).sum(1)).max(), rtol=1e-5)
-    assert module.first_seen(query, keys, alibi, longest) == start  # now that it is known how long they are
-
-
-def test_the_steepest_of_many_heads_reads_few_keys():
-    rng = numpy.random.default_rng(0)
-    query, keys = rng.normal(size=64).astype("float32"), rng.normal(size=(1024, 64)).astype("float32")
-    alibi = numpy.arange(1024, dtype="float32") * numpy.float32(2**-0.5)
-    start = module.first_seen(query, keys, alibi, numpy.full(1, -1, "float32"))
-    assert 1024 - 200 < start < 1024 - 64 / 2**-0.5
 
 
 def test_padding_sees_what_is_before_it():
