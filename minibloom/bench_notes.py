@@ -61,10 +61,10 @@ TRIED = {  # kind of work -> the files whose heads say what was tried, with figu
     "decode": "layers/one_row.py, layers/few_rows.py, layers/one_token.py, layers/row_blocks.py, "
     "compiled_tile.py, layers/compiled_rows.py, layers/compiled_blocks.py",
     "generate": "layers/one_row.py, layers/few_rows.py, layers/one_token.py, compiled_tile.py, "
-    "layers/compiled_blocks.py",
+    "layers/compiled_blocks.py, generation/ahead.py",
     "train": "threads.py, buffers.py, layers/compiled_steps.py, layers/tiled_attention.py, layers/subnormals.py, "
     "chunked_loss.py",
-    "overhead": "generation/top_k.py, generation/compiled_draw.py",
+    "overhead": "generation/ahead.py, generation/top_k.py, generation/compiled_draw.py",
 }
 
 TARGETS_ON_A_GPU: dict[Pair, dict[str, float]] = {
