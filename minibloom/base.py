@@ -334,7 +334,8 @@ class PreTrainedModel:
 
         checked: ids and mask are the library's own arrays, and known to be right, as generation knows of what it chose.
             They are not looked at, so nothing waits for a device.
-        ahead: how the pass, where it is a loop, may go on with the next tokens by itself. The cache has room for them.
+        ahead: how the pass, where it is a loop, may go on with the next tokens by itself. The cache has room for them,
+            and drops none.
         head: the name of the weight that the hidden states are multiplied with next, and how many of the last positions
             (0: all). Where that has been computed on the way, it stands in the pass's `logits`.
         """

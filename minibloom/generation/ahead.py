@@ -45,10 +45,8 @@ def tokens_ahead(job: Job, rows: Rows, history: History) -> int:
     s, c, B = job.settings, job.model.config, len(rows.numbers)
     if not job.alone or not at_hand() or job.xp is not numpy or job.processors or not job.stopping.only_tokens:
         return 0
-    if job.wants_log_probs or s.return_dict_in_generate or job.trace is not None:
-        return 0  # each step's logits, or what was inside, are wanted
-    if job.cache is not None and job.cache.window is not None:
-        return 0  # whose keys move
+    if s.return_dict_in_generate or (job.cache is not None and job.cache.window is not None):
+        return 0  # each step's logits, say, are wanted; or keys are dropped on the way
     if len(history.ids) != B or not all(rows.going):
         return 0  # the prompts' rows are yet to be repeated, or some read padding
     if s.do_sample or job.filters:

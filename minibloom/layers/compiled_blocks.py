@@ -342,7 +342,7 @@ def compiled_blocks(embeds: Array, params: Mapping[str, Array], run: Run) -> Arr
     read = [parts_of_weights(block_parameters(layer)(params)) for layer in range(L)]
     like = read[0][2]
     head, scale = head_of(params, run, like, B)
-    ahead = run.ahead if len(head) and suits_ahead(params["word_embeddings.weight"], head, run) else None
+    ahead = run.ahead if len(head) and can_look_up(params["word_embeddings.weight"], head) else None
     turns = 0 if ahead is None else ahead.most
     more = max(0, turns - 1)
     seen_by = with_more(run, more) if more else run
@@ -377,6 +377,7 @@ def compiled_blocks(embeds: Array, params: Mapping[str, Array], run: Run) -> Arr
     if ahead is not None:
         table, ends, u = params["word_embeddings.weight"], ahead.ends, ahead.u
         best = numpy.empty((B, ahead.k), float32)
+        assert ahead.k == 0 or u.shape == (turns, B)  # the loop itself checks nothing
     chosen = numpy.full((turns, B), NOT_REACHED)
     counts = counts_of((5 * L + 4) * max(1, turns))
 
@@ -397,10 +398,10 @@ def compiled_blocks(embeds: Array, params: Mapping[str, Array], run: Run) -> Arr
     return x.reshape(B, S, E)
 
 
-def suits_ahead(table: Any, head: Array, run: Run) -> bool:
+def can_look_up(table: Any, head: Array) -> bool:
     """Whether the loop may go on with what it chooses: whether it can look ids up in `table`."""
     wide = type(table) is numpy.ndarray and table.dtype == head.dtype == float32 and table.shape == head.shape
-    return bool(wide and run.window is None and table.flags.c_contiguous and table.flags.aligned)
+    return bool(wide and table.flags.c_contiguous and table.flags.aligned)
 
 
 def with_more(run: Run, positions: int) -> Run:

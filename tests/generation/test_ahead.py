@@ -166,6 +166,19 @@ def test_a_static_cache_with_no_room_to_spare_is_filled_to_its_end():
     numpy.testing.assert_array_equal(found, model.generate(ids, max_new_tokens=4, eos_token_id=[]))
 
 
+def test_rows_that_have_ended_and_stay_read_padding_as_ever():
+    """They stay where the caller's own cache is filled, which has all rows."""
+    model, ids = a_model(), numpy.arange(12).reshape(4, 3)
+    plain = model.generate(ids, max_new_tokens=8, eos_token_id=[])[:, 3:]
+    found = both_ways(
+        model, ids, max_new_tokens=8, eos_token_id=[int(plain[1, 2])], pad_token_id=5, past_key_values=lambda: Cache(2)
+    )
+    assert_alike(found)
+    assert len(set(found[0][1].result.reasons.values())) == 2  # some ended early
+    for ours, plain in zip(*(more["past_key_values"] for *_, more in found), strict=True):
+        numpy.testing.assert_allclose(ours, plain, rtol=1e-5, atol=1e-6)
+
+
 def test_draws_that_were_not_used_are_there_for_what_comes_next():
     """A generator of the caller's goes on behind the last token, wherever that was."""
     model, ids = a_model(), [[1, 2, 3]]

@@ -97,6 +97,14 @@ def in_python(monkeypatch):
     monkeypatch.setattr(module, "machine_code", lambda dtype: (module.describe_block, module.passes_numbers))
 
 
+def test_embeddings_that_may_not_be_written_to_are_read(monkeypatch):
+    monkeypatch.setattr(module, "PATIENCE", 0)
+    model, embeds = drawn_model(0, 2, 4), numpy.random.default_rng(0).normal(size=(1, 5, 8)).astype("float32")
+    right = model(inputs_embeds=embeds, use_cache=True).logits
+    embeds.flags.writeable = False
+    numpy.testing.assert_array_equal(model(inputs_embeds=embeds, use_cache=True).logits, right)
+
+
 @pytest.mark.usefixtures("in_python")
 @pytest.mark.parametrize("batch", [1, 2, 3])
 @pytest.mark.parametrize("length", [1, 6])
