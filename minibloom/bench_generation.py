@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from typing import Any
+from unittest.mock import patch
 
 from .bench_worker import NEW, tokens
 
@@ -24,20 +25,22 @@ def overheads(config: dict[str, int], batch: int, do_sample: bool, repeats: int)
 
     inside = [0.0]
 
-    class Timed(BloomForCausalLM):
-        def __call__(self, *args: Any, **kwargs: Any) -> Any:
-            start = time.perf_counter()
-            out = super().__call__(*args, **kwargs)
-            inside[0] += time.perf_counter() - start
-            return out
+    call = BloomForCausalLM.__call__
 
-    model, shares = Timed(BloomConfig(**config)), []
+    def timed(*args: Any, **kwargs: Any) -> Any:
+        start = time.perf_counter()
+        out = call(*args, **kwargs)
+        inside[0] += time.perf_counter() - start
+        return out
+
+    model, shares = BloomForCausalLM(BloomConfig(**config)), []
     more: dict[str, Any] = {"do_sample": True, "seed": 0} if do_sample else {}
-    for _ in range(repeats + 1):
-        ids = tokens(config["vocab_size"], batch, 64)
-        inside[0], start = 0.0, time.perf_counter()
-        model.generate(ids, max_new_tokens=NEW, eos_token_id=[], **more)
-        shares.append((time.perf_counter() - start - inside[0]) / inside[0])
+    with patch.object(BloomForCausalLM, "__call__", timed):  # not a class of its own, which no loop goes on for
+        for _ in range(repeats + 1):
+            ids = tokens(config["vocab_size"], batch, 64)
+            inside[0], start = 0.0, time.perf_counter()
+            model.generate(ids, max_new_tokens=NEW, eos_token_id=[], **more)
+            shares.append((time.perf_counter() - start - inside[0]) / inside[0])
     return shares[1:]
 
 

@@ -3,13 +3,14 @@
 Between two passes of a small model, Python takes about as long as a third of a pass: it asks for parameters, makes
 arrays, looks whether something has ended, and all of it anew, as the weights push its own code out of the caches. Where
 nobody looks at what is between two tokens, the loop through all blocks (`layers/compiled_blocks.py`) chooses the next
-token itself, looks it up in the embedding, and begins again. `Ahead` says how it is to choose, and keeps what it chose.
+token itself, looks it up in the embedding, and begins again. `Ahead` says how it is to choose, and keeps what it chose,
+also where a pass is broken off.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy
@@ -18,6 +19,7 @@ from .backend import Array
 
 float32, float64, int32 = numpy.float32, numpy.float64, numpy.int32  # a `float` made of a float32 is one for Numba
 MAGNITUDE, LOWEST_PLACE = int32(2**31 - 1), int32(-(2**31))  # all bits but the sign's, and it alone
+NOT_REACHED = -2  # in place of an id; -1 stands for one that was reached, but not chosen
 
 
 @dataclass
@@ -32,7 +34,17 @@ class Ahead:
     ends: Array  # [n] int64
     k: int
     u: Array  # [most, B] float64, read only where k is not 0
-    chosen: Array | None = None  # [up to `most`, B] int64, the ids of each pass; None where no loop has gone on
+    ids: Array = field(default_factory=lambda: numpy.empty((0, 0), "int64"))  # [most, B], which the loop fills
+
+    @property
+    def passes(self) -> int:
+        """How many there were; 0 where no loop has gone on."""
+        return len(self.ids) - int((self.ids == NOT_REACHED).any(axis=1).sum())
+
+    @property
+    def chosen(self) -> Array:
+        """The ids of each pass, `[up to most, B]`: of all, but for a last one that could not choose."""
+        return self.ids[(self.ids >= 0).all(axis=1)]
 
 
 def order(x: Any) -> Any:

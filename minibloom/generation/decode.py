@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import numpy
 
 from ..backend import Array
-from .ahead import NO_STEPS, go_ahead, tokens_ahead
+from .ahead import go_ahead, tokens_ahead
 from .compiled_draw import drawn
 from .filters import TopK, filtered, pick, spread
 from .graph import GraphReader, suits_graph
@@ -29,12 +29,12 @@ def decode(job: Job) -> Iterator[Array]:
     xp, s, reader = job.xp, job.settings, GraphReader(job) if suits_graph(job) else Reader(job)
     N = s.num_return_sequences
     rows, history = Rows(job, len(job.ids) * N), job.history()
-    feed = None
+    none, feed = xp.empty((0, 0), "int64"), None
     while True:
         if (most := tokens_ahead(job, rows, history)) > 1:
-            steps, out = go_ahead(job, reader, rows, feed, most)  # [n, B], ids of so many steps
+            steps, out = yield from go_ahead(job, reader, rows, feed, most)  # [n, B], ids of so many steps
         else:
-            steps, out = NO_STEPS, reader.prompt(N) if feed is None else reader(feed)
+            steps, out = none, reader.prompt(N) if feed is None else reader(feed)
         scores = out.logits[:, -1]  # [B, V]
         if not len(steps):
             logits = scores

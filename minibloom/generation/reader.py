@@ -57,7 +57,7 @@ class Reader:
         Where it chooses none, the output has the logits that the first depends on.
         """
         out = self.prompt(ahead=ahead) if ids is None else self(ids, ahead=ahead)
-        more = 0 if ahead.chosen is None else max(0, len(ahead.chosen) - 1)
+        more = max(0, len(ahead.chosen) - 1)
         self.read += more
         self.job.result.passes += more
         if self.cache.length > self.read:  # it has read a token behind which it could not choose

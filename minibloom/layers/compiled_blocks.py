@@ -44,7 +44,7 @@ import numpy
 from ..alignment import IN_LINE, aligned_empty
 from ..backend import Array
 from ..compiled import EXACT, SUMS, at_hand, compiled
-from ..compiled_choice import draw_numbers, number_at, order, place_of_largest
+from ..compiled_choice import NOT_REACHED, draw_numbers, number_at, order, place_of_largest
 from ..compiled_team import array_at, counts_of, parts_of_step
 from ..threads import call_together, threads
 from .alibi import alibi_bias
@@ -63,7 +63,7 @@ FAR = 2**18  # queries times keys, up to which one query after another is as fas
 SHARES = 2  # of a product for each thread: who is ahead takes more (with 8, a small model's token takes 0.1 ms more)
 SHARED = 2**22  # numbers in weights times rows, from which on other threads are worth their waking
 NOTHING = numpy.empty(0, float32)  # a scale that a weight does not have
-NO_IDS, NO_DRAWS, NOT_REACHED = numpy.empty(0, "int64"), numpy.empty((0, 0)), -2  # -1: reached, but not chosen
+NO_IDS, NO_DRAWS = numpy.empty(0, "int64"), numpy.empty((0, 0))
 # Places in what describes a block, behind its parameters: the scales of its four weights, and what is cached of it.
 SCALES, KEYS, VALUES, LONGEST, SCALED, ROOM, FITS, ROW = 12, 16, 17, 18, 19, 20, 21, 22
 
@@ -248,7 +248,7 @@ def passes_numbers(
 
     Of `Ahead`: `ends`, `u [turns, B]`, `chosen`, and in `best [B, k]` a place to compute in. What a pass chooses is
     looked up in `table [V, E]` for the next. It ends behind a pass that has chosen one of `ends`, or of which a row's
-    choice is -1: not made here. `sizes`: as for the first pass, each has a position more; `alibi`, `seen`: of all.
+    choice is -1: not made. `sizes`: as for the first pass, each has a position more; `alibi`, `seen`: of all.
     `counts`: a pass's behind another's, and of each one step more.
     """
     turns = chosen.shape[0]
@@ -374,11 +374,12 @@ def compiled_blocks(embeds: Array, params: Mapping[str, Array], run: Run) -> Arr
     rest = [room[sum(widths[:i]) : sum(widths[: i + 1])].reshape(B * S, -1) for i in range(len(widths))]
     last, logits = x if S == 1 else numpy.empty((B, E), float32), numpy.empty((B, len(head)), float32)
     table, ends, u, best = rows[:0], NO_IDS, NO_DRAWS, logits[:, :0]
+    chosen = numpy.full((turns, B), NOT_REACHED)
     if ahead is not None:
+        ahead.ids = chosen
         table, ends, u = params["word_embeddings.weight"], ahead.ends, ahead.u
         best = numpy.empty((B, ahead.k), float32)
         assert ahead.k == 0 or u.shape == (turns, B)  # the loop itself checks nothing
-    chosen = numpy.full((turns, B), NOT_REACHED)
     counts = counts_of((5 * L + 4) * max(1, turns))
 
     def of_thread(me: int, read: Any = read) -> None:  # with what it has addresses of: a Ctrl-C may end the waiting
@@ -390,9 +391,7 @@ def compiled_blocks(embeds: Array, params: Mapping[str, Array], run: Run) -> Arr
 
     call_together(of_thread, count)
     if ahead is not None:
-        reached = [ids for ids in chosen.tolist() if NOT_REACHED not in ids]
-        run.more = len(reached) - 1
-        ahead.chosen = chosen[: len(reached) - (min(reached[-1]) < 0)]
+        run.more = ahead.passes - 1
     if len(head):
         run.logits = logits[:, None]
     return x.reshape(B, S, E)

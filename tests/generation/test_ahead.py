@@ -58,7 +58,7 @@ class Calls:
         def counted(model, *args, **kwargs):
             out = call(model, *args, **kwargs)
             ahead = kwargs.get("ahead")
-            self.tokens.append(0 if ahead is None or ahead.chosen is None else len(ahead.chosen))
+            self.tokens.append(0 if ahead is None else len(ahead.chosen))
             return out
 
         patch.setattr(type(model), "__call__", counted)
@@ -115,7 +115,8 @@ def test_they_are_the_tokens_of_a_call_each(
     if k:
         settings |= {"do_sample": True, "seed": seed, "top_k": k, "num_return_sequences": returned}
     with threadpool_limits(threads, "blas"), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "AT_ONCE", at_once * 12 * 8**2 * 2 * batch * (returned if k else 1))
+        patch.setattr(module, "numbers_of", lambda config, T: 1)
+        patch.setattr(module, "AT_ONCE", at_once * batch * (returned if k else 1))
         patch.setattr(compiled_blocks, "SHARED", 0)
         assert_alike(both_ways(model, ids, **settings))
 
@@ -132,15 +133,43 @@ def test_a_call_goes_on_until_a_row_ends_and_the_rows_that_are_left_begin_anothe
 
 
 def test_a_small_model_s_text_is_one_call_and_a_large_one_s_as_many_as_ctrl_c_may_wait_for(monkeypatch):
-    model, numbers = a_model(), 12 * 8**2 * 2
-    ids, calls = [[1, 2, 3]], Calls(model, monkeypatch)
+    model, ids = a_model(), [[1, 2, 3]]
+    calls = Calls(model, monkeypatch)
     model.generate(ids, max_new_tokens=9, eos_token_id=[])
     assert calls.tokens == [9]
-    for at_once, tokens in ((4 * numbers, [4, 4, 0]), (4 * numbers - 1, [3, 3, 3]), (2 * numbers - 1, [0] * 9)):
+    monkeypatch.setattr(module, "numbers_of", lambda config, T: 10)
+    for at_once, tokens in ((40, [4, 4, 0]), (39, [3, 3, 3]), (19, [0] * 9)):
         monkeypatch.setattr(module, "AT_ONCE", at_once)
         calls.tokens.clear()
         model.generate(ids, max_new_tokens=9, eos_token_id=[])
         assert calls.tokens == tokens
+    monkeypatch.setattr(module, "AT_ONCE", 80)  # two rows cost twice as much
+    calls.tokens.clear()
+    model.generate([[1, 2, 3], [4, 5, 6]], max_new_tokens=9, eos_token_id=[])
+    assert calls.tokens == [4, 4, 0]
+
+
+@pytest.mark.parametrize(
+    "more, T",
+    [({}, 1), ({"vocab_size": 10**6}, 1), ({"hidden_size": 2**12}, 1), ({"n_layer": 300}, 1), ({}, 10**5)],
+)
+def test_what_a_token_costs_counts_head_blocks_and_keys(more, T):
+    """As what a pass reads of weights, at least, and of keys and values."""
+    c = BloomConfig(**{"vocab_size": V, "hidden_size": 8, "n_layer": 2, "n_head": 2, **more})
+    sizes = BloomForCausalLM.shapes(c).values()
+    matrices = sum(size[0] * size[1] for size in sizes if len(size) == 2)
+    assert module.numbers_of(c, T) >= matrices + 2 * c.n_layer * T * c.hidden_size
+
+
+def test_room_is_made_for_about_as_many_tokens_as_there_are(monkeypatch):
+    """A text may end with its first token, however many are allowed."""
+    model, cache = a_model(), Cache(2)
+    calls, first = Calls(model, monkeypatch), int(model.generate([[1, 2, 3]], max_new_tokens=1)[0, -1])
+    model.generate([[1, 2, 3]], max_new_tokens=10**4, eos_token_id=[first], past_key_values=cache)
+    assert cache.length == 3 and cache.nbytes == 2 * 2 * (3 + module.AT_FIRST - 1) * 8 * 4
+    calls.tokens.clear()
+    model.generate([[1, 2, 3]], max_new_tokens=200, eos_token_id=[])
+    assert calls.tokens == [32, 35, 70, 63]  # 3 -> 35 -> 70 -> 140 -> 203
 
 
 @pytest.mark.parametrize("make", [lambda model: Cache(2), lambda model: model.init_cache(1, 10)])
@@ -180,17 +209,101 @@ def test_rows_that_have_ended_and_stay_read_padding_as_ever():
 
 
 def test_draws_that_were_not_used_are_there_for_what_comes_next():
-    """A generator of the caller's goes on behind the last token, wherever that was."""
     model, ids = a_model(), [[1, 2, 3]]
     for end in range(V):
         ours, plain = (
             one[1].rng.random(3).tolist()
-            for one in both_ways(
-                model, ids, max_new_tokens=6, eos_token_id=[end], do_sample=True,
-                seed=lambda: numpy.random.default_rng(0),
-            )
-        )  # fmt: skip
+            for one in both_ways(model, ids, max_new_tokens=6, eos_token_id=[end], do_sample=True, seed=0)
+        )
         assert ours == plain
+
+
+def test_a_generator_of_the_caller_s_is_asked_for_each_draw_as_it_comes(monkeypatch):
+    """Others may draw from it meanwhile: nothing is taken from it and given back."""
+    model, rng, states = a_model(), numpy.random.default_rng(0), []
+    call, same = type(model).__call__, numpy.random.default_rng(0)
+
+    def noted(*args, **kwargs):
+        states.append(rng.bit_generator.state)
+        return call(*args, **kwargs)
+
+    monkeypatch.setattr(type(model), "__call__", noted)
+    model.generate([[1, 2, 3]], max_new_tokens=5, eos_token_id=[], do_sample=True, seed=rng)
+    assert len(states) == 5
+    for state in states:
+        assert state == same.bit_generator.state
+        same.random()
+
+
+class Sevens(BloomForCausalLM):
+    """A model that somebody made to say one thing."""
+
+    def __call__(self, *args, **kwargs):
+        out = super().__call__(*args, **kwargs)
+        out.logits = numpy.where(numpy.arange(V) == 7, 1000, out.logits)
+        return out
+
+
+class Short(Cache):
+    """A cache that forgets, where a pass ends."""
+
+    def advance(self, positions):
+        super().advance(positions)
+        self.crop(min(self.length, 5))
+
+
+def test_a_class_of_one_s_own_for_the_model_or_the_cache_acts_between_two_tokens():
+    model = a_model()
+    ours, plain = (
+        one[0]
+        for one in both_ways(model, [[1, 2, 3]], max_new_tokens=8, eos_token_id=[], past_key_values=lambda: Short(2))
+    )
+    numpy.testing.assert_array_equal(ours, plain)
+    said = Sevens(model.config).generate([[1, 2, 3]], max_new_tokens=6, eos_token_id=[])
+    assert said[0, 3:].tolist() == [7] * 6
+
+
+@pytest.mark.parametrize("sampled", [{}, {"do_sample": True, "seed": 0, "top_k": 30}], ids=["greedy", "drawn"])
+@pytest.mark.parametrize("after", [0, 1, 4, 9])
+def test_what_a_call_that_is_broken_off_has_chosen_is_handed_back(sampled, after, way, monkeypatch):
+    """And the draws behind it are still there; the cache holds no more than that."""
+    if way == "compiled":
+        pytest.skip("machine code is not broken off, but when it returns")
+    model, ids, cache, real, passes = a_model(), [[1, 2, 3]], Cache(2), compiled_blocks.blocks_numbers, []
+    right = model.generate(ids, max_new_tokens=10, eos_token_id=[], **sampled)
+
+    def stopped(*of):
+        if len(passes) == after:
+            raise KeyboardInterrupt
+        passes.append(real(*of))
+
+    monkeypatch.setattr(compiled_blocks, "blocks_numbers", stopped)
+    job = prepare(model, ids, max_new_tokens=10, eos_token_id=[], past_key_values=cache, **sampled)
+    with pytest.raises(KeyboardInterrupt) as error:
+        collect(job)
+    numpy.testing.assert_array_equal(error.value.sequences, right[:, : 3 + after])
+    assert cache.length == 0
+    if sampled:
+        assert job.rng.random() == numpy.random.default_rng(0).random(after + 1)[-1]
+
+
+def test_what_was_chosen_is_handed_back_when_a_call_is_broken_off_behind_its_loop(monkeypatch):
+    model, ids, cache = a_model(), [[1, 2, 3]], Cache(2)
+    right = model.generate(ids, max_new_tokens=10, eos_token_id=[])
+    finish = type(model)._finish
+
+    def stopped(*of):
+        finish(*of)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(type(model), "_finish", stopped)
+    with pytest.raises(KeyboardInterrupt) as error:
+        model.generate(ids, max_new_tokens=10, eos_token_id=[], past_key_values=cache)
+    numpy.testing.assert_array_equal(error.value.sequences, right)
+    assert cache.length == 12
+    monkeypatch.undo()
+    more = model.generate(error.value.sequences, max_new_tokens=1, eos_token_id=[], past_key_values=cache)
+    assert more.shape == (1, 14)
 
 
 @pytest.mark.parametrize(
