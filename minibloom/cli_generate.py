@@ -6,6 +6,7 @@ import argparse
 import json
 import math
 import re
+import reprlib
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from .cli_model import add_model, load_model
 from .errors import InputError
 from .files import checked_target, read_text
 from .generation import Continuation, GenerationConfig, check_settings, generate_text, stream_text
+from .generation.prepare import prepare
 from .generation.prompt_cache import PromptCache
 from .generation.session import Session
 from .generation.settings import ANY, FIELDS, FILE
@@ -63,7 +65,7 @@ def add_arguments(sub: argparse.ArgumentParser) -> None:
         "if there is no such file yet",
     )
     sub.add_argument("--stop", action="append", metavar="TEXT", help="end where this text appears; may be repeated")
-    sub.add_argument("--bad-word", action="append", metavar="TEXT", help="never write this; may be repeated")
+    sub.add_argument("--bad-word", action="append", metavar="TEXT", help="never write these tokens; may be repeated")
     sub.add_argument(
         "--force-word", action="append", metavar="TEXT", help="with --num-beams: write this; may be repeated"
     )
@@ -291,6 +293,7 @@ def _batches(
     """
     from tqdm import tqdm
 
+    _check_each(model, tokenizer, prompts, settings)
     size = BATCH_SIZE if a.batch_size is None else a.batch_size
     single = len(prompts) <= size
     counted: dict[str, Any] = (
@@ -314,6 +317,16 @@ def _batches(
             else:
                 bar.update(len(batch))
             _show(done, a.json)
+
+
+def _check_each(model: Any, tokenizer: Any, prompts: list[str], settings: dict[str, Any]) -> None:
+    """Raise an InputError that names the first of several prompts that cannot be continued, before any is."""
+    for i, prompt in enumerate(prompts):
+        try:
+            prepare(model, prompt, tokenizer=tokenizer, **settings)
+        except InputError as error:
+            which = f"prompt {i + 1}, {reprlib.repr(prompt)}: " if len(prompts) > 1 else ""
+            raise InputError(f"{which}{error}") from None
 
 
 def moving(bar: Any) -> Callable[[Any, Any], bool]:

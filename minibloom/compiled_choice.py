@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy
@@ -36,15 +37,16 @@ class Ahead:
     u: Array  # [most, B] float64, read only where k is not 0
     ids: Array = field(default_factory=lambda: numpy.empty((0, 0), "int64"))  # [most, B], which the loop fills
 
-    @property
+    @cached_property  # what is asked for when they are over is what there was
     def passes(self) -> int:
         """How many there were; 0 where no loop has gone on."""
-        return len(self.ids) - int((self.ids == NOT_REACHED).any(axis=1).sum())
+        return sum(NOT_REACHED not in row for row in self.ids.tolist())
 
-    @property
+    @cached_property
     def chosen(self) -> Array:
         """The ids of each pass, `[up to most, B]`: of all, but for a last one that could not choose."""
-        return self.ids[(self.ids >= 0).all(axis=1)]
+        could = self.passes - (self.passes > 0 and -1 in self.ids[self.passes - 1].tolist())
+        return self.ids[:could]
 
 
 def order(x: Any) -> Any:

@@ -56,6 +56,16 @@ def test_a_file_of_prompts_is_continued_in_batches_with_progress(model, loaded, 
     assert capsys.readouterr().out.startswith(lines[0]["prompt"] + lines[0]["text"] + "\n")
 
 
+def test_a_prompt_of_a_file_that_cannot_be_continued_is_named_before_any_is(model, tmp_path, capsys):
+    (tmp_path / "prompts.txt").write_text("the\n\nthe cat sat on the mat and slept\n")
+    more = ("--file", str(tmp_path / "prompts.txt"), "--max-length", "6")
+    for size in ((), ("--batch-size", "1")):
+        generate(model, *more, *size, says=2)
+        shown = capsys.readouterr()
+        assert shown.out == ""
+        assert "prompt 2, 'the cat sat ...mat and slept': --max-length is 6, but the prompt has" in shown.err
+
+
 @pytest.mark.parametrize(("source", "count"), [(["-"], 1), (["--file", "-"], 2)])
 def test_standard_input_is_one_prompt_or_one_a_line(model, capsys, monkeypatch, source, count):
     monkeypatch.setattr("sys.stdin", io.StringIO("the cat\nthe dog\n"))

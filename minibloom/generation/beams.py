@@ -12,6 +12,7 @@ of transformers 5.23; a prompt whose search is over leaves the batch.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -129,6 +130,10 @@ class Group:
         longest = self.new if s.early_stopping == "never" and s.length_penalty > 0 else length
         return self.running[0].score / longest**s.length_penalty <= self.finished[-1][0]
 
+    def _room(self) -> int:
+        """Tokens that words may take behind those that are being chosen."""
+        return self.new - len(self.running[0].tokens) - 1 - bool(self.job.settings.forced_eos_token_id)
+
     def _with_words(self, going: Sequence[Candidate], scores: Array) -> list[Candidate]:
         """The candidates that go on where words are forced: those that bring a word forward compete with the rest."""
         ids = {(c.beam, c.token) for c in going}
@@ -144,6 +149,8 @@ class Group:
         more = [Candidate(self.running[i].score + log, i, token) for (i, token), log in zip(wanted, logs, strict=True)]
         every = [*going, *(c for c in more if c.score > -math.inf)]
         after = [self.running[c.beam].words.after(c.token) for c in every]  # type: ignore[union-attr]
+        if self.hold and (fits := [i for i, words in enumerate(after) if words.needed <= self._room()]):
+            every, after = [every[i] for i in fits], [after[i] for i in fits]
         if more:
             kept = share_out([c.score for c in every], [words.bank for words in after], self.size)
             every, after = [every[i] for i in kept], [after[i] for i in kept]
@@ -169,7 +176,9 @@ def search(job: Job) -> list[tuple[float, Beam]]:
     """The best N continuations of each prompt, and their final scores; those of one prompt in a row, best first.
 
     With forced words, the search of transformers may lose its last beam that holds them all, to likelier ones that do
-    not. Only for prompts where nothing holds them in the end, what a second search finds counts, which holds on to one.
+    not; or write a word in a way for which there is no room. Only for prompts where nothing holds them in the end, what
+    a second search finds counts, which holds on to one, and follows none that cannot hold them. A warning tells where
+    that cannot be, as when a processor rules a word out.
     """
     result = job.result
     first: list[tuple[float, Beam]] = []
@@ -182,13 +191,20 @@ def search(job: Job) -> list[tuple[float, Beam]]:
     try:
         first = result.beams = _search(job, hold=False)
         lost = [i // N for i, (_, beam) in enumerate(first) if i % N == 0 and beam.lacks_words]
-        return with_second(_search(job, hold=True), lost) if lost else first
+        best = with_second(_search(job, hold=True), lost) if lost else first
     except BaseException as error:  # Ctrl-C too
         if first:  # what the second search had counts only where it holds the words
             result.beams = with_second(result.beams, [p for p in lost if not result.beams[p * N][1].lacks_words])
         if result.beams:
             hand_back(error, _joined(job, result.beams)[0])
         raise
+    if without := [str(p) for p in lost if best[p * N][1].lacks_words]:
+        warnings.warn(
+            f"force_words_ids is not all there behind prompt {', '.join(without)}: other settings, or what little room "
+            "there is, rule it out.",
+            stacklevel=2,
+        )
+    return best
 
 
 def _search(job: Job, hold: bool) -> list[tuple[float, Beam]]:

@@ -47,6 +47,13 @@ class Progress:
         left = max(map(len, self.writing)) - len(self.written)
         return self.done * self.longest + self.longest - left
 
+    @property
+    def needed(self) -> int:
+        """How many tokens are still to be written, at least."""
+        place = len(self.written)
+        left = [len(way) - place for way in self.writing or () if way[:place] == self.written]
+        return min(left, default=0) + sum(min(map(len, word)) for word in self.pending)
+
     def wanted(self) -> list[int]:
         """The tokens that bring a word forward: of the one that is being written, else the first of each."""
         words = self.pending if self.writing is None else (self.writing,)

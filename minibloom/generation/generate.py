@@ -32,7 +32,8 @@ def generate(model: BloomForCausalLM, input_ids: Any = None, attention_mask: Any
     past_key_values: what the model has read of the prompts already: a cache, or a `PromptCache`. Greedy decoding,
         sampling with N = 1, and for one prompt speculation and contrastive search fill the cache itself; whatever else
         goes on with a copy.
-    tokenizer: turns texts into ids; ids that it has no token for are never chosen. `stop_strings` needs it.
+    tokenizer: turns texts into ids; ids that it has no token for are never chosen, which without it any may be (BLOOM's
+        matrix has 200 such rows). `stop_strings` needs it.
     assistant_model: a smaller model of the same tokens, which guesses ahead (see `speculative.py`).
     logits_processor: functions of ids `[B, T]` (-1 at padding) and logits `[B, V]` that return logits. Rows that have
         ended may have left: B are those that go on.

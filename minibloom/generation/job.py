@@ -113,7 +113,12 @@ class Job:
 
     def scored(self, ids: Array, logits: Array, prompts: Array) -> Array:
         """The logits `[B, V]` that a token is chosen from, after processors and filters."""
-        return spread(*filtered(self.process(ids, logits, prompts), self.filters), logits.shape[-1])
+        xp, logits = self.xp, self.process(ids, logits, prompts)
+        if not self.filters:
+            return logits
+        dead = logits.max(-1, keepdims=True) == -numpy.inf  # beams with no way on: a row that filters make nothing of
+        scores = spread(*filtered(xp.where(dead, 0.0, logits), self.filters), logits.shape[-1])
+        return xp.where(dead, logits, scores)
 
     def keep(self, logits: Array, scores: Array, out: Any = None, times: int = 1) -> None:
         """Keep what is to be returned of a step, and of the pass `out` before it: each of its rows, `times` times."""

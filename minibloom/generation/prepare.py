@@ -62,6 +62,7 @@ def prepare(
     length = _length(s, S)
     if s.suppress_tokens or tokenizer is not None:
         s.suppress_tokens = _forbidden(s.suppress_tokens or [], model.config.vocab_size, tokenizer)
+    _check_first(s, S, model.config.vocab_size, ends)
     allowed = _callable("prefix_allowed_tokens_fn", prefix_allowed_tokens_fn)
     job = Job(
         model, s, ids, mask, length, ends, pad,
@@ -151,8 +152,10 @@ def _length(s: GenerationConfig, S: int) -> int:
     if s.min_length > length:
         raise InputError(f"min_length is {s.min_length}, but {room}.")
     needed = sum(min(map(len, ways)) for ways in s.force_words_ids or [])
-    if needed > length - S:
-        raise InputError(f"force_words_ids takes {needed} tokens, but {room}.")
+    last = bool(s.force_words_ids and s.forced_eos_token_id)  # which is no token of a word
+    if needed + last > length - S:
+        end = " and forced_eos_token_id the last one" if last else ""
+        raise InputError(f"force_words_ids takes {needed} tokens{end}, but {room}.")
     return length
 
 
@@ -164,6 +167,21 @@ def _forbidden(given: Sequence[int], V: int, tokenizer: Any) -> list[int]:
     if len(forbidden) >= V:
         raise InputError("suppress_tokens leaves no token to choose.")
     return sorted(forbidden)
+
+
+def _check_first(s: GenerationConfig, S: int, V: int, ends: Sequence[int]) -> None:
+    """Raise an InputError if settings that rule tokens out, all together, leave none to begin with."""
+    ruled_out = {
+        "suppress_tokens": s.suppress_tokens or [],
+        "begin_suppress_tokens": s.begin_suppress_tokens or [],
+        "bad_words_ids": [word[0] for word in s.bad_words_ids or [] if len(word) == 1 and word[0] not in ends],
+        "min_new_tokens": ends if s.min_new_tokens else [],
+        "min_length": ends if s.min_length > S else [],
+    }
+    forced = s.forced_bos_token_id is not None or s.forced_eos_token_id
+    if not forced and len({token for ids in ruled_out.values() for token in ids}) >= V:
+        names = [name for name, ids in ruled_out.items() if ids]
+        raise InputError(f"{' and '.join(names)} leave no token to choose: each of all {V} is ruled out.")
 
 
 def _filters(s: GenerationConfig, ends: Sequence[int]) -> list[Filter]:

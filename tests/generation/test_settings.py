@@ -270,6 +270,8 @@ TOGETHER = [
     ({"use_cache": False}, "use_cache is False"),
     ({"forced_eos_token_id": 5, "suppress_tokens": [5, 6]}, r"forced_eos_token_id is \[5\] and suppress_tokens rules"),
     ({"forced_bos_token_id": 5, "suppress_tokens": [5]}, "forced_bos_token_id is 5 and suppress_tokens rules"),
+    ({"forced_bos_token_id": 5, "bad_words_ids": [[5]]}, "forced_bos_token_id is 5 and bad_words_ids rules"),
+    ({"forced_eos_token_id": 5, "bad_words_ids": [[6], [5]]}, r"forced_eos_token_id is \[5\] and bad_words_ids rules"),
     (
         {"num_beams": 2, "force_words_ids": [[5]], "bad_words_ids": [[5]]},
         "force_words_ids .* ruled out by bad_words_ids",
@@ -327,6 +329,23 @@ WITH_A_MODEL = [
     (
         {"num_beams": 2, "force_words_ids": [[5], [6], [[7], [8, 9]]], "max_length": 4},
         "force_words_ids takes 3 tokens, but max_length is 4",
+    ),
+    (
+        {"num_beams": 2, "force_words_ids": [[5, 6]], "max_new_tokens": 2, "forced_eos_token_id": 2},
+        "force_words_ids takes 2 tokens and forced_eos_token_id the last one, but max_new_tokens is 2",
+    ),
+    (
+        {"suppress_tokens": [*range(200)], "begin_suppress_tokens": [*range(200, 384)]},
+        "suppress_tokens and begin_suppress_tokens leave no token to choose",
+    ),
+    ({"bad_words_ids": [[i] for i in range(384)], "eos_token_id": []}, "bad_words_ids leave no token to choose"),
+    (
+        {"suppress_tokens": [*range(5), *range(6, 384)], "min_new_tokens": 3, "eos_token_id": 5},
+        "suppress_tokens and min_new_tokens leave no token to choose",
+    ),
+    (
+        {"suppress_tokens": [*range(5), *range(6, 384)], "min_length": 4, "eos_token_id": 5},
+        "suppress_tokens and min_length leave no token to choose",
     ),
     ({"stop_strings": "a"}, "stop_strings is set but tokenizer is not"),
     ({"num_beams": 2, "force_words_ids": [[1, 384]]}, "force_words_ids holds 384, expected ids from 0 to 383"),
@@ -398,6 +417,16 @@ def test_what_must_be_written_may_take_all_the_room():
     assert prepare(model, [[5, 6]], max_new_tokens=4, min_length=6).length == 6
     rows = model.generate([[5, 6]], num_beams=3, force_words_ids=[[7, 8], [[9], [10, 11]]], max_new_tokens=3)
     assert sorted(rows[0, 2:].tolist()) == [7, 8, 9]
+
+
+def test_settings_that_leave_one_token_to_begin_with_are_taken():
+    model, but_5 = BloomForCausalLM(tiny.config()), [*range(5), *range(6, 384)]
+    assert model.generate([[7]], suppress_tokens=but_5, max_new_tokens=2, eos_token_id=[]).tolist() == [[7, 5, 5]]
+    ends = {"bad_words_ids": [[i] for i in range(384)], "eos_token_id": 5}  # a row may always end
+    assert model.generate([[7]], **ends).tolist() == [[7, 5]]
+    ends = {"suppress_tokens": but_5, "eos_token_id": 5}
+    assert model.generate([[7]] * 2, min_length=1, **ends).tolist() == [[7, 5]] * 2  # the prompt is as long
+    assert model.generate([[7]], begin_suppress_tokens=range(384), forced_bos_token_id=6, max_new_tokens=1)[0, 1] == 6
 
 
 def test_settings_that_leave_nothing_to_choose_say_so():

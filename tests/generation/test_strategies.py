@@ -5,14 +5,15 @@ from __future__ import annotations
 import copy
 import math
 import tracemalloc
+import warnings
 from collections import Counter
-from itertools import islice, product
+from itertools import chain, islice, permutations, product
 from typing import Any
 from unittest import mock
 
 import numpy
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from minibloom import BloomConfig, BloomForCausalLM, Cache, InputError, StaticCache, Trace, WindowCache
@@ -118,6 +119,57 @@ def test_forced_words_are_there_and_the_prompt_does_not_count():
     best = out[0].tolist()
     text = " ".join(map(str, best))
     assert "9 9" in text and ("5 6" in text or 7 in best)
+
+
+@draws
+@given(
+    seed=seeds,
+    ways=st.lists(st.lists(st.lists(st.integers(1, 10), min_size=1, max_size=4), min_size=1, max_size=2), min_size=1,
+                  max_size=2),
+    num_beams=st.integers(2, 4),
+    ending=st.booleans(),
+)  # fmt: skip
+def test_forced_words_are_written_where_there_is_just_room_for_their_shortest_ways(seed, ways, num_beams, ending):
+    heads = [way[0] for word in ways for way in word]
+    assume(len({*heads}) == len(heads))  # no way begins as another does
+    room = sum(min(map(len, word)) for word in ways) + ending
+    out = random_model(MODEL.config, seed).generate(
+        IDS, num_beams=num_beams, force_words_ids=ways, max_new_tokens=room, **FREE,
+        **({"forced_eos_token_id": 0} if ending else {}),
+    )[0, 3:].tolist()  # fmt: skip
+    orders = [[*chain(*some)] for order in permutations(ways) for some in product(*order)]
+    assert out in [order + [0] * ending for order in orders]
+
+
+def test_a_word_that_other_settings_rule_out_is_told_of():
+    ruled_out = {"num_beams": 2, "force_words_ids": [[5]], "begin_suppress_tokens": [5], "max_new_tokens": 1, **FREE}
+    with pytest.warns(UserWarning, match="force_words_ids is not all there behind prompt 0"):
+        assert 5 not in MODEL.generate(IDS, **ruled_out)[0, 3:]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        MODEL.generate(IDS, **{**ruled_out, "begin_suppress_tokens": None})
+
+
+@pytest.mark.parametrize("more", [{"renormalize_logits": True}, {"do_sample": True, "seed": 0, "typical_p": 0.9}])
+def test_a_beam_with_no_way_on_dies_alone(more):
+    """Of tokens 6, 7 and 8 no two follow each other twice: some beams come to an end of that before others."""
+    few = {
+        "num_beams": 5,
+        "max_new_tokens": 7,
+        "no_repeat_ngram_size": 2,
+        "suppress_tokens": [*range(6), 9, 10],
+        **FREE,
+    }
+    plain, dead = MODEL.generate([[5, 9, 6]], **few), []
+
+    def seen(ids: Any, logits: numpy.ndarray) -> numpy.ndarray:
+        dead.append((logits.max(-1) == -math.inf).any())
+        return logits
+
+    found = MODEL.generate([[5, 9, 6]], logits_processor=seen, **few, **more)
+    assert any(dead) and found.shape == plain.shape
+    if "do_sample" not in more:
+        numpy.testing.assert_array_equal(found, plain)  # scores of beams are log-probabilities already
 
 
 @pytest.mark.parametrize("groups", [{}, {"num_beam_groups": 3, "diversity_penalty": 1.0}])

@@ -62,6 +62,10 @@ without_an_eos_token_beams_are_filled_with_minus_1
 of_too_few_beams_one_comes_twice
     transformers: where the settings leave fewer continuations than beams, a returned one may be another once more, with
     a score of -1e9. Right: what there is not is filled, with a score of -inf. minibloom: right.
+of_too_few_beams_those_that_there_are_not_are_finished_early
+    transformers: with `early_stopping=True`, what it fills up with where the settings leave fewer continuations than
+    beams counts as finished, so that a search ends before it has as many as it was asked for. Right: real ones count.
+    minibloom: right, and what it finds is likelier.
 without_an_eos_token_a_row_that_has_ended_goes_on
     transformers: where no token ends a row, greedy decoding and sampling write on behind the place where a criterion or
     a string ended one, until all rows have ended: what a row gets depends on the batch beside it. Right: as if alone,
@@ -414,6 +418,26 @@ def test_of_too_few_beams_one_comes_twice():
     got = model.generate([[4]], **asked)
     assert theirs.sequences.tolist() == [[4, 7], [4, 7]] and got.sequences.tolist() == [[4, 7], [4, 3]]
     assert theirs.sequences_scores.tolist() == [0, -1e9] and got.sequences_scores.tolist() == [0, -numpy.inf]
+
+
+def test_of_too_few_beams_those_that_there_are_not_are_finished_early():
+    model = random_model(BloomConfig(vocab_size=30, hidden_size=16, n_layer=2, n_head=2), 60)
+    asked = {"num_beams": 5, "max_new_tokens": 8, "pad_token_id": 1, "eos_token_id": 2, "output_scores": True}
+    asked |= {"return_dict_in_generate": True, "prefix_allowed_tokens_fn": lambda row, ids: [2, 11]}
+    ids = [[5, 9, 3]]
+
+    def both(**more: Any) -> tuple[Any, Any]:
+        theirs = Oracle(model).module.generate(
+            torch.tensor(ids), attention_mask=torch.ones(1, 3).long(), **asked, **more
+        )
+        return theirs, model.generate(ids, **asked, **more)
+
+    theirs, got = both(early_stopping=True)
+    assert theirs.sequences.tolist() == [[*ids[0], 11, 11, 2]]
+    assert got.sequences.tolist() == [[*ids[0], 11, 11, 11, 11, 2]]
+    assert got.sequences_scores[0] > theirs.sequences_scores[0]
+    theirs, got = both(early_stopping=False)
+    assert theirs.sequences.tolist() == got.sequences.tolist()
 
 
 def test_without_an_eos_token_a_row_that_has_ended_goes_on():
