@@ -366,20 +366,17 @@ def _in_turns(session: Session, as_json: bool) -> int:
             return 0
         if not line.strip():
             continue
-        pieces: list[str] = []
-        before = len(session.ids)
+        line, before = line.rstrip("\n"), len(session.ids)
         try:
-            for piece in session.turn(line.rstrip("\n")):
-                pieces.append(piece)
+            for piece in session.turn(line):
                 if not as_json:
                     print(piece, end="", flush=True)
         except KeyboardInterrupt:
             if not asks:
                 raise
         finally:
-            if as_json:
-                new = session.ids[before + len(session.tokenizer(line.rstrip("\n"))["input_ids"]) :]
-                turn = {"prompt": line.rstrip("\n"), "text": "".join(pieces), "ids": new}
-                print(json.dumps(turn, ensure_ascii=False), flush=True)  # a program may wait for it, to go on
+            if as_json:  # in any case: a program may wait for it, to go on
+                begun = session.last if len(session.ids) > before else None
+                print(_json(begun or Continuation(line, "", [], [], None)), flush=True)
             else:
                 print(flush=True)

@@ -141,7 +141,14 @@ def test_turns_are_of_one_text(model, loaded, capsys, monkeypatch, options):
     capsys.readouterr()
     generate(model, "--interactive", "--json", "--max-new-tokens", "4", *options)
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [line["prompt"] for line in lines] == ["the cat", " sat"] and all(len(line["ids"]) == 4 for line in lines)
+    assert [line["prompt"] for line in lines] == ["the cat", " sat"]
+    for line in lines:  # with all that the lines of other prompts have
+        assert len(line["ids"]) == len(line["log_probabilities"]) == 4 and line["finish_reason"] == "length"
+    generate(model, "the cat", "--json", "--max-new-tokens", "4")
+    plain = json.loads(capsys.readouterr().out)
+    assert [*lines[0]] == [*plain]
+    if not options:
+        assert lines[0] == {**plain, "log_probabilities": pytest.approx(plain["log_probabilities"])}
 
 
 def test_a_turn_is_told_at_once_to_a_program_that_waits_for_it(model):

@@ -82,9 +82,9 @@ def go_ahead(
     No ids where the loop does not choose the first one: that is to be done by the output's logits. Yields nothing; but
     where it is broken off, by Ctrl-C say, the ids that there were, before it fails.
     """
-    k, u, state = 0, NO_DRAWS, None
+    k, u = 0, NO_DRAWS
     if job.settings.do_sample:
-        k, state = min(job.filters[0].k, job.model.config.vocab_size), job.rng.bit_generator.state  # type: ignore[attr-defined]
+        k = min(job.filters[0].k, job.model.config.vocab_size)  # type: ignore[attr-defined]
         u = numpy.ascontiguousarray(job.rng.random((most, rows.count))[:, rows.numbers])
     ahead = Ahead(most, numpy.array(job.stopping.ends, "int64"), k, u)
     try:
@@ -93,9 +93,8 @@ def go_ahead(
         yield from map(rows.of_all, ahead.chosen)
         raise
     finally:
-        if state is not None and len(ahead.chosen) < most:  # draws of which none was made are there for what comes next
-            job.rng.bit_generator.state = state
-            job.rng.random((len(ahead.chosen), rows.count))
+        if k and (unused := most - len(ahead.chosen)):  # draws that are there for what comes next: so far back in PCG64
+            job.rng.bit_generator.advance(2**128 - unused * rows.count)  # type: ignore[attr-defined]
     if not ahead.passes and feed is not None:
         job.alone = False  # the model has no such loop, and is not asked again
     return ahead.chosen, out

@@ -78,9 +78,19 @@ def generate_steps(
 
 def generate_ids(model: BloomForCausalLM, prompt: Any, **settings: Any) -> Iterator[int]:
     """Yield the next ids of one prompt, one after another: what a stream shows. Arguments as in `generate`."""
+    return ids_of(prepare_stream(model, prompt, **settings))
+
+
+def prepare_stream(model: BloomForCausalLM, prompt: Any, **settings: Any) -> Job:
+    """The job of a stream, which has one row."""
     job = _prepare_steps(model, prompt, **settings)
     if (n := job.settings.num_return_sequences) > 1:
         raise InputError(f"num_return_sequences is {n}: a stream has one continuation. Use generate or generate_text.")
+    return job
+
+
+def ids_of(job: Job) -> Iterator[int]:
+    """The ids of a job that has one row."""
     return (int(to_numpy(chosen)[0]) for chosen in shown(job))
 
 

@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy
 
+from ..backend import to_numpy
 from ..cache import Cache
 from ..errors import InputError
-from .generate import generate_ids
+from .generate import ids_of, prepare_stream
+from .job import Job
 from .settings import SEED
+from .text import Continuation
 
 if TYPE_CHECKING:
     from ..models import BloomForCausalLM
@@ -39,6 +42,7 @@ class Session:
         self.cache = Cache(model.config.n_layer) if cache is None else cache
         self.ids: list[int] = []
         self._turn: Any = None  # the last one, as a generator
+        self._last: tuple[str, int, Job] | None = None  # what was added, how many ids there were then, and what follows
 
     def turn(self, text: str) -> Iterator[str]:
         """Add `text`, and yield what the model adds to it, piece by piece: whole characters only.
@@ -52,16 +56,31 @@ class Session:
         if self._turn is not None:
             self._turn.close()  # before it reads more into the cache
         ids = [*self.ids, *new]
-        added = generate_ids(self.model, [ids], past_key_values=self.cache, tokenizer=self.tokenizer, **self.settings)
+        job = prepare_stream(
+            self.model, [ids], past_key_values=self.cache, tokenizer=self.tokenizer, **self.settings
+        )  # fmt: skip
+        job.wants_log_probs = True
 
         def noted() -> Iterator[int]:  # a function of its own: what stands above runs at the call
-            self.ids = ids
-            for one in added:
+            self.ids, self._last = ids, (text, len(ids), job)
+            for one in ids_of(job):
                 ids.append(one)
                 yield one
 
         self._turn = self.tokenizer.stream().pieces(noted())
         return self._turn
+
+    @property
+    def last(self) -> Continuation | None:
+        """What the model added in the last turn, as far as it came; None before the first."""
+        if self._last is None:
+            return None
+        prompt, begin, job = self._last
+        ids, result = self.ids[begin:], job.result
+        return Continuation(
+            prompt, self.tokenizer.decode(ids, skip_special_tokens=True), ids,
+            [float(to_numpy(step)[0]) for step in result.log_probs[: len(ids)]], result.reasons.get(0),
+        )  # fmt: skip
 
     @property
     def text(self) -> str:

@@ -177,6 +177,24 @@ def test_turns_go_on_with_one_text_and_read_each_token_once():
 
 
 @pytest.mark.parametrize("way", [{}, {"penalty_alpha": 0.6, "top_k": 3}, {"prompt_lookup_num_tokens": 3}])
+def test_a_session_says_how_its_last_turn_went(way):
+    session = Session(MODEL, TOKENIZER, max_new_tokens=6, eos_token_id=[], **way)
+    assert session.last is None
+    text = "".join(session.turn("the cat"))
+    (whole,) = generate_text(MODEL, TOKENIZER, ["the cat"], max_new_tokens=6, eos_token_id=[], **way)
+    assert whole.text == text and whole.finish_reason == "length" and len(whole.log_probs) == 6
+    for name, value in vars(whole).items():
+        assert getattr(session.last, name) == (pytest.approx(value) if name == "log_probs" else value)
+    broken = session.turn(" sat")
+    assert session.last.prompt == "the cat"  # nothing is computed before it is asked for
+    next(broken)
+    broken.close()
+    assert session.last.prompt == " sat" and session.last.finish_reason is None
+    assert 0 < len(session.last.ids) == len(session.last.log_probs) < 6
+    assert session.ids[-len(session.last.ids) :] == session.last.ids
+
+
+@pytest.mark.parametrize("way", [{}, {"penalty_alpha": 0.6, "top_k": 3}, {"prompt_lookup_num_tokens": 3}])
 @pytest.mark.parametrize("begun", [0, 1, 3])
 def test_a_turn_that_somebody_still_holds_ends_where_the_next_begins(way, begun):
     session = Session(MODEL, TOKENIZER, max_new_tokens=6, eos_token_id=[], **way)
