@@ -299,6 +299,7 @@ def test_a_contradiction_is_named_without_a_model(settings, says):
 
 def test_words_that_can_be_written_in_some_way_contradict_nothing():
     check_settings(forced_eos_token_id=[5, 6], suppress_tokens=[5])
+    check_settings(forced_bos_token_id=5, bad_words_ids=[[5, 6]])
     for never in ({"suppress_tokens": [5]}, {"bad_words_ids": [[5], [6, 7, 8], [7, 6]]}):
         check_settings(num_beams=2, force_words_ids=[[[5], [6, 7]]], **never)
 

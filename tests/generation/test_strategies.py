@@ -13,7 +13,7 @@ from unittest import mock
 
 import numpy
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from minibloom import BloomConfig, BloomForCausalLM, Cache, InputError, StaticCache, Trace, WindowCache
@@ -129,6 +129,8 @@ def test_forced_words_are_there_and_the_prompt_does_not_count():
     num_beams=st.integers(2, 4),
     ending=st.booleans(),
 )  # fmt: skip
+@example(seed=5, ways=[[[4, 5], [6, 7, 8]]], num_beams=2, ending=True)  # the last place is not for words
+@example(seed=5, ways=[[[4, 5], [6, 7, 8, 9]], [[10]]], num_beams=2, ending=False)  # the long way is likelier
 def test_forced_words_are_written_where_there_is_just_room_for_their_shortest_ways(seed, ways, num_beams, ending):
     heads = [way[0] for word in ways for way in word]
     assume(len({*heads}) == len(heads))  # no way begins as another does
@@ -170,6 +172,13 @@ def test_a_beam_with_no_way_on_dies_alone(more):
     assert any(dead) and found.shape == plain.shape
     if "do_sample" not in more:
         numpy.testing.assert_array_equal(found, plain)  # scores of beams are log-probabilities already
+
+
+def test_where_no_token_is_left_filters_leave_none():
+    job = prepare(MODEL, [[1]], num_beams=2, renormalize_logits=True)
+    logits = numpy.stack([numpy.arange(11.0), numpy.full(11, -math.inf)])
+    scores = job.scored(numpy.array([[1], [1]]), logits, numpy.zeros(2, int))
+    numpy.testing.assert_array_equal(scores, [log_softmax(logits[0]), logits[1]])
 
 
 @pytest.mark.parametrize("groups", [{}, {"num_beam_groups": 3, "diversity_penalty": 1.0}])
