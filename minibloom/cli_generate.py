@@ -96,11 +96,17 @@ def add_arguments(sub: argparse.ArgumentParser) -> None:
 
 
 def run(a: argparse.Namespace) -> int:
-    """The command; returns the exit status. Errors name options, where in Python they name settings."""
+    """The command; returns the exit status. Errors and warnings name options, where in Python they name settings."""
     try:
-        return _run(a)
+        with warnings.catch_warnings():  # which puts back how Python shows them
+            warnings.showwarning = _show_warning
+            return _run(a)
     except InputError as error:
         raise InputError(as_options(str(error))) from error
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    print(f"minibloom generate: {as_options(str(message))}", file=sys.stderr)
 
 
 def as_options(message: str) -> str:

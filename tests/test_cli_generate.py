@@ -177,6 +177,17 @@ def test_beams_that_there_are_too_few_of_are_valid_json_too(model, capsys):
     assert lines[-1]["ids"] == []  # the vocabulary has fewer tokens
 
 
+def test_a_warning_is_a_line_that_names_options(model, capsys):
+    """Whichever way the word is written, a token of it comes twice."""
+    options = ["--num-beams", "2", "--force-word", "nn", "--no-repeat-ngram-size", "1", "--max-new-tokens", "5"]
+    generate(model, "the", *options)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        "minibloom generate: --force-word is not all there behind prompt 0: other settings, or what little room there "
+        "is, rule it out."
+    ]
+
+
 # --- Progress ---
 
 
