@@ -299,7 +299,8 @@ def _batches(
     """
     from tqdm import tqdm
 
-    _check_each(model, tokenizer, prompts, settings)
+    if len(prompts) > 1:  # of one, `generate_text` says the same
+        _check_each(model, tokenizer, prompts, settings)
     size = BATCH_SIZE if a.batch_size is None else a.batch_size
     single = len(prompts) <= size
     counted: dict[str, Any] = (
@@ -331,8 +332,7 @@ def _check_each(model: Any, tokenizer: Any, prompts: list[str], settings: dict[s
         try:
             prepare(model, prompt, tokenizer=tokenizer, **settings)
         except InputError as error:
-            which = f"prompt {i + 1}, {reprlib.repr(prompt)}: " if len(prompts) > 1 else ""
-            raise InputError(f"{which}{error}") from None
+            raise InputError(f"prompt {i + 1}, {reprlib.repr(prompt)}: {error}") from None
 
 
 def moving(bar: Any) -> Callable[[Any, Any], bool]:

@@ -452,17 +452,10 @@ def _check_together(asked: GenerationConfig, full: GenerationConfig, draft: bool
         refuse(full.do_sample, "force_words_ids is set and do_sample is True: give one of them.")
         refuse(groups > 1, f"force_words_ids is set and num_beam_groups is {groups}, expected 1.")
         _check_forced_words(full)
-    never = {
-        "suppress_tokens": full.suppress_tokens or [],
-        "bad_words_ids": [
-            w[0] for w in full.bad_words_ids or [] if len(w) == 1 and w[0] not in (full.eos_token_id or [])
-        ],
-    }
     for name in ("forced_bos_token_id", "forced_eos_token_id"):
         forced = getattr(full, name)
-        for by, ids in never.items():
-            only_never = forced not in (None, []) and {*_ids(forced)} <= {*ids}
-            refuse(only_never, f"{name} is {forced} and {by} rules it out: take it out of one of them.")
+        only_never = forced not in (None, []) and {*_ids(forced)} <= {*(full.suppress_tokens or [])}
+        refuse(only_never, f"{name} is {forced} and suppress_tokens rules it out: take it out of one of them.")
     if returned > 1:
         alone = beams == 1 and not full.do_sample
         refuse(alone, f"num_return_sequences is {returned}, but greedy decoding has 1: use do_sample or num_beams.")

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minibloom.backend import load
+from minibloom.backend import load, to_numpy
 from minibloom.cuda import attention as kernels
 from minibloom.layers.alibi import alibi_bias
 from minibloom.layers.softmax import softmax_backward
@@ -50,11 +50,13 @@ def inputs(draw: st.DrawFn) -> dict[str, Any]:
 @examples
 @given(inputs())
 def test_equals_plain_attention(given):
-    got, exact = kernels.attention(**there(given)), wide(given)
-    # A rounding of a score, which is a sum of products, is as large a share of its key's weight.
-    products = (abs(exact["q"]) @ abs(exact["k"]).swapaxes(-1, -2)).max() / given["q"].shape[-1] ** 0.5
-    size = abs(exact["v"]).max() * max(1, products / 8)  # products of both signs: few of their roundings add up
-    assert_as_near(got, plain(**given)[0], plain(**exact)[0], size)
+    """With the columns of q and k in eight orders, in which their products are rounded otherwise. By one alone, the plain
+    path has luck in one of 800 draws, and the kernel, on the whole as near to float64, seems far off."""
+    orders = [slice(None), *(numpy.random.default_rng(i).permutation(given["q"].shape[-1]) for i in range(7))]
+    calls = [given | {name: numpy.ascontiguousarray(given[name][..., order]) for name in "qk"} for order in orders]
+    got = numpy.stack([to_numpy(kernels.attention(**there(call))) for call in calls])
+    exact = numpy.stack([plain(**wide(given))[0]] * len(calls))
+    assert_as_near(got, numpy.stack([plain(**call)[0] for call in calls]), exact)
 
 
 @examples

@@ -270,8 +270,6 @@ TOGETHER = [
     ({"use_cache": False}, "use_cache is False"),
     ({"forced_eos_token_id": 5, "suppress_tokens": [5, 6]}, r"forced_eos_token_id is \[5\] and suppress_tokens rules"),
     ({"forced_bos_token_id": 5, "suppress_tokens": [5]}, "forced_bos_token_id is 5 and suppress_tokens rules"),
-    ({"forced_bos_token_id": 5, "bad_words_ids": [[5]]}, "forced_bos_token_id is 5 and bad_words_ids rules"),
-    ({"forced_eos_token_id": 5, "bad_words_ids": [[6], [5]]}, r"forced_eos_token_id is \[5\] and bad_words_ids rules"),
     (
         {"num_beams": 2, "force_words_ids": [[5]], "bad_words_ids": [[5]]},
         "force_words_ids .* ruled out by bad_words_ids",
@@ -299,7 +297,6 @@ def test_a_contradiction_is_named_without_a_model(settings, says):
 
 def test_words_that_can_be_written_in_some_way_contradict_nothing():
     check_settings(forced_eos_token_id=[5, 6], suppress_tokens=[5])
-    check_settings(forced_bos_token_id=5, bad_words_ids=[[5, 6]])
     for never in ({"suppress_tokens": [5]}, {"bad_words_ids": [[5], [6, 7, 8], [7, 6]]}):
         check_settings(num_beams=2, force_words_ids=[[[5], [6, 7]]], **never)
 
