@@ -50,8 +50,10 @@ def inputs(draw: st.DrawFn) -> dict[str, Any]:
 @examples
 @given(inputs())
 def test_equals_plain_attention(given):
-    """With the columns of q and k in eight orders, in which their products are rounded otherwise. By one alone, the plain
-    path has luck in one of 800 draws, and the kernel, on the whole as near to float64, seems far off."""
+    """With the columns of q and k in eight orders, in which their products are rounded otherwise.
+
+    By one order alone, the plain path has luck in one of 800 draws, and the kernel, as near to float64, seems far off.
+    """
     orders = [slice(None), *(numpy.random.default_rng(i).permutation(given["q"].shape[-1]) for i in range(7))]
     calls = [given | {name: numpy.ascontiguousarray(given[name][..., order]) for name in "qk"} for order in orders]
     got = numpy.stack([to_numpy(kernels.attention(**there(call))) for call in calls])
